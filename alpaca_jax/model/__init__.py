@@ -1,0 +1,1 @@
+"""LLaMA in JAX: each weight declared once; knows nothing of data."""

@@ -1,0 +1,210 @@
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971): Flax NNX declares each weight once, `jax.lax.scan` runs the stacked layers.
+
+Inside the package a model is a plain nested dict of arrays (`params`); the NNX modules below exist only to declare and to apply it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from alpaca_jax.model import attention, remat, rope
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.norm import rms_norm
+
+Params = dict[str, Any]
+Axes = tuple[str, ...]
+Constrain = Callable[[jax.Array, Axes], jax.Array]
+INIT_SCALE = 0.02
+
+
+class WeightSpec(NamedTuple):
+    """What is known of a weight before it exists."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: Axes
+
+
+def unconstrained(x: jax.Array, axes: Axes) -> jax.Array:
+    """`x` itself: for a single device, where no array needs a place."""
+    assert x.ndim == len(axes), (x.shape, axes)
+    return x
+
+
+class Context(NamedTuple):
+    """What every layer of one forward pass shares."""
+
+    at: rope.Angles
+    visible_BTT: jax.Array
+    compute_dtype: Any
+    constrain: Constrain
+
+    def weight(self, param: nnx.Param, *axes: str) -> jax.Array:
+        """The weight in the compute dtype, placed as the computation wants it (gathered, where it is stored in shards)."""
+        return self.constrain(param[...].astype(self.compute_dtype), axes)
+
+    def hidden(self, x_BTD: jax.Array) -> jax.Array:
+        """The residual stream [B, T, D], placed by batch."""
+        return self.constrain(x_BTD, ("batch", "sequence", "embed_activation"))
+
+
+class Declare(NamedTuple):
+    """Makes the weights of a model: one call is the one declaration of a weight's shape, dtype, logical axes and initializer."""
+
+    rngs: nnx.Rngs
+    dtype: Any
+
+    def matrix(self, **axes: int) -> nnx.Param:
+        """A weight drawn from a normal of standard deviation 0.02; the keywords are its logical axes and their sizes."""
+        values = INIT_SCALE * jax.random.normal(self.rngs.params(), tuple(axes.values()), self.dtype)
+        return nnx.Param(values, logical_axes=tuple(axes))
+
+    def scale(self, **axes: int) -> nnx.Param:
+        """A norm's scale: ones."""
+        return nnx.Param(jnp.ones(tuple(axes.values()), self.dtype), logical_axes=tuple(axes))
+
+
+class Norm(nnx.Module):
+    def __init__(self, declare: Declare, **axes: int):
+        self.scale = declare.scale(**axes)
+
+
+class Attention(nnx.Module):
+    def __init__(self, a: Architecture, declare: Declare):
+        self.query = declare.matrix(layers=a.num_layers, embed=a.hidden_size, heads=a.num_heads, head_dim=a.head_dim)
+        self.key = declare.matrix(layers=a.num_layers, embed=a.hidden_size, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
+        self.value = declare.matrix(layers=a.num_layers, embed=a.hidden_size, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
+        self.out = declare.matrix(layers=a.num_layers, heads=a.num_heads, head_dim=a.head_dim, embed=a.hidden_size)
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        project = "btd,dhk->bthk"
+        q_BTHK = jnp.einsum(project, x_BTD, context.weight(self.query, "embed", "heads", "head_dim"))
+        k_BTNK = jnp.einsum(project, x_BTD, context.weight(self.key, "embed", "kv_heads", "head_dim"))
+        v_BTNK = jnp.einsum(project, x_BTD, context.weight(self.value, "embed", "kv_heads", "head_dim"))
+        q_BTHK = checkpoint_name(rope.rotate(q_BTHK, context.at), "query")
+        k_BTNK = checkpoint_name(rope.rotate(k_BTNK, context.at), "key")
+        v_BTNK = checkpoint_name(v_BTNK, "value")
+        mixed_BTHK = checkpoint_name(attention.attend(q_BTHK, k_BTNK, v_BTNK, context.visible_BTT), "mixed")
+        return jnp.einsum("bthk,hkd->btd", mixed_BTHK, context.weight(self.out, "heads", "head_dim", "embed"))
+
+
+class MLP(nnx.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, a: Architecture, declare: Declare):
+        self.gate = declare.matrix(layers=a.num_layers, embed=a.hidden_size, mlp=a.intermediate_size)
+        self.up = declare.matrix(layers=a.num_layers, embed=a.hidden_size, mlp=a.intermediate_size)
+        self.down = declare.matrix(layers=a.num_layers, mlp=a.intermediate_size, embed=a.hidden_size)
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        gate_BTF = checkpoint_name(x_BTD @ context.weight(self.gate, "embed", "mlp"), "gate")
+        up_BTF = checkpoint_name(x_BTD @ context.weight(self.up, "embed", "mlp"), "up")
+        return (jax.nn.silu(gate_BTF) * up_BTF) @ context.weight(self.down, "mlp", "embed")
+
+
+class Layers(nnx.Module):
+    """All layers, stacked along a leading `layers` axis; `__call__` is one of them, on weights without that axis."""
+
+    def __init__(self, a: Architecture, declare: Declare):
+        self.attention_norm = Norm(declare, layers=a.num_layers, embed=a.hidden_size)
+        self.attention = Attention(a, declare)
+        self.mlp_norm = Norm(declare, layers=a.num_layers, embed=a.hidden_size)
+        self.mlp = MLP(a, declare)
+        self.eps = a.norm_eps
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        with jax.named_scope("attention"):
+            normed_BTD = rms_norm(x_BTD, self.attention_norm.scale[...], self.eps)
+            x_BTD = context.hidden(x_BTD + self.attention(normed_BTD, context))
+        with jax.named_scope("mlp"):
+            normed_BTD = rms_norm(x_BTD, self.mlp_norm.scale[...], self.eps)
+            return context.hidden(x_BTD + self.mlp(normed_BTD, context))
+
+
+class Table(nnx.Module):
+    def __init__(self, a: Architecture, declare: Declare, vocab_size: int):
+        self.weight = declare.matrix(vocab=vocab_size, embed=a.hidden_size)
+
+
+class Llama(nnx.Module):
+    """The decoder without its last product: tokens to hidden states."""
+
+    def __init__(self, a: Architecture, declare: Declare, vocab_size: int):
+        self.embed = Table(a, declare, vocab_size)
+        self.layers = Layers(a, declare)
+        self.norm = Norm(declare, embed=a.hidden_size)
+        if not a.tie_embeddings:
+            self.head = Table(a, declare, vocab_size)
+        self.eps = a.norm_eps
+
+    def __call__(self, tokens_BT: jax.Array, context: Context, remat_policy: str) -> jax.Array:
+        definition, stacked = nnx.split(self.layers)
+
+        def layer(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(definition, weights)(x_BTD, context), None
+
+        embed_VD = context.constrain(self.embed.weight[...], ("vocab", "embed"))
+        x_BTD = context.hidden(embed_VD[tokens_BT].astype(context.compute_dtype))
+        x_BTD, _ = jax.lax.scan(remat.wrap(layer, remat_policy), x_BTD, stacked)
+        return rms_norm(x_BTD, self.norm.scale[...], self.eps)
+
+
+def _build(architecture: Architecture, key: jax.Array, vocab_size: int | None, dtype: Any) -> Llama:
+    return Llama(architecture, Declare(nnx.Rngs(params=key), dtype), vocab_size or architecture.vocab_size)
+
+
+def _abstract(architecture: Architecture, vocab_size: int | None, dtype: Any) -> Llama:
+    return nnx.eval_shape(lambda: _build(architecture, jax.random.key(0), vocab_size, dtype))
+
+
+def specs(architecture: Architecture, vocab_size: int | None = None, dtype: Any = jnp.float32) -> Params:
+    """The nested dict of `WeightSpec` of every weight; allocates nothing. `vocab_size` stores more rows than the vocabulary has."""
+    _, state = nnx.split(_abstract(architecture, vocab_size, dtype))
+    is_param = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    spec = lambda param: WeightSpec(param.get_value().shape, param.get_value().dtype, param.get_metadata("logical_axes"))  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(spec, state, is_leaf=is_param))
+
+
+def init(architecture: Architecture, key: jax.Array, vocab_size: int | None = None, dtype: Any = jnp.float32) -> Params:
+    """Random params as `specs` describes them: matrices normal(0, 0.02), norm scales one. Jit it with shardings to be born sharded."""
+    _, state = nnx.split(_build(architecture, key, vocab_size, dtype))
+    return nnx.to_pure_dict(state)
+
+
+def forward(
+    architecture: Architecture,
+    params: Params,
+    tokens_BT: jax.Array,
+    segments_BT: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    compute_dtype: Any = jnp.float32,
+    remat: str = "none",
+    constrain: Constrain = unconstrained,
+) -> jax.Array:
+    """The hidden states [B, T, D] after the last norm, in `compute_dtype`.
+
+    Tokens, segments (0: empty slot) and positions are int32 [B, T]; a token sees only its own segment. `remat` names what the backward
+    pass recomputes (`model.remat.POLICIES`); `constrain(array, logical_axes)` places arrays on a mesh.
+    """
+    vocab_size = params["embed"]["weight"].shape[0]
+    definition, state = nnx.split(_abstract(architecture, vocab_size, params["embed"]["weight"].dtype))
+    nnx.replace_by_pure_dict(state, params)
+    at = rope.angles(positions_BT, architecture.head_dim, architecture.rope_theta)
+    context = Context(at, attention.visible(segments_BT), jnp.dtype(compute_dtype), constrain)
+    return nnx.merge(definition, state)(tokens_BT, context, remat)
+
+
+def output_weight(params: Params) -> jax.Array:
+    """The matrix [V, D] of the last product: the embedding where they are tied."""
+    return params["head"]["weight"] if "head" in params else params["embed"]["weight"]
+
+
+def logits(params: Params, hidden_BTD: jax.Array, vocab_size: int | None = None) -> jax.Array:
+    """fp32 scores [B, T, V] of the next token; `vocab_size` trims rows that only pad the stored vocabulary."""
+    weight_VD = output_weight(params)[:vocab_size].astype(hidden_BTD.dtype)
+    return jnp.einsum("btd,vd->btv", hidden_BTD, weight_VD, preferred_element_type=jnp.float32)
