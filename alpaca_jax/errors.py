@@ -1,0 +1,19 @@
+"""The three ways a run ends that a person or a launcher must tell apart; the exit codes are relied on by launchers."""
+
+
+class UserError(ValueError):
+    """The user's mistake: the message says what, where (file, key, line) and the remedy. Exit code 2."""
+
+    exit_code = 2
+
+
+class Restart(RuntimeError):
+    """The run has saved its state and wants to be started again. Exit code 200."""
+
+    exit_code = 200
+
+
+class Lost(RuntimeError):
+    """A peer or the teacher was lost; started again, the run goes on from what it has saved. Exit code 201."""
+
+    exit_code = 201

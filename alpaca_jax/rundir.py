@@ -1,0 +1,158 @@
+"""A run's folder: every file in it is put in place whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alpaca_jax.errors import UserError
+
+# What may not change between two starts of the same run; mesh, hardware, checkpoint and logging settings may.
+FROZEN = ("model", "data", "batch", "optimizer", "seed")
+
+
+class RunDir:
+    """A run's folder, made when a file is first written into it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.root = Path(path).expanduser()
+
+    def path(self, *parts: str) -> Path:
+        """Returns the path of `parts` inside the folder; its parent exists afterwards."""
+        path = self.root.joinpath(*parts)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{error.filename} is a file, but a folder of the run belongs there; give another dir=") from error
+        return path
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.root)!r})"
+
+
+def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Puts `content` (text as UTF-8) at `path` in one step; a full disk is a UserError and leaves what was there before."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # the same folder: a rename across disks is no single step
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _explained(error, path, len(data)) from error
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinities are a ValueError, since no JSON reader takes them."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Returns the value in a JSON file; a UserError names the file and line where it is absent or broken."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); delete the file to have it made again") from error
+
+
+def write_yaml(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
+    """Writes `mapping` as YAML, keys in their order."""
+    import yaml
+
+    write_atomic(path, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Appends one line and syncs it to disk; a line left torn by a crash is removed first, a full disk leaves no part of a new one."""
+    path = Path(path)
+    data = line.rstrip("\n").encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+", buffering=0) as file:
+            size = _repair(file)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise _explained(error, path, len(data)) from error
+
+
+def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN) -> None:
+    """Raises a UserError naming each key below `frozen` that differs between the YAML at `path` (none: nothing to do) and `config`."""
+    import yaml
+
+    path = Path(path)
+    if not path.exists():
+        return
+    try:
+        before = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML ({error}); give another dir=, or delete the folder") from error
+    frozen = tuple(frozen)
+    old, new = (dict(_leaves({key: side[key] for key in frozen if key in side})) for side in (before, config))
+    differing = [
+        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        text = "\n  ".join(differing)
+        raise UserError(f"{path} is of another run:\n  {text}\ngive another dir=, the settings of before, or delete the folder")
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def _repair(file: Any) -> int:
+    """The size of the file in bytes after the part behind its last newline, if any, was cut off (or, where it is whole, ended)."""
+    size = file.seek(0, os.SEEK_END)
+    start, tail = size, b""
+    while start > 0 and b"\n" not in tail:
+        step = min(start, 1 << 16)
+        start = file.seek(start - step)
+        tail = file.read(step) + tail
+        if tail.endswith(b"\n"):
+            return size
+    torn = tail[tail.rfind(b"\n") + 1 :]
+    if not torn:
+        return size
+    try:
+        json.loads(torn)
+    except ValueError:
+        file.truncate(size - len(torn))
+        return size - len(torn)
+    return size + file.write(b"\n")
+
+
+def _explained(error: OSError, path: Path, size: int) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
+        free = shutil.disk_usage(folder).free / 1e6
+        return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")
+    if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)):
+        return UserError(f"{path}: can't be written ({error.strerror}); give another dir=")
+    return error
+
