@@ -1,0 +1,73 @@
+"""Packing: the examples of a step share rows, told apart by segment ids. Needs numpy only."""
+
+import bisect
+from collections.abc import Sequence
+
+import numpy as np
+
+from alpaca_jax.data.example import Example
+from alpaca_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def check_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> None:
+    """Raises a UserError if one of the lengths is more than `capacity` slots."""
+    longest = max(lengths, default=0)
+    if longest > capacity:
+        raise UserError(
+            f"an example of {longest} tokens does not fit a row of {capacity} slots: "
+            f"give batch.sequence_length={longest} or a data.max_length of at most {capacity}"
+        )
+
+
+def best_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
+    """Returns rows of indices, each row's lengths summing to at most `capacity`: longest first, each into the fullest row that takes it."""
+    lengths = np.asarray(lengths)
+    check_fit(lengths, capacity)
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (free slots, row), sorted
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[index])
+        place = bisect.bisect_left(free, (length, -1))
+        space, row = free.pop(place) if place < len(free) else (capacity, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(index)
+        bisect.insort(free, (space - length, row))
+    return rows
+
+
+def collate(examples: Sequence[Example], rows: int, length: int, *, packed: bool = True) -> Batch:
+    """Returns the batch that holds exactly the given examples; not `packed`, each has a row of its own. All arrays are [rows, length].
+
+    `tokens`, `targets` int32: targets[t] is tokens[t + 1] of the same example. `weights` float32: 1 where the target is learnt, that
+    is, a response token or EOS. `segments` int32: 0 where empty, else 1.. along the row. `positions` int32: from 0 in each segment.
+    """
+    lengths = [len(example.ids) for example in examples]
+    check_fit(lengths, length)
+    places = best_fit(lengths, length) if packed else [[index] for index in range(len(examples))]
+    if len(places) > rows:
+        raise UserError(
+            f"{len(examples)} examples of {sum(lengths)} tokens need {len(places)} rows of {length}, not {rows}: "
+            f"give batch.rows={len(places)} or null, longer rows, or fewer batch.examples"
+        )
+    return lay([[examples[index] for index in place] for place in places], rows, length)
+
+
+def lay(places: Sequence[Sequence[Example]], rows: int, length: int) -> Batch:
+    """Returns the batch, as `collate` describes it, whose first rows hold the given examples."""
+    integers = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "targets", "segments", "positions")}
+    weights = np.zeros((rows, length), np.float32)
+    for row, place in enumerate(places):
+        start = 0
+        for segment, example in enumerate(place, start=1):
+            stop = start + len(example.ids)
+            integers["tokens"][row, start:stop] = example.ids
+            integers["targets"][row, start : stop - 1] = example.ids[1:]
+            integers["segments"][row, start:stop] = segment
+            integers["positions"][row, start:stop] = np.arange(stop - start)
+            # The token at t predicts t + 1; the last one predicts nothing.
+            weights[row, start + max(example.prompt_length - 1, 0) : stop - 1] = 1
+            start = stop
+    return {**integers, "weights": weights}
