@@ -1,0 +1,68 @@
+"""Accelerators and their peaks. Every figure names its source; a device that is not in the table has no peak until one is measured."""
+
+import dataclasses
+import time
+from typing import Any
+
+from alpaca_jax.config import configclass
+
+
+@configclass
+class HardwareConfig:
+    """What the run is on and costs; everything is optional."""
+
+    name: str = "auto"
+    peak_tflops: float | None = None
+    dollars_per_hour: float | None = None  # of the whole job, as the user's provider charges it
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device: dense bf16 peak in FLOP/s (None: unknown) and where the figure comes from."""
+
+    name: str
+    peak_flops: float | None
+    source: str
+
+
+_DATASHEETS = "the maker's data sheet, dense bf16, read 2026-11"
+_CHIPS = {
+    "A100": Chip("A100", 312e12, _DATASHEETS),
+    "H100": Chip("H100", 989.4e12, _DATASHEETS),
+    "H200": Chip("H200", 989.4e12, _DATASHEETS),
+    "TPU v4": Chip("TPU v4", 275e12, _DATASHEETS),
+    "TPU v5 lite": Chip("TPU v5e", 197e12, _DATASHEETS),
+    "TPU v5e": Chip("TPU v5e", 197e12, _DATASHEETS),
+    "TPU v5p": Chip("TPU v5p", 459e12, _DATASHEETS),
+    "TPU v5": Chip("TPU v5p", 459e12, _DATASHEETS),
+    "TPU v6": Chip("TPU v6e", 918e12, _DATASHEETS),
+}
+
+
+def identify(config: HardwareConfig, device: Any) -> Chip:
+    """The chip that `device` (a jax.Device) is: the user's figure before the table; a CPU's fp32 product is measured (0.3 s)."""
+    if config.peak_tflops is not None:
+        return Chip(config.name if config.name != "auto" else device.device_kind, config.peak_tflops * 1e12, "hardware.peak_tflops")
+    wanted = device.device_kind if config.name == "auto" else config.name
+    for key, chip in _CHIPS.items():
+        if key.lower() in wanted.lower():
+            return chip
+    if device.platform == "cpu":
+        return Chip("cpu", _measured_peak(device), "an fp32 product of 2048 x 2048 measured at the start of the run")
+    return Chip(wanted, None, "unknown device: no peak, so no MFU; give hardware.peak_tflops")
+
+
+def _measured_peak(device: Any, size: int = 2048, repeats: int = 4) -> float:
+    import jax
+    import jax.numpy as jnp
+
+    with jax.default_device(device):
+        matrix = jnp.ones((size, size), jnp.float32)
+        product = jax.jit(jnp.matmul)
+        product(matrix, matrix).block_until_ready()
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            product(matrix, matrix).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)

@@ -1,0 +1,39 @@
+"""Floating-point operations of a LLaMA, counted analytically (a compiler's cost analysis counts a scan's body once)."""
+
+import numpy as np
+
+from alpaca_jax.model.architecture import Architecture
+
+
+def linear_flops_per_token(architecture: Architecture) -> int:
+    """Forward FLOP of every matrix product but attention's for one token, the vocabulary product included."""
+    a = architecture
+    layer = a.hidden_size * a.head_dim * (2 * a.num_heads + 2 * a.num_kv_heads) + 3 * a.hidden_size * a.intermediate_size
+    return 2 * (a.num_layers * layer + a.vocab_size * a.hidden_size)
+
+
+def attention_flops(architecture: Architecture, segment_lengths: np.ndarray) -> float:
+    """Forward FLOP of causal attention inside segments of these lengths: each token multiplies with itself and those before it."""
+    lengths = np.asarray(segment_lengths, dtype=np.float64)
+    pairs = float((lengths * (lengths + 1) / 2).sum())
+    return 4 * architecture.num_layers * architecture.num_heads * architecture.head_dim * pairs
+
+
+def train_flops(architecture: Architecture, segment_lengths: np.ndarray) -> float:
+    """FLOP of one training step on real tokens: forward plus twice that backward, without recomputation (PaLM, arXiv:2204.02311)."""
+    tokens = float(np.asarray(segment_lengths).sum())
+    return 3 * (tokens * linear_flops_per_token(architecture) + attention_flops(architecture, segment_lengths))
+
+
+def train_flops_full_attention(architecture: Architecture, tokens: float, sequence_length: int) -> float:
+    """The figure other projects report for `tokens` real tokens: attention counted as if every token saw a whole row."""
+    a = architecture
+    per_token = 4 * a.num_layers * a.num_heads * a.head_dim * sequence_length
+    return 3 * tokens * (linear_flops_per_token(a) + per_token)
+
+
+def segment_lengths(segments_BT: np.ndarray) -> np.ndarray:
+    """The lengths of all segments of packed rows; empty slots (segment 0) do not count."""
+    counts = [np.bincount(row)[1:] for row in np.asarray(segments_BT)]
+    lengths = np.concatenate(counts) if counts else np.zeros(0, np.int64)
+    return lengths[lengths > 0]

@@ -1,0 +1,110 @@
+"""Where arrays live: logical axes of weights and activations mapped onto the axes of a device mesh.
+
+Three mappings, so that ZeRO stages are configurations: `weights` places what is stored, `compute` what a layer multiplies with (a stored
+axis that compute does not name is gathered just before use), `optimizer` the moments. The defaults are fully sharded data parallelism
+over `fsdp` and Megatron's tensor parallelism over `tensor`; `optimizer: {embed: [fsdp, data]}` shards the moments over data as well.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from alpaca_jax.config import configclass
+from alpaca_jax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+Rules = dict[str, tuple[str, ...]]
+Kind = Literal["weights", "compute", "optimizer"]
+
+_TENSOR: Rules = {"vocab": ("tensor",), "heads": ("tensor",), "kv_heads": ("tensor",), "mlp": ("tensor",)}
+_STORED: Rules = _TENSOR | {"embed": ("fsdp",)}
+_COMPUTE: Rules = _TENSOR | {"batch": ("data", "fsdp"), "sequence": ("sequence",)}
+
+
+@configclass
+class MeshConfig:
+    """How many devices each mesh axis has (-1: the rest) and which logical axes lie on it."""
+
+    data: int = -1
+    fsdp: int = 1
+    sequence: int = 1
+    tensor: int = 1
+    weights: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
+    compute: Rules = dataclasses.field(default_factory=lambda: dict(_COMPUTE))
+    optimizer: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
+
+    def __post_init__(self) -> None:
+        sizes = [getattr(self, axis) for axis in MESH_AXES]
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise ValueError(
+                f"the axes {', '.join(MESH_AXES)} take sizes of 1 or more, and one of them may be -1 for the rest; got {sizes}"
+            )
+        for kind in ("weights", "compute", "optimizer"):
+            for logical, axes in getattr(self, kind).items():
+                if unknown := set(axes) - set(MESH_AXES):
+                    raise ValueError(f"{kind}.{logical} names {sorted(unknown)}; the mesh axes are {', '.join(MESH_AXES)}")
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of all devices (default: every device of the job); UserError where the sizes do not multiply to their number."""
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        asked = ", ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in MESH_AXES)
+        raise UserError(
+            f"{asked} does not fit the {len(devices)} {devices[0].platform} device(s) here: the sizes must multiply to "
+            f"{len(devices)}; set one of them to -1 to take the rest"
+        )
+    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh and its three mappings: answers where an array with these logical axes lives."""
+
+    mesh: Mesh
+    config: MeshConfig
+
+    def spec(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> PartitionSpec:
+        """The PartitionSpec of logical `axes`; UserError where a mesh axis would be used twice or does not divide `shape`."""
+        rules = getattr(self.config, kind)
+        placed = [tuple(mesh_axis for mesh_axis in rules.get(axis, ()) if self.mesh.shape[mesh_axis] > 1) for axis in axes]
+        used = [mesh_axis for mesh_axes in placed for mesh_axis in mesh_axes]
+        if twice := {axis for axis in used if used.count(axis) > 1}:
+            raise UserError(f"mesh.{kind} puts the mesh axis {sorted(twice)} on two dimensions of one array with axes {tuple(axes)}")
+        for axis, mesh_axes, size in zip(axes, placed, shape or (), strict=False):
+            parts = math.prod(self.mesh.shape[mesh_axis] for mesh_axis in mesh_axes)
+            if size % parts:
+                remedy = (
+                    f"set model.vocab_multiple={parts}" if axis == "vocab" else f"choose sizes for {', '.join(mesh_axes)} that divide it"
+                )
+                raise UserError(f"the axis {axis} of {size} cannot be split in {parts} (mesh.{kind}.{axis}={list(mesh_axes)}): {remedy}")
+        return PartitionSpec(*(mesh_axes or None for mesh_axes in placed))
+
+    def named(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> NamedSharding:
+        """`spec` as a NamedSharding on this mesh."""
+        return NamedSharding(self.mesh, self.spec(axes, kind, shape))
+
+    def constrain(self, x: jax.Array, axes: Sequence[str]) -> jax.Array:
+        """`x`, inside a jitted function, placed as the compute mapping says."""
+        return jax.lax.with_sharding_constraint(x, self.named(axes, "compute"))
+
+    def tree(self, specs: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+        """The NamedSharding of every leaf of a tree of weight specs (anything with `.axes` and `.shape`)."""
+        return jax.tree.map(lambda spec: self.named(spec.axes, kind, spec.shape), specs, is_leaf=lambda leaf: hasattr(leaf, "axes"))
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Where batch arrays [B, T] lie."""
+        return self.named(("batch", "sequence"), "compute")
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Where scalars lie: on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())

@@ -1,0 +1,1 @@
+"""State, loss, optimizer and step: what `train` runs."""

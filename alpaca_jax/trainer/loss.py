@@ -1,0 +1,113 @@
+"""Cross-entropy over the vocabulary without ever holding all logits.
+
+The sum over target tokens is taken chunk by chunk along the row; each chunk's gradient is computed in the forward pass, while its logits
+are at hand, so that nothing of the vocabulary's width is stored or computed twice (the idea of Liger Kernel's fused loss,
+arXiv:2410.10989). Sums are fp32.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import Architecture
+
+CHUNK = 128
+Batch = dict[str, jax.Array]
+
+
+def response_loss(
+    architecture: Architecture,
+    params: llama.Params,
+    batch: Batch,
+    *,
+    compute_dtype: Any = jnp.float32,
+    remat: str = "none",
+    constrain: llama.Constrain = llama.unconstrained,
+    chunk: int = CHUNK,
+) -> tuple[jax.Array, jax.Array]:
+    """The summed cross-entropy in nats of the weighted target tokens, and the sum of their weights, both fp32 scalars.
+
+    `batch` holds tokens, targets, segments, positions (int32) and weights (fp32), each [B, T].
+    """
+    hidden_BTD = llama.forward(
+        architecture,
+        params,
+        batch["tokens"],
+        batch["segments"],
+        batch["positions"],
+        compute_dtype=compute_dtype,
+        remat=remat,
+        constrain=constrain,
+    )
+    weight_VD = constrain(llama.output_weight(params).astype(compute_dtype), ("vocab", "embed"))
+    with jax.named_scope("loss"):
+        total = summed_cross_entropy(hidden_BTD, weight_VD, batch["targets"], batch["weights"], architecture.vocab_size, chunk)
+    return total, batch["weights"].sum()
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def summed_cross_entropy(
+    hidden_BTD: jax.Array, weight_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, vocab_size: int, chunk: int
+) -> jax.Array:
+    """The fp32 sum over tokens of weight x cross-entropy; rows of `weight_VD` from `vocab_size` on are padding and score nothing."""
+
+    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        hidden_BCD, targets_BC, weights_BC = part
+        loss, _ = _chunk_loss(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
+        return total + loss, None
+
+    total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    return total
+
+
+def _forward(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk):  # type: ignore[no-untyped-def]
+    def add(carry, part):  # type: ignore[no-untyped-def]
+        total, grad_VD = carry
+        hidden_BCD, targets_BC, weights_BC = part
+        loss, grad_BCV = _chunk_loss(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
+        grad_BCV = grad_BCV.astype(hidden_BCD.dtype)
+        grad_BCD = jnp.einsum("bcv,vd->bcd", grad_BCV, weight_VD)
+        grad_VD += jnp.einsum("bcv,bcd->vd", grad_BCV, hidden_BCD, preferred_element_type=jnp.float32)
+        return (total + loss, grad_VD), grad_BCD
+
+    start = (jnp.zeros((), jnp.float32), jnp.zeros(weight_VD.shape, jnp.float32))
+    (total, grad_VD), grads = jax.lax.scan(add, start, _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    grad_BTD = jnp.moveaxis(grads, 0, 1).reshape(hidden_BTD.shape)
+    return total, (grad_BTD, grad_VD.astype(weight_VD.dtype))
+
+
+def _backward(vocab_size, chunk, grads, upstream):  # type: ignore[no-untyped-def]
+    grad_BTD, grad_VD = grads
+    return (grad_BTD * upstream).astype(grad_BTD.dtype), (grad_VD * upstream).astype(grad_VD.dtype), None, None
+
+
+summed_cross_entropy.defvjp(_forward, _backward)
+
+
+def _chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Arrays [B, T, ...] as [T / C, B, C, ...]: every device that holds rows takes part in each chunk."""
+    length = arrays[0].shape[1]
+    size = max(n for n in range(1, min(chunk, length) + 1) if length % n == 0)
+    return tuple(jnp.moveaxis(x.reshape(x.shape[0], length // size, size, *x.shape[2:]), 1, 0) for x in arrays)
+
+
+def _scores(hidden_BCD: jax.Array, weight_VD: jax.Array, vocab_size: int) -> jax.Array:
+    scores_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, weight_VD, preferred_element_type=jnp.float32)
+    if weight_VD.shape[0] == vocab_size:
+        return scores_BCV
+    return jnp.where(jnp.arange(weight_VD.shape[0]) < vocab_size, scores_BCV, -jnp.inf)
+
+
+def _chunk_loss(scores_BCV: jax.Array, targets_BC: jax.Array, weights_BC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The chunk's weighted loss and its gradient with respect to the scores."""
+    highest = scores_BCV.max(axis=-1, keepdims=True)
+    exponents = jnp.exp(scores_BCV - highest)
+    sums = exponents.sum(axis=-1, keepdims=True)
+    is_target = jnp.arange(scores_BCV.shape[-1]) == targets_BC[..., None]
+    target_score = jnp.take_along_axis(scores_BCV, targets_BC[..., None], axis=-1)[..., 0]
+    losses = jnp.log(sums[..., 0]) + highest[..., 0] - target_score
+    gradient = (exponents / sums - is_target) * weights_BC[..., None]
+    return (losses * weights_BC).sum(), gradient
