@@ -66,7 +66,7 @@ class Batches:
         return collate(examples, self.rows, self.config.sequence_length, packed=self.config.packing == "packed")
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yields the batches `start` to `stop - 1`, made ahead of their use by tf.data; an exception in its threads is raised here as itself."""
+        """Yields the batches `start` to `stop - 1`, made ahead by tf.data; an exception in one of its threads is raised here as itself."""
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
@@ -103,23 +103,29 @@ class Batches:
     def _rows(self, epochs: int, multiple: int) -> int:
         """The rows that hold every step of all epochs; a UserError where the configured ones don't."""
         needed = max(self._needed(index) for index in range(epochs * self.steps_per_epoch))
-        if self.config.rows is None:
-            return -(-needed // multiple) * multiple
-        if self.config.rows % multiple:
+        least = _multiple_above(needed, multiple)
+        rows, length = self.config.rows, self.config.sequence_length
+        if rows is None:
+            return least
+        if rows < needed:
             raise UserError(
-                f"batch.rows={self.config.rows} can't be shared by {multiple} devices: give batch.rows={-(-self.config.rows // multiple) * multiple} or null"
+                f"batch.rows={rows} of {length} slots don't hold every step of {self.config.examples} examples, one needs {needed}: "
+                f"give batch.rows={least} or null, a larger batch.sequence_length, or fewer batch.examples"
             )
-        if self.config.rows < needed:
+        if rows % multiple:
             raise UserError(
-                f"batch.rows={self.config.rows} of {self.config.sequence_length} slots don't hold every step of {self.config.examples} "
-                f"examples: the largest needs {needed}; give batch.rows={-(-needed // multiple) * multiple} or null, longer rows, or fewer batch.examples"
+                f"batch.rows={rows} can't be shared evenly by {multiple} devices: give batch.rows={_multiple_above(rows, multiple)} or null"
             )
-        return self.config.rows
+        return rows
 
     def _needed(self, index: int) -> int:
         if self.config.packing == "none":
             return self.config.examples
         return len(best_fit(self.lengths[self.indices(index)], self.config.sequence_length))
+
+
+def _multiple_above(number: int, of: int) -> int:
+    return -(-number // of) * of
 
 
 def heldout_batches(examples: Examples, rows: int, length: int) -> list[Batch]:
