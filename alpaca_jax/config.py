@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import enum
+import itertools
 import os
 import types
 import typing
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, dataclass_transform
 from alpaca_jax.errors import UserError
 
 T = TypeVar("T")
+EXPERIMENT = "experiment"  # the group whose options hold one file a verb
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -48,6 +50,58 @@ def directory() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise UserError(f"configs/ was found neither in {package} nor beside it: install the package again (`pip install .`)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """What the YAML folders offer a verb; the first folder wins."""
+
+    verb: str
+    folders: typing.Sequence[Path]
+
+    @property
+    def primary(self) -> Path:
+        """The verb's own file."""
+        return self.file(f"{self.verb}.yaml")
+
+    def file(self, name: str) -> Path:
+        """The first file of that name, such as "mesh/fsdp.yaml"."""
+        return next(folder / name for folder in self.folders if (folder / name).is_file())
+
+    def groups(self) -> dict[str, str]:
+        """The verb's groups and the option each has unless told otherwise."""
+        import yaml
+
+        entries = [entry for entry in yaml.safe_load(self.primary.read_text())["defaults"] if isinstance(entry, dict)]
+        return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group, sorted."""
+        return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})
+
+    def experiments(self) -> dict[str, Path]:
+        """The experiments that have a file for the verb."""
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for file in sorted((folder / EXPERIMENT).glob(f"**/{self.verb}.yaml")):
+                found.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
+        return found
+
+
+def header(path: Path) -> list[str]:
+    """Returns the comment lines at the head of a YAML file, without their signs and Hydra's directive; at least one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")] or [""]
+
+
+def body(path: Path) -> list[str]:
+    """Returns the lines of a YAML file without its header, its defaults list, comments at the margin and empty lines."""
+    lines, in_defaults = [], False
+    for line in path.read_text().splitlines():
+        in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith(" "))
+        if line and not in_defaults and not line.startswith("#"):
+            lines.append(line)
+    return lines
 
 
 def suggestion(name: str, names: typing.Iterable[str]) -> str:

@@ -1,0 +1,287 @@
+"""The command line: `alpaca-jax VERB [key=value ...]` composes the verb's configuration, checks it and runs the verb."""
+
+import dataclasses
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import alpaca_jax
+from alpaca_jax import config as configuration
+from alpaca_jax.config import EXPERIMENT, Catalog, body, header
+from alpaca_jax.errors import Lost, Restart, UserError
+
+VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve")
+USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
+
+  --help            with a verb: its groups, experiments, keys and examples
+  --cfg             print the configuration the verb would run with, and stop
+  -m, --multirun    run every combination of key=a,b,c, each in a folder of its own below dir
+  --config-dir DIR  a folder of your own YAML, laid out like configs/, beside the packaged one
+  --version"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What the command line asks for: a verb, its overrides, and the flags."""
+
+    verb: str | None
+    overrides: tuple[str, ...]
+    help: bool = False
+    show: bool = False
+    multirun: bool = False
+    folder: Path | None = None  # the user's own YAML
+
+    @property
+    def catalog(self) -> Catalog:
+        assert self.verb
+        return Catalog(self.verb, [configuration.directory(), *([self.folder] if self.folder else [])])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 unexpected, 2 the user's mistake, 130 Ctrl-C, 200 start me again, 201 a peer or the teacher lost."""
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return _end(130, "stopped; the same command goes on from here")
+    except (UserError, Restart, Lost) as error:
+        return _end(error.exit_code, str(error))
+    except BrokenPipeError:  # alpaca-jax --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if _disk_is_full(error):
+            return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command goes on from here")
+        traceback.print_exc()
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    if "--version" in argv:
+        print(f"alpaca-jax {alpaca_jax.__version__}")
+        return 0
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if argv else 2
+    command = _parse(argv)
+    if command.help:
+        print(_verb_help(command))
+        return 0
+    _set_environment()
+    if command.multirun:
+        return _multirun(command)
+    config = _config(command, _compose(command))
+    if command.show:
+        print(_yaml(configuration.to_mapping(config)), end="")
+        return 0
+    return _run(command, config)
+
+
+def _config(command: Command, mapping: Any) -> Any:
+    # A verb's config is light; the verb itself, with JAX behind it, is imported once the configuration is right.
+    config_class = importlib.import_module(f"alpaca_jax.{command.verb}.config").Config
+    return configuration.parse(config_class, mapping, str(command.verb))
+
+
+def _run(command: Command, config: Any) -> int:
+    result = importlib.import_module(f"alpaca_jax.{command.verb}.run").run(config)
+    return result if isinstance(result, int) else 0
+
+
+def _parse(argv: list[str]) -> Command:
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise UserError(f"{verb!r} is not a verb{configuration.suggestion(verb, VERBS)} (the verbs: {', '.join(VERBS)})")
+    flags: dict[str, Any] = {}
+    overrides = []
+    arguments = iter(rest)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument in ("-h", "--help"):
+            flags["help"] = True
+        elif argument == "--cfg":
+            flags["show"] = True
+        elif argument in ("-m", "--multirun"):
+            flags["multirun"] = True
+        elif name == "--config-dir":
+            flags["folder"] = _own_folder(value if equals else next(arguments, ""))
+        elif argument.startswith("-"):
+            raise UserError(f"{argument!r} is not an option; settings are given as key=value, see alpaca-jax {verb} --help")
+        elif not equals and not argument.startswith("~"):
+            raise UserError(f"{argument!r} is not of the form key=value; see alpaca-jax {verb} --help")
+        else:
+            overrides.append(argument)
+    return Command(verb=verb, overrides=tuple(overrides), **flags)
+
+
+def _own_folder(value: str) -> Path:
+    folder = Path(value).expanduser().resolve()
+    if not value or not folder.is_dir():
+        raise UserError(f"--config-dir {value or 'DIR'}: there is no such folder")
+    return folder
+
+
+# --- from key=value to a composed mapping -----------------------------------------------------------------------------------------
+
+
+def _hydra_overrides(command: Command) -> list[str]:
+    """The overrides as Hydra reads them: the experiment's file of this verb; group choices; every other key forced (`++`).
+
+    A forced key that doesn't exist is found when the mapping becomes the Config, which answers with the nearest name.
+    """
+    groups = command.catalog.groups()
+    result = []
+    for override in command.overrides:
+        key, _, value = override.partition("=")
+        choices = value.split(",") if command.multirun else [value]
+        if key == EXPERIMENT and value not in ("", "null"):
+            _check_choices("experiment", choices, command.catalog.experiments())
+            result.append(f"{key}=" + ",".join(f"{name}/{command.verb}" for name in choices))
+        elif key in groups:
+            _check_choices(key, choices, command.catalog.options(key))
+            result.append(override)
+        elif key == EXPERIMENT or override.startswith(("+", "~")) or key.startswith("hydra."):
+            result.append(override)
+        else:
+            result.append(f"++{override}")
+    if command.folder:
+        result.append(f"hydra.searchpath=[file://{command.folder}]")
+    return result
+
+
+def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
+    for choice in choices:
+        if choice not in known:
+            hint = configuration.suggestion(choice, known)
+            raise UserError(f"{group}={choice}: there is no such {group}{hint} (there are: {', '.join(known) or 'none'})")
+
+
+def _compose(command: Command, overrides: Sequence[str] | None = None) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    overrides = _hydra_overrides(command) if overrides is None else overrides
+    try:
+        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=str(command.verb)):
+            composed = compose(str(command.verb), list(overrides))
+        mapping = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{text} (a value with signs such as , = ( [ needs quotes of its own: key='\"VALUE\"')") from error
+    assert isinstance(mapping, dict)
+    return {str(key): value for key, value in mapping.items()}
+
+
+def _multirun(command: Command) -> int:
+    """Runs every combination through Hydra's launcher, job N in dir/N; the largest exit code is the answer."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    overrides = _hydra_overrides(command)
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    # Hydra's own main exits 1 on a wrong key; so the first combination is checked before it starts.
+    first = [
+        f"{each.input_line.partition('=')[0]}={next(each.sweep_string_iterator())}" if each.is_sweep_override() else each.input_line
+        for each in parsed
+    ]
+    base = _compose(command, first)
+    _config(command, base)
+    dir_is_swept = any(each.key_or_group == "dir" and each.is_sweep_override() for each in parsed)
+    codes = []
+
+    def job(composed: Any) -> int:
+        mapping = OmegaConf.to_container(composed, resolve=False)
+        assert isinstance(mapping, dict)
+        if "dir" in mapping and not dir_is_swept:
+            mapping["dir"] = HydraConfig.get().runtime.output_dir
+        resolved = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True)
+        codes.append(_guarded(command, resolved))
+        return codes[-1]
+
+    sweep = ["hydra.output_subdir=null", f"hydra.sweep.dir={base.get('dir', 'multirun')}", "hydra.sweep.subdir=${hydra.job.num}"]
+    arguments, sys.argv = (
+        sys.argv,
+        [f"alpaca-jax {command.verb}", "--multirun", *overrides, *sweep, "hydra/job_logging=none", "hydra/hydra_logging=none"],
+    )
+    try:
+        hydra.main(config_path=str(configuration.directory()), config_name=str(command.verb), version_base="1.3")(job)()
+    finally:
+        sys.argv = arguments
+    return max(codes, default=0)
+
+
+def _guarded(command: Command, mapping: Any) -> int:
+    """One job of a sweep: its exit code; a user's mistake in one doesn't stop the others."""
+    try:
+        return _run(command, _config(command, mapping))
+    except (UserError, Restart, Lost) as error:
+        return _end(error.exit_code, str(error))
+
+
+def _set_environment() -> None:
+    """What the libraries read when they are imported; a value that the user has set stays."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/alpaca_jax/xla"))
+
+
+# --- help: read from the YAML, so that it can't differ from what runs --------------------------------------------------------------
+
+
+def _overview() -> str:
+    verbs = [f"  {verb:<10}{header(configuration.directory() / f'{verb}.yaml')[0]}" for verb in VERBS]
+    return "\n".join([alpaca_jax.__doc__ or "", "", USAGE, "", "verbs:", *verbs, "", "start with: alpaca-jax recipe experiment=laptop"])
+
+
+def _verb_help(command: Command) -> str:
+    catalog = command.catalog
+    groups, experiments = catalog.groups(), catalog.experiments()
+    summary, *examples = [line for line in header(catalog.primary) if line]
+    lines = [f"alpaca-jax {command.verb} [key=value ...]: {summary}", "", "examples:", *(f"  {line}" for line in examples)]
+    lines += ["", "groups (GROUP=OPTION; * is the default):"] if groups else []
+    for group, default in groups.items():
+        for option in catalog.options(group):
+            choice = f"{group}={option}{'*' if option == default else ''}"
+            lines.append(f"  {choice:<22}{header(catalog.file(f'{group}/{option}.yaml'))[0]}")
+    lines += ["", "experiments:" if experiments else "experiments: none"]
+    lines += [f"  experiment={name:<11}{header(file)[0]}" for name, file in experiments.items()]
+    lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
+    lines += [f"  {line}" for line in body(catalog.primary)]
+    for group, default in groups.items():
+        lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
+    return "\n".join(lines)
+
+
+def _yaml(mapping: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True)
+
+
+def _end(code: int, message: str) -> int:
+    print(f"alpaca-jax: {message}", file=sys.stderr)
+    return code
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # Orbax and TensorFlow wrap the system's error in one of their own.
+    return os.strerror(errno.ENOSPC) in str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
