@@ -1,0 +1,187 @@
+"""The two kinds of tokenizer under `data.tokenizer`: a `tokenizers` JSON and a SentencePiece model."""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from alpaca_jax.errors import UserError
+
+SPACE = "\u2581"  # how SentencePiece writes a space
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types of sentencepiece_model.proto
+
+
+class Backend(Protocol):
+    """Text to ids and back, without BOS, EOS or chat templates."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+
+    @property
+    def specials(self) -> dict[str, int]:
+        """The special tokens by their text."""
+
+    @property
+    def leading_id(self) -> int | None:
+        """The id its own file puts before a text."""
+
+    @property
+    def declared(self) -> dict[str, int]:
+        """The ids for `bos`, `eos` and `pad` that its own file names; a JSON names none."""
+
+    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str: ...
+
+    def token(self, id: int) -> str: ...
+
+    def files(self) -> dict[str, bytes]:
+        """File name to content of what loads it again, here and in `transformers`."""
+
+
+class Json:
+    """A tokenizer.json of the `tokenizers` package."""
+
+    declared: dict[str, int] = {}
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._main = self._variant(True, True)
+        added = self._main.get_added_tokens_decoder()
+        self.specials = {token.content: id for id, token in added.items() if token.special}
+        self.vocab_size = 1 + max([*self._main.get_vocab(with_added_tokens=True).values(), *added])
+
+    @functools.cached_property
+    def leading_id(self) -> int | None:
+        return next(iter(self._main.encode("").ids), None)
+
+    @functools.cache  # noqa: B019 - four small variants, which live as long as the tokenizer
+    def _variant(self, start: bool, special: bool) -> Any:
+        import tokenizers
+
+        spec = json.loads(self._text) | {"truncation": None, "padding": None}
+        if not start:
+            spec["normalizer"] = _without_prefix(spec.get("normalizer"))
+            spec["pre_tokenizer"] = _without_prefix(spec.get("pre_tokenizer"))
+        made = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        made.encode_special_tokens = not special  # True: a special token's text is text like any other
+        return made
+
+    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+        variant = self._variant(start, special)
+        if len(texts) == 1:  # a batch starts threads
+            return [variant.encode(texts[0], add_special_tokens=False).ids]
+        return [encoding.ids for encoding in variant.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        return self._main.decode(list(ids), skip_special_tokens=skip_special)
+
+    def token(self, id: int) -> str:
+        return self._main.id_to_token(id)
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokenizer.json": self._text.encode()}
+
+
+class SentencePiece:
+    """A SentencePiece model, as LLaMA 1 and 2 come with."""
+
+    def __init__(self, proto: bytes) -> None:
+        import sentencepiece
+        from sentencepiece import sentencepiece_model_pb2
+
+        self._proto = proto
+        model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+        model.normalizer_spec.add_dummy_prefix = False
+        self._start = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        self._continue = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+        self.vocab_size = len(model.pieces)
+        self.specials = {piece.piece: id for id, piece in enumerate(model.pieces) if piece.type in (CONTROL, UNKNOWN)}
+        ids = {"bos": self._start.bos_id(), "eos": self._start.eos_id(), "pad": self._start.pad_id()}
+        self.declared = {name: id for name, id in ids.items() if id >= 0}
+        self.leading_id = self.declared.get("bos")
+
+    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+        if special:
+            return [self._encode_special(text, start) for text in texts]
+        return (self._start if start else self._continue).encode(list(texts))
+
+    def _encode_special(self, text: str, start: bool) -> list[int]:
+        ids: list[int] = []
+        for index, part in enumerate(re.split("(" + "|".join(map(re.escape, self.specials)) + ")", text)):
+            if part in self.specials:
+                ids.append(self.specials[part])
+            elif part:
+                # Behind a special token the text starts anew, with the dummy prefix, as in LLaMA's published tokenizer.json.
+                ids += (self._start if start or index else self._continue).encode(part)
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        if skip_special:
+            return self._start.decode([id for id in ids if id not in self.specials.values()])
+        parts: list[list[int] | str] = [[]]
+        for id in ids:
+            if id in self.specials.values():
+                parts += [self.token(id), []]
+            else:
+                parts[-1].append(id)  # type: ignore[union-attr]
+        return "".join(part if isinstance(part, str) else self._start.decode(part) for part in parts)
+
+    def token(self, id: int) -> str:
+        return self._start.id_to_piece(id)
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokenizer.model": self._proto, "tokenizer.json": tokenizer_json(self._proto).encode()}
+
+
+def tokenizer_json(proto: bytes) -> str:
+    """Returns the `tokenizers` JSON that gives the same ids as a SentencePiece BPE model; a UserError where it can't be expressed."""
+    import tokenizers
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import decoders, models, normalizers, processors
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    normalizer = model.normalizer_spec
+    if model.trainer_spec.model_type != model.trainer_spec.BPE or normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
+        raise UserError(
+            "this SentencePiece model can't become a tokenizer.json: only BPE models that leave the text as it is can (LLaMA's do)"
+        )
+    unknown = next(piece.piece for piece in model.pieces if piece.type == UNKNOWN)
+    vocab = {piece.piece: id for id, piece in enumerate(model.pieces)}
+    bpe = models.BPE(vocab, _merges(model.pieces), unk_token=unknown, fuse_unk=True, byte_fallback=model.trainer_spec.byte_fallback)
+    made = tokenizers.Tokenizer(bpe)
+    prefix = [normalizers.Prepend(SPACE)] if normalizer.add_dummy_prefix else []
+    made.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
+    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    special = [piece.piece for piece in model.pieces if piece.type in (UNKNOWN, CONTROL)]
+    made.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in special])
+    bos = model.trainer_spec.bos_piece
+    made.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, vocab[bos])])
+    return made.to_str()
+
+
+def _merges(pieces: Iterable[Any]) -> list[tuple[str, str]]:
+    # SentencePiece joins the pair whose union scores best, so the rank of a merge follows the score of what it makes, not its id.
+    normal = {piece.piece: (-piece.score, id) for id, piece in enumerate(pieces) if piece.type in (NORMAL, USER_DEFINED)}
+    pairs = ((text[:cut], text[cut:]) for text in normal for cut in range(1, len(text)))
+    known = [(left, right) for left, right in pairs if left in normal and right in normal]
+    return sorted(known, key=lambda pair: (*normal[pair[0] + pair[1]], normal[pair[0]][1], normal[pair[1]][1]))
+
+
+def _without_prefix(part: Any) -> Any:
+    """A normalizer or pre-tokenizer of a tokenizer.json, without the space it puts before a text."""
+    if not isinstance(part, dict):
+        return part
+    if part["type"] == "Prepend":
+        return None
+    if part["type"] == "Metaspace":
+        return part | {"prepend_scheme": "never"}
+    if part["type"] == "ByteLevel":
+        return part | {"add_prefix_space": False}
+    for inner in ("normalizers", "pretokenizers"):
+        if inner in part:
+            part = part | {inner: [kept for each in part[inner] if (kept := _without_prefix(each)) is not None]}
+    return part

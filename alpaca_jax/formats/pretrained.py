@@ -1,0 +1,107 @@
+"""Opens a model of any format as one thing, and loads its weights one at a time."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import gguf, huggingface, native, names
+from alpaca_jax.formats import source as sources
+from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.formats.tensors import Read
+from alpaca_jax.model.architecture import Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model that lies on disk: `read(path)` gives one weight in our layout, layers stacked, in the dtype it is stored in."""
+
+    architecture: Architecture
+    tokenizer: Tokenizer
+    read: Read
+    eos_ids: tuple[int, ...]  # any of them ends an answer
+    source: str
+    files: tuple[Path, ...]  # those that hold the weights
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The sha256 (hex) over the names and contents of the files of the weights; reads all of them."""
+        lines = "".join(f"{sources.sha256(file)}  {file.name}\n" for file in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def first_layers(self, count: int) -> "Pretrained":
+        """Returns the same model with its first `count` layers only."""
+        if not 1 <= count <= self.architecture.num_layers:
+            raise UserError(f"model.keep_layers={count}: {self.source} has {self.architecture.num_layers} layers")
+        kept = dataclasses.replace(self.architecture, num_layers=count)
+        return dataclasses.replace(self, architecture=kept, read=lambda path: _first(self.read(path), path, count))
+
+
+def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
+    """Returns the model that `model.source` (or a bare source) names: a GGUF file, a Hugging Face folder, or a run that was trained here.
+
+    Reads headers and the tokenizer only. A UserError says what is wrong with the source and what helps.
+    """
+    config = model if isinstance(model, ModelConfig) else ModelConfig(source=os.fspath(model))
+    if config.source is None:
+        raise UserError("model.source is not set: give a model to open, for example model.source=smollm2-135m-instruct")
+    path = sources.resolve(config.source, config.cache)
+    tokenizer = Tokenizer.load(Path(config.tokenizer).expanduser()) if config.tokenizer is not None else None
+    pretrained = _open(path, config.source, tokenizer)
+    return pretrained if config.keep_layers is None else pretrained.first_layers(config.keep_layers)
+
+
+def load_params(
+    pretrained: Pretrained,
+    dtype: Any = np.float32,
+    put: Callable[[tuple[str, ...], np.ndarray], Any] | None = None,
+    keep_layers: int | None = None,
+    stored_vocab: int | None = None,
+) -> dict[str, Any]:
+    """Returns the nested params of the model in `dtype`, each weight placed by `put(path, array)` before the next one is read.
+
+    `put` defaults to `jax.device_put`. `stored_vocab` appends rows of zeros to the vocabulary of the embedding and the output.
+    """
+    if keep_layers is not None:
+        pretrained = pretrained.first_layers(keep_layers)
+    if put is None:
+        import jax
+
+        put = lambda path, array: jax.device_put(array)  # noqa: E731
+    params: dict[str, Any] = {}
+    for path in names.weights(pretrained.architecture):
+        weight = pretrained.read(path).astype(np.dtype(dtype), copy=False)
+        if path[0] in ("embed", "head") and stored_vocab is not None:
+            weight = np.pad(weight, ((0, stored_vocab - len(weight)), (0, 0)))
+        *parents, last = path
+        functools.reduce(lambda tree, key: tree.setdefault(key, {}), parents, params)[last] = put(path, weight)
+    return params
+
+
+def _open(path: Path, source: str, tokenizer: Tokenizer | None) -> Pretrained:
+    if path.is_dir():
+        if (folder := native.find(path)) is not None:
+            trained = native.open(folder)
+            return Pretrained(trained.architecture, tokenizer or trained.tokenizer, trained.read, trained.eos_ids, source, trained.files)
+        found = huggingface.open(path, tokenizer)
+        return Pretrained(found.architecture, found.tokenizer, found.read, found.eos_ids, source, found.files)
+    if path.suffix == ".gguf" or _magic(path) == b"GGUF":
+        file = gguf.open(path)
+        return Pretrained(file.architecture, tokenizer or file.tokenizer, file.read, file.eos_ids, source, (path,))
+    raise UserError(f"{path} is no GGUF file; give a .gguf file, a Hugging Face folder, or the folder of a run")
+
+
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _first(weight: np.ndarray, path: tuple[str, ...], count: int) -> np.ndarray:
+    return weight[:count] if path[0] == "layers" else weight
