@@ -14,7 +14,10 @@ from alpaca_jax import rundir
 
 
 class MetricsWriter:
-    """Appends a run's numbers to `folder/metrics.jsonl` and, where a value is a number, to TensorBoard events in `folder/events`."""
+    """Appends a run's numbers to `folder/metrics.jsonl` and, where a value is a number, to TensorBoard events in `folder/events`.
+
+    A line that a killed process left torn is cut off before the next one is written.
+    """
 
     def __init__(self, folder: str | Path, tensorboard: bool = True) -> None:
         self.folder = Path(folder)
@@ -23,7 +26,6 @@ class MetricsWriter:
         self._tensorboard = tensorboard
         self._events: Any = None
         self._purge_step: int | None = None
-        _repair(self.path)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the line `{"step": step, **values}`; a number that is not finite is written as null, as JSON has no NaN."""
@@ -146,13 +148,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _repair(path: Path) -> None:
-    """Cuts a last line that a killed process left without its end."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        rundir.write_atomic(path, whole)

@@ -1,0 +1,1 @@
+"""The stages chained, each a process of its own, resumable, with one report in the end."""

@@ -1,0 +1,53 @@
+"""What a recipe runs, stage by stage."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alpaca_jax.config import configclass
+
+
+@configclass
+class Stage:
+    """One verb of the run."""
+
+    verb: str
+    output: str  # the folder the verb writes, inside dir
+    arguments: tuple[str, ...] = ()  # what the recipe itself says
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # what a user adds, nested like the verb's keys
+
+    def command(self, experiment: str | None) -> list[str]:
+        """Returns the command line that follows `alpaca-jax`; a user's overrides come last, so they win."""
+        chosen = [f"experiment={experiment}"] if experiment else []
+        return [self.verb, *chosen, *self.arguments, *self.added()]
+
+    def added(self) -> list[str]:
+        """Returns the user's overrides as key=value."""
+        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(self.overrides)]
+
+
+@configclass
+class Config:
+    """A run: its folder, its experiment, and its stages in order."""
+
+    dir: str
+    seed: int = 0
+    experiment: str | None = None
+    stages: dict[str, Stage]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages: a recipe needs at least one; choose one that has them, such as experiment=laptop")
+        for name in self.stages:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"stages.{name}: a stage is named in small letters, digits and underscores")
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

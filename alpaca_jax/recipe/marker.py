@@ -1,0 +1,61 @@
+"""What is known of a stage between two starts of the recipe: kept in dir/stages/NAME.json."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from alpaca_jax.rundir import read_json, write_json
+
+# Settings that change how a stage runs and not what it makes.
+FREE = ("mesh", "hardware", "checkpoint", "log_every", "profile")
+
+
+@dataclasses.dataclass
+class Marker:
+    """A stage's command, the fingerprint of what it depends on, and what it has cost over all its starts."""
+
+    name: str
+    command: list[str]  # what follows `alpaca-jax`
+    fingerprint: str
+    id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    state: Literal["started", "done"] = "started"
+    starts: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    finished: str | None = None
+
+    def write(self, path: Path) -> None:
+        """Puts the marker at `path`."""
+        write_json(path, dataclasses.asdict(self))
+
+    def done(self) -> None:
+        """Marks the stage as finished now (UTC)."""
+        self.state = "done"
+        self.finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def read(path: Path) -> Marker | None:
+    """Returns the marker at `path`, or None where the stage was never started."""
+    return Marker(**read_json(path)) if path.exists() else None
+
+
+def expected(name: str, command: list[str], resolved: Mapping[str, Any], previous: Marker | None) -> Marker:
+    """Returns the marker a fresh start of the stage would have.
+
+    The fingerprint covers the stage's resolved configuration and the very start of the stage before it: when that one is
+    done anew, even with the same configuration, everything after it is done anew too.
+    """
+    depends = {key: value for key, value in resolved.items() if key not in FREE}
+    text = json.dumps([command[0], depends, previous.id if previous else None], sort_keys=True)
+    return Marker(name, command, hashlib.sha256(text.encode()).hexdigest())
+
+
+def shell(command: Sequence[str]) -> str:
+    """Returns the command as it is typed in a shell."""
+    return shlex.join(["alpaca-jax", *command])

@@ -1,0 +1,108 @@
+"""What a finished run amounts to: summary.json, report.html, a short table, and the line that starts a chat."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from alpaca_jax import metrics, records
+from alpaca_jax.recipe import page
+from alpaca_jax.recipe.config import Config
+from alpaca_jax.recipe.marker import Marker, shell
+from alpaca_jax.rundir import RunDir, read_json, write_atomic, write_json
+
+PACKAGES = ("alpaca-jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-cpu", "tensorflow", "openai", "numpy")
+EXAMPLES = 3
+
+
+def publish(config: Config, folder: RunDir, markers: Sequence[Marker]) -> dict[str, Any]:
+    """Writes summary.json and report.html from the files the stages left, prints the table, and returns the summary."""
+    found = read(folder)
+    summary = collect(config, folder, markers, found)
+    write_json(folder.path("summary.json"), summary)
+    write_atomic(folder.path("report.html"), page.build(summary, found, markers))
+    _print(summary, folder)
+    return summary
+
+
+def read(folder: RunDir) -> dict[str, Any]:
+    """Returns what each stage left in the folder; a stage that a recipe doesn't have leaves an empty mapping or list."""
+    made = folder.root / "records" / records.FILE
+    return {
+        "manifest": _json(folder, "records", records.MANIFEST),
+        "records": records.read(made).records[:EXAMPLES] if made.exists() else [],
+        "train": _json(folder, "train", "summary.json"),
+        "metrics": metrics.read(folder.root / "train" / "metrics.jsonl"),
+        "scores": _json(folder, "evaluate", "scores.json"),
+    }
+
+
+def collect(config: Config, folder: RunDir, markers: Sequence[Marker], found: dict[str, Any]) -> dict[str, Any]:
+    """Returns the run's figures; None stands for what none of its stages measured."""
+    heldout = found["scores"].get("heldout", {})
+    exported = [config.stages[marker.name].output for marker in markers if marker.command[0] == "convert"]
+    return {
+        "records_kept": found["manifest"].get("records"),
+        "heldout_loss_before": (heldout.get("before") or {}).get("loss"),
+        "heldout_loss_after": (heldout.get("after") or {}).get("loss"),
+        "heldout_loss_fall": heldout.get("fall"),
+        "tokens_real": found["train"].get("tokens_real"),
+        "steps": found["train"].get("steps"),
+        "seconds": {marker.name: marker.seconds for marker in markers},
+        "seconds_total": round(sum(marker.seconds for marker in markers), 3),
+        "dollars": found["manifest"].get("dollars", 0.0),
+        "peak_memory_bytes": max((marker.peak_memory_bytes for marker in markers), default=0),
+        "hf_dir": str(folder.root / exported[-1]) if exported else None,
+        "dir": str(folder.root),
+        "command": shell(again(config)),
+        "chat": shell(["serve", f"model.source={folder.root / exported[-1]}"]) if exported else None,
+        "finished": max((marker.finished or "" for marker in markers), default=""),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def again(config: Config) -> list[str]:
+    """Returns the command line, without the program's name, that makes this run again."""
+    command = ["recipe", *([f"experiment={config.experiment}"] if config.experiment else []), f"dir={config.dir}", f"seed={config.seed}"]
+    return command + [f"stages.{name}.overrides.{added}" for name, stage in config.stages.items() for added in stage.added()]
+
+
+def machine() -> dict[str, Any]:
+    """Returns what the run ran on, as the operating system tells it."""
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the installed packages that numbers depend on."""
+    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def _json(folder: RunDir, *parts: str) -> dict[str, Any]:
+    path = folder.root.joinpath(*parts)
+    return read_json(path) if path.exists() else {}
+
+
+def _print(summary: dict[str, Any], folder: RunDir) -> None:
+    table = Table(title=f"Done in {page.duration(summary['seconds_total'])}", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, text in page.figures(summary).items():
+        table.add_row(name, text)
+    table.add_row("report", str(folder.root / "report.html"))
+    console = Console()
+    console.print(table)
+    if summary["chat"]:
+        console.print("Chat with the student:", style="bold")
+        console.print(f"  {summary['chat']}", soft_wrap=True, highlight=False)

@@ -1,0 +1,142 @@
+"""Runs the stages in order, each as `python -m alpaca_jax VERB ...`, and skips those that are done."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from alpaca_jax.errors import Restart, UserError
+from alpaca_jax.recipe import child, marker, outcome, page
+from alpaca_jax.recipe.config import Config
+from alpaca_jax.recipe.marker import Marker
+from alpaca_jax.rundir import RunDir
+
+PREFIX = (sys.executable, "-m", "alpaca_jax")
+NOTE_SECONDS = 5.0  # how much of a stage's time a kill -9 of the recipe may leave out of the bill
+LOCK_SECONDS = 30.0
+
+console = Console(stderr=True)
+
+
+def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
+    """Returns the summary it wrote, once every stage is done; SystemExit carries on the exit code of a stage that failed."""
+    folder = RunDir(config.dir)
+    commands = {name: stage.command(config.experiment) for name, stage in config.stages.items()}
+    resolved = _resolve(commands, prefix)
+    markers: list[Marker] = []
+    with _locked(folder.path("stages", ".lock")) as lock:
+        for name, stage in config.stages.items():
+            path = folder.path("stages", f"{name}.json")
+            fresh = marker.expected(name, commands[name], resolved[name], markers[-1] if markers else None)
+            markers.append(_current(path, fresh, folder.path(stage.output)))
+            heading = f"[bold]{len(markers)} of {len(commands)}: {name}[/bold]"
+            if markers[-1].state == "done":
+                console.print(f"{heading}  done before, in {page.duration(markers[-1].seconds)}")
+                continue
+            console.print(heading, escape(marker.shell(commands[name])), soft_wrap=True, highlight=False)
+            _finish(markers[-1], path, prefix, lock)
+        return outcome.publish(config, folder, markers)
+
+
+def _resolve(commands: Mapping[str, Sequence[str]], prefix: Sequence[str]) -> dict[str, dict]:
+    """The configuration every stage would run with, asked of the verbs before any of them starts: a misspelt key ends here."""
+    asked = {
+        name: subprocess.Popen([*prefix, *command, "--cfg"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        for name, command in commands.items()
+    }
+    answers = {name: process.communicate()[0] for name, process in asked.items()}
+    for name, process in asked.items():
+        if process.returncode:
+            console.print(f"[red]{name} can't run[/red]: {escape(marker.shell(commands[name]))}", highlight=False, soft_wrap=True)
+            raise SystemExit(process.returncode)
+    return {name: yaml.safe_load(text) for name, text in answers.items()}
+
+
+def _current(path: Path, expected: Marker, output: Path) -> Marker:
+    """The marker to go on with: the one on disk where nothing it depends on has changed, else a fresh one, old output moved aside."""
+    there = marker.read(path)
+    if there is None:
+        return expected
+    if there.fingerprint == expected.fingerprint and (there.state == "started" or output.exists()):
+        return there
+    if output.exists():
+        aside = path.parent.parent / "replaced" / f"{time.strftime('%Y%m%d-%H%M%S')}-{output.name}-{there.id[:6]}"
+        aside.parent.mkdir(exist_ok=True)
+        shutil.move(output, aside)
+        console.print(f"{expected.name}: what it depends on has changed; the old {output} is now {aside}", soft_wrap=True)
+    path.unlink()
+    return expected
+
+
+def _finish(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> None:
+    """Runs the stage until it is done, again whenever it asks for that, and keeps its marker up to date."""
+    while True:
+        code, stopping = _attempt(stage, path, prefix, lock)
+        if code == 0:
+            stage.done()
+            stage.write(path)
+            return
+        if code != Restart.exit_code or stopping:
+            again = "" if code == UserError.exit_code else "; the same command goes on from here"
+            console.print(f"[red]{stage.name} ended with exit code {code}[/red]{_why(code)}{again}", highlight=False)
+            raise SystemExit(code)
+        console.print(f"{stage.name} has saved its state and asks to be started again")
+
+
+def _attempt(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> tuple[int, bool]:
+    stage.starts += 1
+    before = noted = stage.seconds
+    stage.write(path)
+
+    def sampled(seconds: float, memory: int) -> None:
+        nonlocal noted
+        stage.seconds = round(before + seconds, 3)
+        stage.peak_memory_bytes = max(stage.peak_memory_bytes, memory)
+        if stage.seconds - noted > NOTE_SECONDS:
+            noted = stage.seconds
+            stage.write(path)
+
+    try:
+        return child.run([*prefix, *stage.command], lock, sampled)
+    finally:
+        stage.write(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Holds the folder for one recipe; stages inherit the lock, so that one which outlived a killed recipe is waited for."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _taken(file):
+            if time.monotonic() > deadline:
+                raise UserError(f"{path.parent.parent}: another recipe is at work in this folder; wait for it, or give another dir=")
+            time.sleep(0.2)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _taken(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _why(code: int) -> str:
+    return {
+        2: ": its message is above",
+        137: " (killed; perhaps it needed more memory than there is)",
+        201: " (a peer or the teacher was lost)",
+    }.get(code, "")
