@@ -26,8 +26,8 @@ class RunDir:
         path = self.root.joinpath(*parts)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise UserError(f"{error.filename} is a file, but a folder of the run belongs there; give another dir=") from error
+        except OSError as error:
+            raise _explained(error, path, 0) from error
         return path
 
     def __repr__(self) -> str:
@@ -153,6 +153,5 @@ def _explained(error: OSError, path: Path, size: int) -> Exception:
         free = shutil.disk_usage(folder).free / 1e6
         return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")
     if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)):
-        return UserError(f"{path}: can't be written ({error.strerror}); give another dir=")
+        return UserError(f"{path}: can't be written ({error.strerror}: {error.filename}); give another dir=")
     return error
-

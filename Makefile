@@ -1,0 +1,50 @@
+# Needs Python 3.11 or newer and the package registries; everything is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One set of versions for everybody; a second make installs nothing unless these two have changed.
+PINS := pyproject.toml constraints.txt
+PYTEST_ARGS ?=
+
+.PHONY: demo install test lint prove clean
+
+demo: $(VENV)/installed
+	$(BIN)/alpaca-jax recipe experiment=laptop
+
+install: $(VENV)/installed
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# What takes too long for every change: the demo from nothing, and every benchmark against its peer.
+prove: $(VENV)/installed-test
+	$(BIN)/alpaca-jax recipe experiment=laptop dir=runs/prove-$$(date +%Y%m%d-%H%M%S)
+	set -e; for script in tools/benchmark/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(PINS) | $(BIN)/python
+	@echo "Installing into $(VENV): a few minutes and about 3 GB the first time"
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@echo "Installing what the tests need (torch is the largest part)"
+	$(PIP) install --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-test
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,99 @@
+"""Eight virtual CPU devices, strict dtypes, and the fixtures that several tests share."""
+
+import fnmatch
+import os
+from pathlib import Path
+
+# Before anything imports JAX; a child process inherits these.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import pytest
+
+# Not through XLA_FLAGS, which children would inherit: eight devices on two cores cost them 4-5 times a step.
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; see its README for what each file is."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ALPACA_JAX_TEST_DATA", beside))
+    if not (folder / "alpaca_data.json").is_file():
+        pytest.skip(f"the shared data is not there: {folder} (or set ALPACA_JAX_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, fetched once into the user's cache."""
+    from alpaca_jax.formats.source import resolve
+
+    return resolve("smollm2-135m-instruct", None)
+
+
+@pytest.fixture
+def tiny_architecture():
+    """Two layers with grouped-query attention, small enough to trace in a second."""
+    from alpaca_jax.model.architecture import Architecture
+
+    return Architecture(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        rope_theta=10000.0,
+        norm_eps=1e-5,
+        max_positions=128,
+        tie_embeddings=True,
+    )
+
+
+# --- a skip that nobody has agreed to fails the run -------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--allowed-skips", help="a file of patterns; a skip that matches none fails the run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--allowed-skips")
+    if path and not hasattr(config, "workerinput"):  # the main process of pytest-xdist sees every report
+        lines = Path(path).read_text().splitlines()
+        config.pluginmanager.register(SkipGuard([line for line in lines if line and not line.startswith("#")]))
+
+
+class SkipGuard:
+    """Collects the skips that no pattern allows, lists them and fails the run."""
+
+    def __init__(self, patterns: list[str]) -> None:
+        self.patterns = patterns
+        self.refused: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._look(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._look(report)
+
+    def _look(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        line = f"{report.nodeid}: {reason.removeprefix('Skipped: ')}"
+        if not any(fnmatch.fnmatchcase(line, pattern) for pattern in self.patterns):
+            self.refused.append(line)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.refused and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter) -> None:
+        if self.refused:
+            terminalreporter.section("skips that are not in the list of allowed ones", red=True)
+            terminalreporter.write_line("\n".join(self.refused))
