@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -58,26 +59,29 @@ def export(
     tokenizer: Tokenizer,
     read: Read,
     dtype: Dtype = "float32",
-    card: str = "",
     eos_ids: tuple[int, ...] = (),
+    extra: Mapping[str, str] = MappingProxyType({}),
     progress: Callable[[str], None] = lambda name: None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `folder`, which must not exist: weights in `dtype`, configs, tokenizer, chat template and `card` as README.md.
+    """Writes `folder` (absent or empty until then): weights in `dtype`, configs, tokenizer, chat template and the `extra` files.
 
     The folder appears whole or not at all. `read(path)` gives a weight in our layout; `progress(name)` is called after each tensor.
+    A UserError where a weight is not finite in `dtype`.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     partial.mkdir(parents=True)
     try:
         _write_weights(partial, architecture, read, dtype, progress, shard_bytes)
-        _write_json(partial / "config.json", _config(architecture, tokenizer, dtype, eos_ids))
-        _write_json(partial / "generation_config.json", _generation(tokenizer, eos_ids))
-        for name, content in tokenizer.files().items():
+        settings = {
+            "config.json": _config(architecture, tokenizer, dtype, eos_ids),
+            "generation_config.json": _generation(tokenizer, eos_ids),
+        }
+        texts = {name: to_json(value) for name, value in settings.items()} | dict(extra)
+        for name, content in {**tokenizer.files(), **{name: text.encode() for name, text in texts.items()}}.items():
             (partial / name).write_bytes(content)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        os.rename(partial, folder)
+        os.replace(partial, folder)  # takes the place of an empty folder, and of nothing else
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -208,7 +212,7 @@ def _write_weights(
         os.rename(folder / f"{number}.safetensors", folder / file)
     total = sum(sum(shard.values()) for shard in written)
     places = {name: file for file, shard in zip(files, written, strict=True) for name in shard}
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    (folder / INDEX).write_text(to_json({"metadata": {"total_size": total}, "weight_map": places}))
 
 
 def _exported(architecture: Architecture, read: Read, dtype: Dtype) -> Iterator[tuple[str, np.ndarray]]:
@@ -217,7 +221,12 @@ def _exported(architecture: Architecture, read: Read, dtype: Dtype) -> Iterator[
         assert ours.shape == weight.shape, (path, ours.shape, weight.shape)
         layers = ours if weight.name.stacked else ours[None]
         for (name, _), layer in zip(weight.tensors("huggingface"), layers, strict=True):
-            yield name, np.ascontiguousarray(weight.name.to_theirs(layer), dtype=_numpy_dtype(dtype))
+            tensor = np.ascontiguousarray(weight.name.to_theirs(layer), dtype=_numpy_dtype(dtype))
+            if not np.isfinite(tensor).all():
+                raise UserError(
+                    f"{name} has values that are not finite in {dtype}; give a dtype with a wider range, or an earlier checkpoint"
+                )
+            yield name, tensor
 
 
 def _shards(tensors: Iterator[tuple[str, np.ndarray]], limit: int) -> Iterator[dict[str, np.ndarray]]:
@@ -236,5 +245,6 @@ def _numpy_dtype(dtype: Dtype) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def to_json(value: Any) -> str:
+    """Returns `value` as the JSON text of a settings file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

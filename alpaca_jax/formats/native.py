@@ -29,6 +29,7 @@ class Trained:
     eos_ids: tuple[int, ...]
     read: Read
     files: tuple[Path, ...]
+    origin: str | None
 
 
 def write(
@@ -38,7 +39,7 @@ def write(
     eos_ids: Sequence[int] = (),
     source: str | None = None,
 ) -> None:
-    """Writes what a training run's `train/model/` holds: the sizes, where the weights came from, and the tokenizer with its chat template."""
+    """Writes what a training run's `train/model/` holds: the sizes, the tokenizer with its chat template, the source it started from."""
     folder = Path(folder)
     tokenizer.save(folder)
     ids = [int(id) for id in eos_ids] or [tokenizer.eos_id]
@@ -63,7 +64,7 @@ def open(folder: Path) -> Trained:
         raise UserError(f"{checkpoints} has no checkpoint yet: start the training again and let it save one")
     manifest = checkpoints / str(steps[-1]) / checkpoint.MANIFEST  # it has the sha256 of every other file of the checkpoint
     eos_ids = tuple(content.get("eos_ids") or (tokenizer.eos_id,))
-    return Trained(architecture, tokenizer, eos_ids, _reader(checkpoints, steps[-1], architecture), (manifest,))
+    return Trained(architecture, tokenizer, eos_ids, _reader(checkpoints, steps[-1], architecture), (manifest,), content.get("source"))
 
 
 def _reader(checkpoints: Path, step: int, architecture: Architecture) -> Read:

@@ -12,7 +12,7 @@ import numpy as np
 
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import gguf, huggingface, native, names
+from alpaca_jax.formats import gguf, huggingface, names, native
 from alpaca_jax.formats import source as sources
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.tensors import Read
@@ -29,6 +29,7 @@ class Pretrained:
     eos_ids: tuple[int, ...]  # any of them ends an answer
     source: str
     files: tuple[Path, ...]  # those that hold the weights
+    origin: str | None = None  # the source that a model trained here started from
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -47,14 +48,18 @@ class Pretrained:
 def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
     """Returns the model that `model.source` (or a bare source) names: a GGUF file, a Hugging Face folder, or a run that was trained here.
 
-    Reads headers and the tokenizer only. A UserError says what is wrong with the source and what helps.
+    Reads headers and the tokenizer only. Where `model.architecture` stands in place of a source there are no weights to read.
+    A UserError says what is wrong with the source and what helps.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(source=os.fspath(model))
-    if config.source is None:
-        raise UserError("model.source is not set: give a model to open, for example model.source=smollm2-135m-instruct")
-    path = sources.resolve(config.source, config.cache)
     tokenizer = Tokenizer.load(Path(config.tokenizer).expanduser()) if config.tokenizer is not None else None
-    pretrained = _open(path, config.source, tokenizer)
+    if config.source is None:
+        pretrained = _random(config.architecture, tokenizer)
+    else:
+        pretrained = _open(sources.resolve(config.source, config.cache), config.source, tokenizer)
+    if pretrained.tokenizer.vocab_size > pretrained.architecture.vocab_size:
+        sizes = f"{pretrained.tokenizer.vocab_size} tokens, the model {pretrained.architecture.vocab_size} rows for them"
+        raise UserError(f"{pretrained.source}: the tokenizer has {sizes}; give the model.tokenizer that it was trained with")
     return pretrained if config.keep_layers is None else pretrained.first_layers(config.keep_layers)
 
 
@@ -85,11 +90,25 @@ def load_params(
     return params
 
 
+def _random(architecture: Architecture | None, tokenizer: Tokenizer | None) -> Pretrained:
+    if architecture is None:
+        raise UserError("neither model.source nor model.architecture is set: give a model, for example model.source=smollm2-135m-instruct")
+    if tokenizer is None:
+        raise UserError("model.architecture gives sizes only: name the tokenizer too, model.tokenizer=FOLDER_OR_FILE")
+
+    def read(path: tuple[str, ...]) -> np.ndarray:
+        raise UserError("model.source is not set, so there are no weights to read: only train starts from random ones")
+
+    return Pretrained(architecture, tokenizer, read, (tokenizer.eos_id,), "model.architecture", ())
+
+
 def _open(path: Path, source: str, tokenizer: Tokenizer | None) -> Pretrained:
     if path.is_dir():
         if (folder := native.find(path)) is not None:
             trained = native.open(folder)
-            return Pretrained(trained.architecture, tokenizer or trained.tokenizer, trained.read, trained.eos_ids, source, trained.files)
+            return Pretrained(
+                trained.architecture, tokenizer or trained.tokenizer, trained.read, trained.eos_ids, source, trained.files, trained.origin
+            )
         found = huggingface.open(path, tokenizer)
         return Pretrained(found.architecture, found.tokenizer, found.read, found.eos_ids, source, found.files)
     if path.suffix == ".gguf" or _magic(path) == b"GGUF":

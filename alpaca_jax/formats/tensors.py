@@ -23,7 +23,7 @@ class Tensors:
     load: Callable[[str], np.ndarray]
 
     def reader(self, architecture: Architecture) -> Read:
-        """Returns what reads a weight by our path, all its layers stacked; a UserError where the tensors are not those of `architecture`."""
+        """Returns what reads a weight by our path, all its layers stacked; a UserError where they are of another `architecture`."""
         known = weights(architecture)
         self._check(architecture, known)
         return lambda path: self._stacked(known[path])
