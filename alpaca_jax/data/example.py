@@ -1,12 +1,16 @@
 """Records become examples: token ids of prompt and response, and where the response begins."""
 
 import dataclasses
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from alpaca_jax.data.template import Template
+
+AT_ONCE = 1024  # records tokenized together, on all cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +21,23 @@ class Example:
     prompt_length: int
 
 
+class ExampleStore(Protocol):
+    """Examples by number, wherever they lie."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, int [N]."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> list[Example]:
+        """Returns the examples of these numbers; may be called from several threads."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
-class Examples(Sequence[Example]):
-    """Many examples end to end: `ids` int32 [total tokens], `offsets` int64 [N + 1], `prompt_lengths` int32 [N]."""
+class Examples:
+    """Examples in memory, end to end: `ids` int32 [total tokens], `offsets` int64 [N + 1], `prompt_lengths` int32 [N]."""
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -41,11 +59,9 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.prompt_lengths)
 
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        index %= len(self)
-        return Example(self.ids[self.offsets[index] : self.offsets[index + 1]], int(self.prompt_lengths[index]))
+    def take(self, indices: Sequence[int]) -> list[Example]:
+        """Returns the examples of these numbers."""
+        return [Example(self.ids[self.offsets[i] : self.offsets[i + 1]], int(self.prompt_lengths[i])) for i in indices]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Counts:
     truncated: int = 0  # cut at max_length: kept, but without their EOS
     dropped: int = 0  # longer than max_length, under truncation=drop
     no_target: int = 0  # the prompt alone fills max_length: nothing left to learn, so not kept
-    empty_output: int = 0  # kept, with the EOS as its only target
+    empty_output: int = 0  # the EOS is the only target
     tokens: int = 0
     target_tokens: int = 0
 
@@ -80,40 +96,52 @@ class Tokenizer(Protocol):
     eos_id: int
     adds_bos: bool
 
-    def encode(self, text: str, start: bool = True, special: bool = False) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str], start: bool = True, special: bool = False) -> list[list[int]]: ...
 
 
-def tokenize(
-    records: Iterable[Record],
-    template: Template,
-    tokenizer: Tokenizer,
-    max_length: int,
-    truncation: Literal["truncate", "drop"] = "truncate",
-) -> tuple[Examples, Counts]:
-    """Returns an example for each record that fits or may be cut to `max_length` tokens, in order, and what was counted."""
-    kept: list[Example] = []
-    seen = dict.fromkeys((field.name for field in dataclasses.fields(Counts)), 0)
-    for ids, prompt_length in _joined(records, template, tokenizer):
-        seen["records"] += 1
-        seen["empty_output"] += len(ids) == prompt_length + 1
-        if prompt_length >= max_length:
-            seen["no_target"] += 1
-        elif len(ids) > max_length and truncation == "drop":
-            seen["dropped"] += 1
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides the example a record becomes."""
+
+    template: Template
+    tokenizer: Tokenizer
+    max_length: int
+    truncation: Literal["truncate", "drop"] = "truncate"
+
+
+def tokenize(records: Iterable[Record], recipe: Recipe) -> tuple[Examples, Counts]:
+    """Returns an example for each record that fits, or may be cut, to `max_length` tokens, in order, and what was counted."""
+    counted = Counter[str]()
+    examples = Examples.of(stream(records, recipe, counted))
+    return examples, Counts(**counted)
+
+
+def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> Iterator[Example]:
+    """Yields what `tokenize` returns, one by one, and adds to `counted`, whose keys are the fields of Counts."""
+    for ids, prompt_length in _joined(records, recipe):
+        length = len(ids)
+        counted["records"] += 1
+        counted["empty_output"] += length == prompt_length + 1
+        if prompt_length >= recipe.max_length:
+            counted["no_target"] += 1
+        elif length > recipe.max_length and recipe.truncation == "drop":
+            counted["dropped"] += 1
         else:
-            seen["truncated"] += len(ids) > max_length
-            kept.append(Example(np.array(ids[:max_length], np.int32), prompt_length))
-    examples = Examples.of(kept)
-    seen |= {"kept": len(kept), "tokens": len(examples.ids), "target_tokens": len(examples.ids) - int(examples.prompt_lengths.sum())}
-    return examples, Counts(**seen)
+            kept = min(length, recipe.max_length)
+            counted.update(kept=1, truncated=length > kept, tokens=kept, target_tokens=kept - prompt_length)
+            yield Example(np.array(ids[:kept], np.int32), prompt_length)
 
 
-def _joined(records: Iterable[Record], template: Template, tokenizer: Tokenizer) -> Iterator[tuple[list[int], int]]:
+def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[list[int], int]]:
+    """Each record's ids, and how many of them are its prompt's."""
     # Apart and joined: as one string the prompt's last ":" merges with the first character of 3.3% of the Alpaca responses,
     # and a mask by the prompt's length then hides their first target. Joined ids are also what the model sees when it answers.
-    for record in records:
-        prompt = tokenizer.encode(template.prompt(record.instruction, record.input), special=template.special)
-        if tokenizer.adds_bos and tokenizer.bos_id is not None and prompt[:1] != [tokenizer.bos_id]:
-            prompt = [tokenizer.bos_id, *prompt]
-        response = tokenizer.encode(template.response(record.output), start=False)
-        yield [*prompt, *response, tokenizer.eos_id], len(prompt)
+    template, tokenizer = recipe.template, recipe.tokenizer
+    bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    records = iter(records)
+    while some := list(itertools.islice(records, AT_ONCE)):
+        prompts = tokenizer.encode_batch([template.prompt(record.instruction, record.input) for record in some], special=template.special)
+        responses = tokenizer.encode_batch([template.response(record.output) for record in some], start=False)
+        for prompt, response in zip(prompts, responses, strict=True):
+            prompt = prompt if prompt[: len(bos)] == bos else bos + prompt  # a chat template may have brought it
+            yield [*prompt, *response, tokenizer.eos_id], len(prompt)
