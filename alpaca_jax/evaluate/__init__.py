@@ -1,0 +1,1 @@
+"""Scores a model, and a baseline beside it."""

@@ -1,0 +1,37 @@
+"""What `alpaca-jax evaluate` is told."""
+
+from alpaca_jax.config import configclass
+from alpaca_jax.data.config import BatchConfig, DataConfig
+from alpaca_jax.formats.config import ModelConfig
+
+
+@configclass
+class SamplesConfig:
+    """Prompts that are answered greedily and shown side by side."""
+
+    prompts: tuple[str, ...] = ()
+    max_tokens: int = 96  # of an answer
+    template: str | None = None  # null: data.template; chat: each model's own
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"samples.max_tokens={self.max_tokens}: give 1 or more")
+
+
+@configclass
+class Config:
+    """One evaluation; `dir/evaluate/scores.json` receives it."""
+
+    dir: str
+    seed: int = 0
+    model: ModelConfig
+    baseline: str | None = None  # a second source, scored the same way before
+    data: DataConfig
+    batch: BatchConfig
+    samples: SamplesConfig = SamplesConfig()
+
+    def __post_init__(self) -> None:
+        if self.model.source is None:
+            raise ValueError("model.source: give the model to score, such as model.source=runs/laptop/train")
+        if self.data.heldout < 1 and not self.samples.prompts:
+            raise ValueError("data.heldout=0 and samples.prompts=[]: there is nothing to score; hold records out, as the training did")

@@ -1,0 +1,140 @@
+"""Scores the baseline, then the model, in one process; the first is freed before the second is loaded."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from alpaca_jax.data import builder, template
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.decode.engine import Engine
+from alpaca_jax.evaluate.config import Config
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.records import FILE
+from alpaca_jax.rundir import RunDir, write_json
+from alpaca_jax.scores import samples
+from alpaca_jax.scores.heldout import Score, Scorer
+
+ROWS = 4  # of a held-out batch, where the config doesn't say
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What was measured of one model."""
+
+    source: str
+    tokenizer: str  # its fingerprint: a loss a token means the same for equal tokenizers only
+    data: str  # the fingerprint of the examples
+    heldout: Score | None
+    answers: list[str]
+    seconds: float
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Returns the scores it wrote to dir/evaluate/scores.json: held-out loss before (the baseline) and after (the model), and samples."""
+    console = Console(stderr=True)
+    folder = RunDir(config.dir)
+    before = None
+    if config.baseline is not None:
+        before = _score(config, dataclasses.replace(config.model, source=config.baseline, tokenizer=None), "before", console)
+    after = _score(config, config.model, "after", console)
+    scores = _together(config, before, after)
+    write_json(folder.path("evaluate", "scores.json"), scores)
+    _show(scores)
+    return scores
+
+
+def _score(config: Config, model: ModelConfig, label: str, console: Console) -> Scored:
+    """Scores one model; nothing of its weights is left in memory afterwards."""
+    start = time.perf_counter()
+    source = pretrained.open(model)
+    scorer, fingerprint = None, ""
+    if config.data.heldout:
+        data = builder.load_examples(config.data, config.data.records or Path(config.dir) / "records" / FILE, source.tokenizer)
+        rows = config.batch.rows or ROWS
+        scorer = Scorer(source.architecture, data.examples["heldout"], rows, config.batch.sequence_length, model.compute_dtype)
+        fingerprint = data.fingerprint
+    with console.status(f"{label}: loading {model.source}"):
+        params = pretrained.load_params(source, model.dtype)
+    score = _heldout(scorer, params, f"{label}: held-out loss of {model.source}", console) if scorer else None
+    answers = []
+    if config.samples.prompts:
+        with console.status(f"{label}: answering {len(config.samples.prompts)} prompts"):
+            answers = _answers(config, source, params)
+    return Scored(str(model.source), source.tokenizer.fingerprint, fingerprint, score, answers, round(time.perf_counter() - start, 3))
+
+
+def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=len(scorer.batches))
+        return scorer.score(params, lambda done: progress.update(task, completed=done))
+
+
+def _answers(config: Config, source: pretrained.Pretrained, params: Any) -> list[str]:
+    written = template.get(config.samples.template or config.data.template, source.tokenizer)
+    engine = Engine(source.architecture, params, slots=len(config.samples.prompts))
+    return samples.answers(
+        engine, source.tokenizer, written, config.samples.prompts, config.samples.max_tokens, _stops(source, source.tokenizer)
+    )
+
+
+def _stops(source: pretrained.Pretrained, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Training ends an answer with the tokenizer's EOS, which a source need not list among its own."""
+    return tuple({*source.eos_ids, tokenizer.eos_id})
+
+
+def _together(config: Config, before: Scored | None, after: Scored) -> dict[str, Any]:
+    both = before is not None and before.heldout is not None and after.heldout is not None
+    return {
+        "model": after.source,
+        "baseline": before.source if before else None,
+        "heldout": {
+            "before": _figures(before),
+            "after": _figures(after),
+            "fall": before.heldout.loss - after.heldout.loss if both else None,
+            "unit": "nats a response token",
+            "comparable": before is None or before.tokenizer == after.tokenizer,
+        }
+        if after.heldout
+        else None,
+        "samples": [
+            {"prompt": prompt, "before": before.answers[number] if before else None, "after": after.answers[number]}
+            for number, prompt in enumerate(config.samples.prompts)
+        ],
+        "data": {"fingerprint": after.data, "heldout": config.data.heldout, "template": config.data.template},
+        "seconds": {"before": before.seconds if before else None, "after": after.seconds},
+    }
+
+
+def _figures(scored: Scored | None) -> dict[str, Any] | None:
+    if scored is None or scored.heldout is None:
+        return None
+    return dataclasses.asdict(scored.heldout) | {"perplexity": scored.heldout.perplexity}
+
+
+def _show(scores: dict[str, Any]) -> None:
+    console = Console()
+    heldout = scores["heldout"]
+    if heldout:
+        table = Table("", "model", "nats a token", "perplexity", title="Held-out response loss", title_justify="left")
+        for label, source in (("before", scores["baseline"]), ("after", scores["model"])):
+            if heldout[label]:
+                table.add_row(label, source, f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
+        console.print(table)
+        verdict = f"{heldout['after']['examples']} examples, {heldout['after']['tokens']:,} response tokens"
+        if heldout["fall"] is not None:
+            verdict += f"; the loss {'fell' if heldout['fall'] >= 0 else 'rose'} by {abs(heldout['fall']):.4f} nats"
+        if not heldout["comparable"]:
+            verdict += " (the tokenizers differ, so these losses can't be compared)"
+        console.print(verdict)
+    for sample in scores["samples"]:
+        labels = [label for label in ("before", "after") if sample[label] is not None]
+        panels = [Panel(Text(sample[label]), title=label, title_align="left") for label in labels]
+        console.print(Text(f"\n{sample['prompt']}", style="bold"), *panels, sep="\n")
