@@ -141,9 +141,10 @@ def load_examples(config: DataConfig, path: str | os.PathLike[str], tokenizer: T
             for split, lengths in builder.lengths.items():
                 np.save(aside / f"{split}.npy", np.array(lengths, np.int32))
             write_json(aside / "counts.json", builder.counts)
-    opened = _open(folder, TokenizedExamples)
-    examples = {split: StoredExamples(np.load(folder / f"{split}.npy"), source) for split, source in opened.items()}
-    counts = {split: example.Counts(**counted) for split, counted in read_json(folder / "counts.json").items()}
+    with _damage_named(folder):
+        opened = _open(folder, TokenizedExamples)
+        examples = {split: StoredExamples(np.load(folder / f"{split}.npy"), source) for split, source in opened.items()}
+        counts = {split: example.Counts(**counted) for split, counted in read_json(folder / "counts.json").items()}
     return Dataset(examples, counts, read.skipped, fingerprint, folder)
 
 
@@ -153,7 +154,8 @@ def _load_records(folder: Path, read: list[records.Record], heldout: int) -> Map
     if not folder.is_dir():
         with _aside(folder) as aside:
             _prepare(InstructionRecords({"train": train} | ({"heldout": held} if held else {}), data_dir=str(aside)))
-    return _open(folder, InstructionRecords)
+    with _damage_named(folder):
+        return _open(folder, InstructionRecords)
 
 
 def _records(source: Sequence[Any]) -> Iterator[records.Record]:
@@ -176,6 +178,14 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
 
 def _open(folder: Path, builder: type[tfds.core.DatasetBuilder]) -> Mapping[str, Sequence[Any]]:
     return tfds.builder_from_directory(folder / builder.name / str(builder.VERSION)).as_data_source()
+
+
+@contextlib.contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # TFDS, ArrayRecord and numpy each have their own
+        raise UserError(f"{folder} is damaged ({error}): delete it, and it is built again") from error
 
 
 @contextlib.contextmanager

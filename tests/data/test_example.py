@@ -11,7 +11,7 @@ import pytest
 from alpaca_jax import records
 from alpaca_jax.data import template
 from alpaca_jax.data.config import BatchConfig
-from alpaca_jax.data.example import Counts, Recipe, tokenize
+from alpaca_jax.data.example import Counts, Example, Examples, Recipe, tokenize
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.data.tokenizer import Tokenizer
 
@@ -69,38 +69,59 @@ def test_a_prompt_that_leaves_no_target_is_not_kept(max_length: int) -> None:
     assert counts == Counts(records=1, no_target=1)
 
 
-def test_the_whole_alpaca_set(data_dir: Path) -> None:
-    """The published totals, and what no one publishes: every step of an epoch of 128 fits 8 x 2048 slots, 99% full."""
+@dataclasses.dataclass
+class Alpaca:
+    """All published records, whole, as the LLaMA tokenizer sees them; tokenized once for the tests below."""
+
+    records: list[records.Record]
+    recipe: Recipe
+    examples: Examples
+    counts: Counts
+
+
+@pytest.fixture(scope="module")
+def alpaca(data_dir: Path) -> Alpaca:
     tokenizer = Tokenizer.load(data_dir / "llama_tokenizer.model")
-    alpaca = [records.Record(**record) for record in json.loads((data_dir / "alpaca_data.json").read_bytes())]
+    read = [records.Record(**record) for record in json.loads((data_dir / "alpaca_data.json").read_bytes())]
     recipe = Recipe(template.get("alpaca", tokenizer), tokenizer, max_length=2048)
-    whole, counts = tokenize(alpaca, recipe)
-    assert counts == Counts(records=ALPACA, kept=ALPACA, empty_output=28, tokens=6_613_275, target_tokens=6_613_275 - 3_203_779)
-    assert (int(np.median(whole.prompt_lengths)), int(whole.prompt_lengths.max())) == (53, 656)
-    assert sum(bool(record.input) for record in alpaca) == 20_679
-
-    cut, counts = tokenize(alpaca, dataclasses.replace(recipe, max_length=512))
-    assert counts.no_target == int((whole.prompt_lengths >= 512).sum()) == 1
-    assert counts.truncated == int((whole.lengths > 512).sum()) - 1 == 96
-    assert counts.kept == ALPACA - 1
-
-    batches = Batches(cut, BatchConfig(examples=128, sequence_length=2048), seed=0, epochs=3)
-    assert (batches.steps_per_epoch, batches.left_out, batches.rows) == (406, 33, 8)
-    filled = [cut.lengths[batches.indices(step)].sum() / (8 * 2048) for step in range(406)]
-    assert min(filled) > 0.99
+    return Alpaca(read, recipe, *tokenize(read, recipe))
 
 
-def test_where_one_string_would_merge_prompt_and_response(data_dir: Path) -> None:
+def test_the_published_numbers(alpaca: Alpaca) -> None:
+    tokens, of_prompts = 6_613_275, 3_203_779
+    whole = Counts(records=ALPACA, kept=ALPACA, empty_output=28, tokens=tokens, target_tokens=tokens - of_prompts)
+    assert alpaca.counts == whole
+    prompts = alpaca.examples.prompt_lengths
+    assert (int(np.median(prompts)), int(prompts.max())) == (53, 656)
+    assert sum(bool(record.input) for record in alpaca.records) == 20_679
+    assert int((alpaca.examples.lengths > 1024).sum()) == 2
+
+
+def test_what_512_tokens_cut(alpaca: Alpaca) -> None:
+    # 97 are longer, of which one is all prompt: only they need a second look.
+    long = [record for record, length in zip(alpaca.records, alpaca.examples.lengths, strict=True) if length > 500]
+    _, counts = tokenize(long, dataclasses.replace(alpaca.recipe, max_length=512))
+    assert (counts.truncated, counts.no_target, counts.kept) == (96, 1, len(long) - 1)
+
+
+def test_where_one_string_would_merge_prompt_and_response(alpaca: Alpaca) -> None:
     """In 1,715 records the prompt's ids are no prefix of the joint ids, so a mask by length hides a target; on all others we agree."""
-    tokenizer = Tokenizer.load(data_dir / "llama_tokenizer.model")
-    alpaca = [records.Record(**record) for record in json.loads((data_dir / "alpaca_data.json").read_bytes())]
-    recipe = Recipe(template.get("alpaca", tokenizer), tokenizer, max_length=2048)
-    joined, _ = tokenize(alpaca, recipe)
-    texts = [recipe.template.prompt(record.instruction, record.input) + record.output for record in alpaca]
+    recipe = alpaca.recipe
+    texts = [recipe.template.prompt(record.instruction, record.input) + record.output for record in alpaca.records]
     merged = 0
-    for example, ids in zip(joined.take(range(ALPACA)), tokenizer.encode_batch(texts), strict=True):
+    for example, ids in zip(alpaca.examples.take(range(ALPACA)), recipe.tokenizer.encode_batch(texts), strict=True):
         if example.ids[1 : example.prompt_length].tolist() == ids[: example.prompt_length - 1]:
             assert example.ids[1:-1].tolist() == ids
         else:
             merged += 1
     assert merged == 1_715
+
+
+def test_every_step_of_alpaca_fills_its_rows(alpaca: Alpaca) -> None:
+    """128 examples cut at 512 lie in 8 rows of 2048, 99% full, in every step of three epochs."""
+    cut = Examples.of(
+        Example(each.ids[:512], each.prompt_length) for each in alpaca.examples.take(range(ALPACA)) if each.prompt_length < 512
+    )
+    batches = Batches(cut, BatchConfig(examples=128, sequence_length=2048), seed=0, epochs=3)
+    assert (batches.steps_per_epoch, batches.left_out, batches.rows) == (406, 33, 8)
+    assert min(cut.lengths[batches.indices(step)].sum() for step in range(3 * 406)) > 0.99 * 8 * 2048

@@ -1,0 +1,172 @@
+"""The built datasets: what they hold, that they are built once and whole, without network, and what is said when that fails."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import tokenizers
+
+from alpaca_jax import records
+from alpaca_jax.data import builder, example
+from alpaca_jax.data.config import DataConfig
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.errors import UserError
+
+RECORDS = [
+    records.Record(f"Say {number}.", input="twice" * (number % 2), output=f"{number} " * (number % 7), provenance={"number": number})
+    for number in range(20)
+]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Tokenizer:
+    """A byte a token."""
+    vocab = {letter: id for id, letter in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_special_tokens(["</s>"])
+    made.decoder = tokenizers.decoders.ByteLevel()
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "records.jsonl"
+    records.write(path, RECORDS)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    return DataConfig(template="plain", heldout=5, max_length=64, cache=str(tmp_path / "cache"))
+
+
+def refuse(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("not expected to be called")
+
+
+def test_the_examples_are_those_of_the_records(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
+    dataset = builder.load_examples(config, file, tokenizer)
+    for split, expected in zip(("train", "heldout"), records.split(RECORDS, 5), strict=True):
+        stored = dataset.examples[split]
+        texts = [tokenizer.decode(made.ids, skip_special=False) for made in stored.take(range(len(stored)))]
+        inputs = [f"{record.input}\n" if record.input else "" for record in expected]
+        assert texts == [f"{record.instruction}\n{more}{record.output}</s>" for record, more in zip(expected, inputs, strict=True)]
+        assert stored.lengths.tolist() == [len(made.ids) for made in stored.take(range(len(stored)))]
+        assert stored.take([1])[0].ids.dtype == np.int32
+        assert dataset.counts[split] == example.Counts(
+            records=len(expected),
+            kept=len(expected),
+            empty_output=sum(not record.output for record in expected),
+            tokens=int(stored.lengths.sum()),
+            target_tokens=sum(len(record.output) + 1 for record in expected),
+        )
+
+
+def test_the_records_are_a_dataset_that_tfds_opens(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
+    builder.load_examples(config, file, tokenizer)
+    (folder,) = Path(str(config.cache)).glob("records/*/instruction_records/1.0.0")
+    opened = tfds.builder_from_directory(folder)
+    assert {name: split.num_examples for name, split in opened.info.splits.items()} == {"train": 15, "heldout": 5}
+    first, expected = opened.as_data_source("train")[0], records.split(RECORDS, 5)[0][0]
+    assert {name: text.decode() for name, text in first.items()} == {
+        "instruction": expected.instruction,
+        "input": expected.input,
+        "output": expected.output,
+        "id": expected.id,
+        "provenance": json.dumps(expected.provenance),
+    }
+
+
+def test_the_second_start_builds_nothing(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = builder.load_examples(config, file, tokenizer)
+    monkeypatch.setattr(builder, "_prepare", refuse)
+    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+    second = builder.load_examples(config, file, tokenizer)
+    assert (second.fingerprint, second.counts) == (first.fingerprint, first.counts)
+    for split, stored in first.examples.items():
+        again = second.examples[split].take(range(len(stored)))
+        assert [made.ids.tolist() for made in again] == [made.ids.tolist() for made in stored.take(range(len(stored)))]
+
+
+def test_whatever_decides_the_examples_is_in_the_fingerprint(file: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    other = tmp_path / "other.jsonl"
+    records.write(other, RECORDS[1:])
+    configs = [{}, {"heldout": 1}, {"max_length": 40}, {"truncation": "drop"}, {"template": "alpaca", "max_length": 300}]
+    built = [builder.load_examples(DataConfig(**{"template": "plain", "cache": cache, **more}), file, tokenizer) for more in configs]
+    built.append(builder.load_examples(DataConfig(template="plain", cache=cache), other, tokenizer))
+    assert len({dataset.fingerprint for dataset in built}) == len(built)
+
+
+def test_nothing_is_asked_of_the_network(
+    config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    builder.load_examples(config, file, tokenizer)
+    assert capfd.readouterr() == ("", "")  # nor is anything said, so short a work it is
+
+
+def test_a_failure_leaves_nothing_behind(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(builder.np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        builder.load_examples(config, file, tokenizer)
+    monkeypatch.undo()
+    assert list((Path(str(config.cache)) / "examples").iterdir()) == []
+    assert len(builder.load_examples(config, file, tokenizer).examples["train"]) == 15
+
+
+def test_a_quicker_process_is_no_failure(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = builder.load_examples(config, file, tokenizer)
+    other = first.folder.with_name("other")
+    first.folder.rename(other)
+    save = builder.np.save
+
+    def meanwhile(*args: Any) -> None:
+        save(*args)
+        shutil.copytree(other, first.folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(builder.np, "save", meanwhile)
+    assert builder.load_examples(config, file, tokenizer).counts == first.counts
+    assert {path.name for path in first.folder.parent.iterdir()} == {first.folder.name, "other"}
+
+
+def test_records_without_a_target_are_said(file: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    config = DataConfig(template="alpaca", max_length=64, cache=str(tmp_path / "cache"))
+    with pytest.raises(
+        UserError, match=r"none of the 20 records \(train\) gives an example of at most 64 tokens: 20 prompts leave no room"
+    ):
+        builder.load_examples(config, file, tokenizer)
+
+
+def test_a_cache_that_cannot_be_written_is_said(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
+    Path(str(config.cache)).write_text("a file")
+    with pytest.raises(UserError, match=r"can't be written .*; give another data\.cache="):
+        builder.load_examples(config, file, tokenizer)
+
+
+def test_a_damaged_store_is_named(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
+    dataset = builder.load_examples(config, file, tokenizer)
+    (dataset.folder / "tokenized_examples" / "1.0.0" / "dataset_info.json").unlink()
+    with pytest.raises(UserError, match=rf"{dataset.folder} is damaged .*: delete it"):
+        builder.load_examples(config, file, tokenizer)
+
+
+def test_building_needs_no_tensorflow() -> None:
+    script = "import sys, alpaca_jax.data.builder; assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
