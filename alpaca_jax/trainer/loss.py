@@ -109,5 +109,5 @@ def _chunk_loss(scores_BCV: jax.Array, targets_BC: jax.Array, weights_BC: jax.Ar
     is_target = jnp.arange(scores_BCV.shape[-1]) == targets_BC[..., None]
     target_score = jnp.take_along_axis(scores_BCV, targets_BC[..., None], axis=-1)[..., 0]
     losses = jnp.log(sums[..., 0]) + highest[..., 0] - target_score
-    gradient = (exponents / sums - is_target) * weights_BC[..., None]
+    gradient = (exponents / sums - is_target.astype(jnp.float32)) * weights_BC[..., None]
     return (losses * weights_BC).sum(), gradient

@@ -41,7 +41,7 @@ def make_step(
         grads = jax.tree.map(lambda grad: grad * scale.astype(grad.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": total * scale, "targets": targets, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": total * scale, "targets": targets, "gradient_norm": optax.tree.norm(grads)}
         return State(state.step + 1, state.batch_index + 1, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0, in_shardings=(places, layout.batch), out_shardings=(places, layout.replicated))

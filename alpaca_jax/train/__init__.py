@@ -1,0 +1,1 @@
+"""Fine-tunes a model on instruction records: records in, checkpoints and metrics out."""

@@ -1,0 +1,39 @@
+"""What `alpaca-jax train` is told."""
+
+from alpaca_jax.checkpoint import CheckpointConfig
+from alpaca_jax.config import configclass
+from alpaca_jax.data.config import BatchConfig, DataConfig
+from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.hardware import HardwareConfig
+from alpaca_jax.sharding import MeshConfig
+from alpaca_jax.trainer.optimizer import OptimizerConfig
+
+
+@configclass
+class Config:
+    """One training run; `dir/train/` receives all it writes."""
+
+    dir: str
+    seed: int = 0
+    epochs: float = 3.0
+    steps: int | None = None  # instead of epochs
+    microbatches: int = 1  # parts of the rows of a step, taken one after another
+    log_every: int = 1
+    evaluate_every: int | None = None  # steps between held-out losses; needs data.heldout
+    model: ModelConfig
+    data: DataConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    hardware: HardwareConfig
+    checkpoint: CheckpointConfig
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs <= 0:
+            raise ValueError(f"epochs={self.epochs}: give more than 0, or steps")
+        for name in ("steps", "microbatches", "log_every", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: give 1 or more")
+        if self.batch.rows is not None and self.batch.rows % self.microbatches:
+            raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
