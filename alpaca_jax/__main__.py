@@ -111,7 +111,7 @@ def _parse(argv: list[str]) -> Command:
             flags["folder"] = _own_folder(value if equals else next(arguments, ""))
         elif argument.startswith("-"):
             raise UserError(f"{argument!r} is not an option; settings are given as key=value, see alpaca-jax {verb} --help")
-        elif not equals and not argument.startswith("~"):
+        elif not name or (not equals and not argument.startswith("~")):
             raise UserError(f"{argument!r} is not of the form key=value; see alpaca-jax {verb} --help")
         else:
             overrides.append(argument)
@@ -144,13 +144,29 @@ def _hydra_overrides(command: Command) -> list[str]:
         elif key in groups:
             _check_choices(key, choices, command.catalog.options(key))
             result.append(override)
+        elif key in command.catalog.all_groups():
+            raise UserError(f"{override}: {command.verb} has no group {key} (it has: {', '.join(groups) or 'none'})")
         elif key == EXPERIMENT or override.startswith(("+", "~")) or key.startswith("hydra."):
             result.append(override)
         else:
-            result.append(f"++{override}")
+            result.append(_forced(key, value))
     if command.folder:
         result.append(f"hydra.searchpath=[file://{command.folder}]")
     return result
+
+
+def _forced(key: str, value: str) -> str:
+    """`++key=value`, quoted where Hydra's grammar can't read the value: then it is plain text, such as a path with a bracket."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    override = f"++{key}={value}"
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except OverrideParseException:
+        text = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"++{key}='{text}'"
+    return override
 
 
 def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
@@ -173,11 +189,17 @@ def _compose(command: Command, overrides: Sequence[str] | None = None) -> dict[s
         mapping = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{text} (a value with signs such as , = ( [ needs quotes of its own: key='\"VALUE\"')") from error
+    except HydraException as error:
+        raise UserError(_plainly(error)) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(mapping, dict)
     return {str(key): value for key, value in mapping.items()}
+
+
+def _plainly(error: Exception) -> str:
+    """Hydra's message in one line, without the signs which the user didn't write."""
+    return " ".join(str(error).split()).replace("++", "")
 
 
 def _multirun(command: Command) -> int:
@@ -192,7 +214,7 @@ def _multirun(command: Command) -> int:
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(_plainly(error)) from error
     # Hydra's own main exits 1 on a wrong key; so the first combination is checked before it starts.
     first = [
         f"{each.input_line.partition('=')[0]}={next(each.sweep_string_iterator())}" if each.is_sweep_override() else each.input_line

@@ -75,6 +75,10 @@ class Catalog:
         entries = [entry for entry in yaml.safe_load(self.primary.read_text())["defaults"] if isinstance(entry, dict)]
         return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
 
+    def all_groups(self) -> set[str]:
+        """The groups of every verb."""
+        return {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()} - {EXPERIMENT}
+
     def options(self, group: str) -> list[str]:
         """The options of a group, sorted."""
         return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})

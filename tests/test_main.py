@@ -1,0 +1,224 @@
+import dataclasses
+import errno
+import importlib
+import os
+import subprocess
+import sys
+import time
+import typing
+
+import pytest
+import yaml
+
+from alpaca_jax import __main__ as cli
+from alpaca_jax import config as configuration
+from alpaca_jax.errors import Lost, Restart
+
+SHIPPED = [
+    *((verb, ()) for verb in cli.VERBS if verb != "recipe"),
+    *(
+        (file.stem, (f"experiment={file.parent.relative_to(configuration.directory() / 'experiment').as_posix()}",))
+        for file in sorted((configuration.directory() / "experiment").glob("**/*.yaml"))
+    ),
+]
+
+
+def _config(verb, *overrides):
+    command = cli._parse([verb, *overrides])
+    return cli._compose(command), cli._config(command, cli._compose(command))
+
+
+def _child(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "alpaca_jax", *arguments], capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize(("verb", "overrides"), SHIPPED, ids=lambda value: value if isinstance(value, str) else "".join(value))
+def test_every_verb_and_experiment_composes_into_its_config(verb, overrides):
+    mapping, config = _config(verb, *overrides)
+    assert configuration.parse(type(config), configuration.to_mapping(config)) == config
+    # The YAML is what a user reads (`VERB --help`): it holds every key, and each with its default.
+    absent = [key for key in _absent(type(config), mapping) if not key.startswith(("mesh.", "stages.")) and key != "experiment"]
+    assert not absent
+
+
+@pytest.mark.parametrize(
+    ("verb", "choice"),
+    [
+        (verb, f"{group}={option}")
+        for verb in cli.VERBS
+        for catalog in [configuration.Catalog(verb, [configuration.directory()])]
+        for group in catalog.groups()
+        for option in catalog.options(group)
+    ],
+)
+def test_every_option_of_every_group_composes(verb, choice):
+    needed = {"teacher=openai": ["teacher.model=x"], "teacher=endpoint": ["teacher.model=x", "teacher.base_url=http://host"]}
+    random = ["model.source=x", "model.architecture=null"] if choice == "model=tiny" and verb != "train" else []
+    _, config = _config(verb, choice, *needed.get(choice, []), *random)
+    assert getattr(config, choice.partition("=")[0])
+
+
+def _absent(cls, mapping, prefix=""):
+    for name, hint in typing.get_type_hints(cls).items():
+        if name not in mapping:
+            yield prefix + name
+        elif dataclasses.is_dataclass(hint) and isinstance(mapping[name], dict):
+            yield from _absent(hint, mapping[name], f"{prefix}{name}.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "'trian' is not a verb; did you mean train?"),
+        (["train", "optimizer.learnign_rate=1"], "optimizer.learnign_rate: there is no such key; did you mean learning_rate?"),
+        (["train", "optimizr.learning_rate=1"], "optimizr: there is no such key; did you mean optimizer?"),
+        (["train", "epochs=two"], "epochs: input should be a valid number"),
+        (["train", "optimizer.betas=[0.9"], "optimizer.betas: input should be a valid tuple (got '[0.9')"),
+        (["train", "batch.packing=paked"], "batch.packing: input should be 'packed' or 'none' (got 'paked')"),
+        (["train", "experiment=lapto"], "experiment=lapto: there is no such experiment; did you mean laptop?"),
+        (["train", "optimizer=adam"], "optimizer=adam: there is no such optimizer; did you mean adamw?"),
+        (["train", "teacher=local"], "teacher=local: train has no group teacher"),
+        (["train", "epochs"], "'epochs' is not of the form key=value"),
+        (["train", "--epochs=3"], "'--epochs=3' is not an option"),
+        (["train", "=3"], "'=3' is not of the form key=value"),
+        (["train", "epochs=1,2"], "add --multirun"),
+        (["train", "dir=${foo}"], "dir: Interpolation key 'foo' not found"),
+        (["train", "--config-dir", "/does/not/exist"], "there is no such folder"),
+        (["train", "-m", "epochs=1,two"], "epochs: input should be a valid number"),
+        (["train", "-m", "epoch=1,2"], "epoch: there is no such key; did you mean epochs?"),
+        (["generate", "teacher=openai"], "teacher.model: is needed and has no default; give teacher.model=VALUE"),
+        (["recipe"], "stages: "),
+    ],
+)
+def test_bad_input_is_2_and_one_clear_message(arguments, expected, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_run", _never)
+    if arguments == ["train", "-m", "epochs=1,two"]:  # only the second job is wrong
+        monkeypatch.setattr(cli, "_run", lambda command, config: 0)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+
+
+def _never(command, config):
+    raise AssertionError("the verb must not start")
+
+
+def test_a_value_that_the_grammar_refuses_is_text():
+    _, config = _config("train", "data.records=a (b=c'[.json")
+    assert config.data.records == "a (b=c'[.json"
+
+
+@pytest.mark.parametrize("name", ["a b.json", "it's", "back\\slash", "x=y", "dir/file[1].json", "(a", "{b"])
+def test_odd_paths_arrive_unchanged(name):
+    assert _config("train", f"data.records={name}")[1].data.records == name
+
+
+def test_cfg_prints_what_would_run(capsys):
+    assert cli.main(["train", "experiment=laptop", "seed=7", "--cfg"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed"] == 7
+    assert printed["dir"] == "runs/laptop"
+    assert printed["optimizer"]["learning_rate"] == 1e-4
+
+
+def test_the_command_line_overrules_the_experiment():
+    assert _config("train", "experiment=laptop", "epochs=5")[1].epochs == 5
+    assert _config("train", "epochs=5", "experiment=laptop")[1].epochs == 5
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "hot.yaml").write_text("# Hot.\nname: adamw\nlearning_rate: 1.0\n")
+    experiment = tmp_path / "experiment" / "mine" / "train.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\n# Mine.\nepochs: 7\n")
+    arguments = ["optimizer=hot", "experiment=mine", "--config-dir", str(tmp_path)]
+    _, config = _config("train", *arguments)
+    assert (config.epochs, config.optimizer.learning_rate) == (7, 1.0)
+    text = cli._verb_help(cli._parse(["train", *arguments]))
+    assert "optimizer=hot" in text
+    assert "experiment=mine" in text
+
+
+def test_multirun_gives_each_job_a_folder(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "_run", lambda command, config: seen.append((config.dir, config.epochs)) or 0)
+    assert cli.main(["train", "-m", f"dir={tmp_path}/sweep", "epochs=1,2"]) == 0
+    assert seen == [(f"{tmp_path}/sweep/0", 1.0), (f"{tmp_path}/sweep/1", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (Restart("saved"), 200),
+        (Lost("the teacher is gone"), 201),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file"), 2),
+        (RuntimeError("DATA_LOSS: No space left on device"), 2),
+        (RuntimeError("bug"), 1),
+    ],
+)
+def test_exit_codes(raised, code, monkeypatch, capsys):
+    def run(command, config):
+        raise raised
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["train"]) == code
+    assert ("Traceback" in capsys.readouterr().err) == (code == 1)
+
+
+def test_help_lists_the_verbs_and_imports_nothing_heavy():
+    heavy = ["jax", "flax", "tensorflow", "torch", "numpy", "pydantic", "hydra", "omegaconf", "openai", "rich"]
+    code = f"import sys; from alpaca_jax.__main__ import main; print(main(sys.argv[1:]), sorted(set({heavy}) & set(sys.modules)))"
+    for arguments in (["--help"], ["train", "--help"]):
+        out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
+        assert out.splitlines()[-1] == "0 []"
+    assert all(f"\n  {verb}" in _child("--help").stdout for verb in cli.VERBS)
+
+
+def test_help_takes_under_a_second():
+    def seconds():
+        start = time.perf_counter()
+        assert _child("--help").returncode == 0
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    catalog = configuration.Catalog(verb, [configuration.directory()])
+    assert text.count(f"  alpaca-jax {verb}") == 3
+    assert all(f"  {group}={option}*" in text for group, option in catalog.groups().items())
+    assert all(f"  experiment={name}" in text for name in catalog.experiments())
+    assert all(f"\n  {key}:" in text for key in catalog.groups())
+    assert "defaults:" not in text
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_examples_of_the_help_compose(verb):
+    for example in configuration.header(configuration.directory() / f"{verb}.yaml"):
+        if example.startswith("alpaca-jax"):
+            command = cli._parse(example.split()[1:])
+            if not command.multirun:
+                cli._config(command, cli._compose(command))
+
+
+def test_no_verb_is_a_usage_error():
+    result = _child()
+    assert result.returncode == 2
+    assert "verbs:" in result.stdout
+
+
+def test_a_pipe_that_closes_is_quiet():
+    result = subprocess.run(f"{sys.executable} -m alpaca_jax train --help | head -1", shell=True, capture_output=True, text=True)
+    assert result.stderr == ""
+
+
+def test_verbs_name_package_yaml_and_tests_alike():
+    for verb in cli.VERBS:
+        assert importlib.import_module(f"alpaca_jax.{verb}.config").Config
+        assert (configuration.directory() / f"{verb}.yaml").is_file()
