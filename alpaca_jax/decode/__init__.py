@@ -1,0 +1,1 @@
+"""Prefill, decode and sampling: many prompts answered at once on one model."""

@@ -1,0 +1,62 @@
+"""Draws against the distribution they are drawn from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alpaca_jax.decode.sampling import Draw, log_probabilities, sample
+
+DRAWS = 20_000
+
+
+def nucleus(logits, temperature, top_p):
+    """The reference, by a sort: probabilities of the smallest set of likeliest tokens that holds `top_p`."""
+    shares = np.asarray(jax.nn.softmax(jnp.array(logits, jnp.float32) / temperature), np.float64)
+    order = np.argsort(-shares, kind="stable")
+    before = np.cumsum(shares[order]) - shares[order]
+    kept = np.zeros_like(shares)
+    kept[order[before < top_p]] = shares[order[before < top_p]]
+    return kept / kept.sum()
+
+
+def draw_many(logits, temperature, top_p, count=DRAWS):
+    rows = jnp.broadcast_to(jnp.array(logits, jnp.float32), (count, len(logits)))
+    full = lambda value, dtype: jnp.full(count, value, dtype)
+    draw = Draw(full(temperature, jnp.float32), full(top_p, jnp.float32), jnp.arange(count, dtype=jnp.uint32), full(7, jnp.int32))
+    return np.asarray(jax.jit(sample)(rows, draw))
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.9), (0.7, 0.5), (1.5, 0.95), (1.0, 0.05)])
+def test_draws_follow_the_nucleus(temperature, top_p):
+    logits = np.random.default_rng(0).normal(0, 2, 600)  # not a multiple of the block
+    expected = nucleus(logits, temperature, top_p)
+    counts = np.bincount(draw_many(logits, temperature, top_p), minlength=600)
+    assert counts[expected == 0].sum() == 0
+    # Pearson's statistic over the tokens one expects to see; its mean is their number, its deviation sqrt(2n).
+    seen = expected * DRAWS > 5
+    statistic = np.sum((counts[seen] - expected[seen] * DRAWS) ** 2 / (expected[seen] * DRAWS))
+    assert statistic < seen.sum() + 4 * np.sqrt(2 * seen.sum())
+
+
+def test_greedy_takes_the_first_of_the_likeliest():
+    assert set(draw_many([0.0, 3.0, 1.0, 3.0], 0.0, 0.9, count=8)) == {1}
+
+
+def test_a_certain_token_and_an_empty_nucleus_are_drawn():
+    assert set(draw_many([-1e30, 0.0, -1e30], 1.0, 0.9, count=50)) == {1}
+    assert set(draw_many([0.0, 0.5, 0.1], 1.0, 0.0, count=50)) == {1}
+
+
+def test_rows_keep_their_own_options():
+    logits = jnp.array([[0.0, 1.0, 0.9], [0.0, 1.0, 0.9]])
+    options = jnp.array([0.0, 5.0]), jnp.array([1.0, 1.0])
+    one = jax.jit(lambda n: sample(logits, Draw(*options, jnp.full(2, n, jnp.uint32), jnp.zeros(2, jnp.int32))))
+    ids = np.array([one(n) for n in range(30)])
+    assert set(ids[:, 0]) == {1}
+    assert set(ids[:, 1]) == {0, 1, 2}
+
+
+def test_log_probabilities_are_of_temperature_one():
+    logits = jnp.array([[0.0, 1.0, 2.0]])
+    assert log_probabilities(logits, jnp.array([1]))[0] == pytest.approx(np.log(np.exp(1) / np.exp([0, 1, 2]).sum()), rel=1e-5)
