@@ -22,8 +22,8 @@ def nucleus(logits, temperature, top_p):
 
 def draw_many(logits, temperature, top_p, count=DRAWS):
     rows = jnp.broadcast_to(jnp.array(logits, jnp.float32), (count, len(logits)))
-    full = lambda value, dtype: jnp.full(count, value, dtype)
-    draw = Draw(full(temperature, jnp.float32), full(top_p, jnp.float32), jnp.arange(count, dtype=jnp.uint32), full(7, jnp.int32))
+    temperatures, shares = jnp.full(count, temperature, jnp.float32), jnp.full(count, top_p, jnp.float32)
+    draw = Draw(temperatures, shares, jnp.arange(count, dtype=jnp.uint32), jnp.full(count, 7, jnp.int32))
     return np.asarray(jax.jit(sample)(rows, draw))
 
 

@@ -1,0 +1,259 @@
+"""The HTTP side: routes, one request's answers as one JSON object or as a stream of events, errors in OpenAI's shape."""
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.serve import protocol
+from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
+from alpaca_jax.serve.scheduler import Job, Scheduler
+from alpaca_jax.serve.text import Answer, Piece
+
+LOOPBACK = ("127.0.0.1", "localhost")
+PAGE = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+
+
+class Service:
+    """What the routes share: the model's name, its tokenizer and the scheduler that runs it."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer, stop_ids: frozenset[int], vocab_size: int, scheduler: Scheduler) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.scheduler = scheduler
+        self._stop_ids = stop_ids
+        self._vocab_size = vocab_size
+        self._created = int(time.time())
+
+    def app(self, host: str) -> Starlette:
+        """The application. On a loopback `host` it answers to loopback names only, so that no web page reaches it by rebinding a name."""
+        trusted = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if host in LOOPBACK else []
+        return Starlette(
+            routes=[
+                Route("/", self._page),
+                Route("/health", self._health),
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._model),
+                Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            ],
+            middleware=trusted,
+            exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _unexpected},
+        )
+
+    async def _page(self, request: Request) -> Response:
+        return HTMLResponse(PAGE, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != self.name:
+            raise protocol.no_such_model(name, self.name)
+        return JSONResponse(self._description())
+
+    def _description(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "alpaca_jax"}
+
+    async def _completions(self, request: Request) -> Response:
+        asked = protocol.parse(CompletionRequest, await _body(request), self.name)
+        return await self._answer(request, asked, asked.prompts(self.tokenizer), _Completion(self, asked))
+
+    async def _chat(self, request: Request) -> Response:
+        asked = protocol.parse(ChatRequest, await _body(request), self.name)
+        return await self._answer(request, asked, [asked.prompt(self.tokenizer)], _Chat(self, asked))
+
+    async def _answer(
+        self, request: Request, asked: CompletionRequest | ChatRequest, prompts: list[list[int]], shape: "_Shape"
+    ) -> Response:
+        stops = asked.stops
+        # A stop string that is a special token (`<|im_end|>`) never shows in the text: it ends the answer as an id.
+        special = [
+            ids[0] for stop in stops if len(ids := self.tokenizer.encode(stop, special=True)) == 1 and not self.tokenizer.decode(ids)
+        ]
+        stop_ids = self._stop_ids | frozenset(special)
+        wanted = protocol.wanted(asked, prompts, stop_ids, self._vocab_size, self.scheduler.max_length)
+        answers = [Answer(index, self.tokenizer, stops) for index in range(len(wanted))]
+        pieces = self._pieces(wanted, answers)
+        usage = lambda: protocol.usage(sum(map(len, prompts)), sum(answer.count for answer in answers))  # noqa: E731
+        if asked.stream:
+            return StreamingResponse(_events(pieces, shape, usage if asked.with_usage else None), media_type="text/event-stream")
+        collected = await _unless_disconnected(request, _collect(pieces, len(wanted)))
+        if collected is None:
+            return Response(status_code=499)  # nobody is there to read it
+        choices = [shape.choice(index, collected[index]) for index in range(len(wanted))]
+        return JSONResponse(shape.envelope(shape.kind, choices) | {"usage": usage()})
+
+    async def _pieces(self, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> AsyncIterator[Piece]:
+        """What each step adds to each answer, until all are finished; left early, it takes its sequences out of the engine."""
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[tuple[int, list[Any], str | None]] = asyncio.Queue()
+
+        def job(index: int, one: Wanted) -> Job:
+            deliver = lambda tokens, reason: loop.call_soon_threadsafe(arrived.put_nowait, (index, tokens, reason))  # noqa: E731
+            return Job(one.prompt, one.options, deliver)
+
+        jobs = [job(index, one) for index, one in enumerate(wanted)]
+        try:
+            for each in jobs:
+                self.scheduler.submit(each)
+            while any(answer.finish_reason is None for answer in answers):
+                index, tokens, reason = await arrived.get()
+                if answers[index].finish_reason is not None:
+                    continue  # a step that was under way when a stop string ended the answer
+                if reason == "abort":
+                    raise ApiError(503, "the server is shutting down: ask again when it is back")
+                yield (piece := answers[index].add(tokens, reason))
+                if piece.finish_reason is not None and reason is None:
+                    self.scheduler.cancel(jobs[index])
+        finally:
+            for each, answer in zip(jobs, answers, strict=True):
+                if answer.finish_reason is None:
+                    self.scheduler.cancel(each)
+
+
+class _Shape:
+    """One request's answer in the JSON of its endpoint."""
+
+    kind: str
+    chunk_kind: str
+    prefix: str
+
+    def __init__(self, service: Service, asked: CompletionRequest | ChatRequest) -> None:
+        self._tokenizer = service.tokenizer
+        self._logprobs = asked.logprobs not in (None, False)
+        self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+
+    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The object around the choices."""
+        return self._head | {"object": kind, "choices": choices}
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The choice of a chunk that goes before a choice's first text, if there is one."""
+        return None
+
+    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """A whole choice."""
+        raise NotImplementedError
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        """The choice of one chunk."""
+        raise NotImplementedError
+
+
+class _Completion(_Shape):
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl"
+
+    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        logprobs = protocol.completion_logprobs(self._tokenizer, pieces) if self._logprobs else None
+        text = "".join(piece.text for piece in pieces)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        return self.choice(piece.index, [piece])
+
+
+class _Chat(_Shape):
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    prefix = "chatcmpl"
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+
+    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
+        return {"index": index, "message": message} | self._ending(pieces)
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        return {"index": piece.index, "delta": {"content": piece.text} if piece.text else {}} | self._ending([piece])
+
+    def _ending(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        logprobs = protocol.chat_logprobs(self._tokenizer, pieces) if self._logprobs else None
+        return {"logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
+
+
+async def _collect(pieces: AsyncIterator[Piece], count: int) -> list[list[Piece]]:
+    """The pieces of each of `count` answers, complete."""
+    collected: list[list[Piece]] = [[] for _ in range(count)]
+    async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+        async for piece in pieces:
+            collected[piece.index].append(piece)
+    return collected
+
+
+async def _unless_disconnected(request: Request, answer: Any) -> Any:
+    """What the coroutine `answer` returns; None, and the coroutine is cancelled, where the client leaves first."""
+    work = asyncio.create_task(answer)
+    gone = asyncio.create_task(request.receive())  # the body has been read: the next message says that the client is gone
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _events(pieces: AsyncIterator[Piece], shape: _Shape, usage: Any) -> AsyncIterator[str]:
+    """Server-sent events: a chunk for each piece that says something, the usage if it is asked for, `[DONE]`."""
+    chunk = lambda choices: shape.envelope(shape.chunk_kind, choices)  # noqa: E731
+    opened: set[int] = set()
+    try:
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                if piece.index not in opened:
+                    opened.add(piece.index)
+                    if (opening := shape.opening(piece.index)) is not None:
+                        yield _event(chunk([opening]))
+                if piece.text or piece.tokens or piece.finish_reason is not None:
+                    yield _event(chunk([shape.delta(piece)]))
+        if usage is not None:
+            yield _event(chunk([]) | {"usage": usage()})
+        yield "data: [DONE]\n\n"
+    except ApiError as error:  # the status line is long sent
+        yield _event(error.body)
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+async def _body(request: Request) -> bytes:
+    # A web page elsewhere may post plain text to any address without asking first, JSON it may not.
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "send the header Content-Type: application/json")
+    return await request.body()
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return JSONResponse(ApiError(error.status_code, message).body, error.status_code, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return JSONResponse(ApiError(500, "the server failed on this request; its log says why").body, 500)

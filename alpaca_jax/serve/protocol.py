@@ -1,0 +1,224 @@
+"""OpenAI's requests, checked, and its answers, as JSON."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.decode.engine import TOP, Options, Token
+from alpaca_jax.serve.text import Piece
+
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
+
+
+class ApiError(Exception):
+    """A request that can't be answered, as OpenAI's clients expect to hear of it."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class StreamOptions(BaseModel):
+    """Whether the last chunk of a stream carries the usage."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    # What a field can't mean here is refused and not ignored: a penalty without effect would be a silent lie.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None  # named by some clients, of no effect by its nature
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    def check(self) -> None:
+        """Raises an ApiError where the request asks for what isn't there."""
+        for name in ("presence_penalty", "frequency_penalty"):
+            if getattr(self, name):
+                raise ApiError(400, f"{name} is not supported: leave it out", name)
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings, without empty ones."""
+        return [stop for stop in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if stop]
+
+    @property
+    def with_usage(self) -> bool:
+        """Does the stream end with a chunk of usage?"""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(_Request):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
+    echo: Literal[False] | None = None
+    best_of: int | None = None
+    suffix: None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.best_of not in (None, self.n or 1):
+            raise ApiError(400, "best_of is not supported beyond n: leave it out", "best_of")
+
+    def prompts(self, tokenizer: Tokenizer) -> list[list[int]]:
+        """The ids of each prompt; the text of a special token becomes that token, BOS goes first where the tokenizer wants it."""
+        many = [self.prompt] if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)) else self.prompt
+        start = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+        return [start + tokenizer.encode(one, special=True) if isinstance(one, str) else list(one) for one in many]  # type: ignore[arg-type]
+
+
+class Part(BaseModel):
+    """A piece of a message; only text is understood."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    role: str
+    content: str | list[Part]
+
+
+class ChatRequest(_Request):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs")
+
+    def prompt(self, tokenizer: Tokenizer) -> list[int]:
+        """The ids of the chat up to the assistant's turn, by the tokenizer's template."""
+        text = lambda content: content if isinstance(content, str) else "".join(part.text for part in content)  # noqa: E731
+        try:
+            return tokenizer.apply_chat([{"role": one.role, "content": text(one.content)} for one in self.messages])
+        except ValueError as error:
+            raise ApiError(400, str(error), "messages") from error
+
+
+R = TypeVar("R", bound=_Request)
+
+
+def no_such_model(name: str, served: str) -> ApiError:
+    """The error for a model that isn't the one served."""
+    return ApiError(404, f"the model {name!r} does not exist; this server has {served!r}", "model", "model_not_found")
+
+
+def parse(cls: type[R], body: bytes, model: str) -> R:
+    """The request in `body`; an ApiError says which field is wrong, or that there is no such model."""
+    try:
+        request = cls.model_validate(json.loads(body))
+    except ValueError as error:
+        if not isinstance(error, ValidationError):
+            raise ApiError(400, f"the body is not JSON ({error})") from error
+        problem = error.errors(include_url=False)[0]
+        param = str(problem["loc"][0]) if problem["loc"] else None
+        unknown = problem["type"] == "extra_forbidden"
+        message = "this parameter is not supported" if unknown else problem["msg"]
+        raise ApiError(400, f"{'.'.join(map(str, problem['loc'])) or 'body'}: {message}", param) from error
+    if request.model != model:
+        raise no_such_model(request.model, model)
+    request.check()
+    return request
+
+
+class Wanted(NamedTuple):
+    """One sequence to generate."""
+
+    prompt: list[int]
+    options: Options
+
+
+def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[int], vocab_size: int, max_length: int) -> list[Wanted]:
+    """The n sequences of each prompt, in the order of their choices; an ApiError for a prompt that can't be continued."""
+    for prompt in prompts:
+        if not prompt:
+            raise ApiError(400, "the prompt has no tokens: give at least one", "prompt")
+        if len(prompt) >= max_length:
+            message = f"the prompt has {len(prompt)} tokens, but this server's maximum context length is {max_length}, answer included"
+            raise ApiError(400, message, "prompt", "context_length_exceeded")
+        if not all(0 <= id < vocab_size for id in prompt):
+            raise ApiError(400, f"a token id is outside the vocabulary of {vocab_size}", "prompt")
+    if isinstance(request, ChatRequest):
+        most = request.max_completion_tokens or request.max_tokens or max_length
+        top = request.top_logprobs or 0
+    else:
+        assert isinstance(request, CompletionRequest)
+        most = request.max_tokens or DEFAULT_COMPLETION_TOKENS
+        top = request.logprobs or 0
+    temperature = 1.0 if request.temperature is None else request.temperature
+    top_p = 1.0 if request.top_p is None else request.top_p
+    seed = secrets.randbits(32) if request.seed is None else request.seed
+    return [
+        Wanted(prompt, Options(most, temperature, top_p, seed + number, stop_ids, top))
+        for prompt in prompts
+        for number in range(request.n or 1)
+    ]
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The usage object; each prompt counts once, however many choices it has."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def completion_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """The logprobs object of a completion's choice."""
+    tokens = [token for piece in pieces for token in piece.tokens]
+    return {
+        "tokens": [token_text(tokenizer, token.id) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        # The chosen token is always among them, as in OpenAI's answers.
+        "top_logprobs": [{token_text(tokenizer, id): logprob for id, logprob in (*token.top, token[:2])} for token in tokens],
+        "text_offset": [offset for piece in pieces for offset in piece.offsets],
+    }
+
+
+def chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """The logprobs object of a chat's choice."""
+
+    def entry(id: int, logprob: float) -> dict[str, Any]:
+        text = token_text(tokenizer, id)
+        # A token may be a part of a character; its text then stands for no bytes.
+        return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
+
+    def whole(token: Token) -> dict[str, Any]:
+        return entry(token.id, token.logprob) | {"top_logprobs": [entry(*likely) for likely in token.top]}
+
+    return {"content": [whole(token) for piece in pieces for token in piece.tokens], "refusal": None}
+
+
+def token_text(tokenizer: Tokenizer, id: int) -> str:
+    """The text of one token alone, special tokens by their names."""
+    return tokenizer.decode([id], skip_special=False)

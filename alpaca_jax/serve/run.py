@@ -1,0 +1,177 @@
+"""`alpaca-jax serve`: loads a model and answers until it is told to end."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import psutil
+import uvicorn
+from rich.console import Console
+
+from alpaca_jax import rundir
+from alpaca_jax.decode.engine import Engine
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import pretrained as formats
+from alpaca_jax.serve.app import LOOPBACK, Service
+from alpaca_jax.serve.config import Config
+from alpaca_jax.serve.scheduler import Scheduler
+
+console = Console(stderr=True)
+
+
+def run(config: Config) -> None:
+    """Serves `config.model` until SIGTERM or the end of `config.parent`, or Ctrl-C (KeyboardInterrupt); UserError for a port in use."""
+    _follow(config.parent)
+    # Bound before the model is loaded: a port in use is heard of at once.
+    with _listen(config.host, config.port) as listener:
+        service, scheduler = _load(config)
+        Server(service, scheduler, config, listener).run()
+
+
+def _load(config: Config) -> tuple[Service, Scheduler]:
+    # The pieces of a decode step compile in less than the second from which JAX keeps a program by default.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    started = time.monotonic()
+    opened = formats.open(config.model)
+    console.print(f"loading {opened.source}", highlight=False)
+    engine = Engine(
+        opened.architecture,
+        formats.load_params(opened, config.model.compute_dtype),
+        slots=config.slots,
+        max_length=config.max_length,
+        stride=1 if jax.default_backend() == "cpu" else 4,
+    )
+    engine.generate([[opened.tokenizer.eos_id]], 1)  # compiles, so that the first answer doesn't wait for it
+    console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
+    scheduler = Scheduler(engine)
+    name = config.name or _name(opened.source)
+    return Service(name, opened.tokenizer, frozenset(opened.eos_ids), opened.architecture.vocab_size, scheduler), scheduler
+
+
+def _name(source: str) -> str:
+    """A known name or ORG/NAME as it is; a file's name without its ending; of `runs/NAME/hf` the NAME."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        return source
+    path = path.resolve()
+    return path.parent.name if path.name in ("hf", "train") else path.stem if path.is_file() else path.name
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our own ending: signals stop the scheduler first, so that open requests end and the server can."""
+
+    def __init__(self, service: Service, scheduler: Scheduler, config: Config, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                service.app(config.host), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5, ws="none"
+            )
+        )
+        self._service = service
+        self._scheduler = scheduler
+        self._ready = config.ready
+        self._listener = listener
+        self._interrupted = False
+        shown = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers requests until `end` or a signal; raises what ended the scheduler early."""
+        self._scheduler.start(on_end=self.end)
+        try:
+            asyncio.run(self.serve(sockets=[self._listener]))
+        finally:
+            self._scheduler.stop()
+            self._scheduler.join()
+        if self._scheduler.failure is not None:
+            raise self._scheduler.failure
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """Ends the server, from any thread."""
+        self._scheduler.stop()
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Opens the endpoint, then says so."""
+        await super().startup(sockets=sockets)
+        if self._ready is not None:
+            ready = {"base_url": f"{self.url}/v1", "model": self._service.name, "pid": os.getpid()}
+            await asyncio.to_thread(rundir.write_json, Path(self._ready).expanduser(), ready)
+        console.print(f"chat with {self._service.name}: {self.url}", highlight=False)
+        console.print(f"OpenAI-compatible endpoint: base_url={self.url}/v1 model={self._service.name} (Ctrl-C ends it)", highlight=False)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the endpoint once the scheduler has handed out its last word, which needs the event loop."""
+        self._scheduler.stop()
+        await asyncio.to_thread(self._scheduler.join)
+        await super().shutdown(sockets=sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes SIGINT and SIGTERM while the server runs; a second one doesn't wait for open requests."""
+        if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread: a test, a notebook
+            yield
+            return
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self.force_exit = self.should_exit
+        self._interrupted |= number == signal.SIGINT
+        self.end()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; a UserError where there can't be one."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server just ended leaves its port waiting
+            listener.bind(address)
+            listener.listen(1024)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port={port}: something else listens on {host}:{port}; give another port, or port=0 for any free one"
+            ) from error
+        if error.errno == errno.EACCES:
+            raise UserError(f"port={port}: this user may not listen there; give a port from 1024 on, or port=0 for any free one") from error
+        raise UserError(f"host={host}: can't listen there ({error.strerror or error}); give an address of this machine") from error
+    if host not in LOOPBACK and host != "::1":
+        console.print(f"host={host}: everyone who reaches this address can use the model, there is no key", style="yellow")
+    return listener
+
+
+def _follow(parent: int | None) -> None:
+    """Ends this process when the process `parent` is gone, however that ended."""
+    if parent is None:
+        return
+
+    def watch(process: psutil.Process | None) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # One that was killed stays as a zombie until its own parent has asked for it.
+            while process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
+        print(f"process {parent}, for which this server runs, is gone", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    process = psutil.Process(parent) if psutil.pid_exists(parent) else None
+    threading.Thread(target=watch, args=(process,), name="parent", daemon=True).start()
