@@ -153,8 +153,10 @@ class Engine:
     def _fit(self) -> None:
         """Makes the cache as large as the coming step needs, and smaller where it needs half or less."""
         rows = min(_up(len(self._live), 1), self.slots)
-        longest = max(len(generation.prompt) + len(generation.tokens) for generation in self._live)
-        length = _up(longest + max(self.stride, PIECES[-1]), 128, halves=True)
+        # A piece of a prompt may reach beyond its end; XLA would move a write that reaches beyond the cache.
+        ahead = (self.stride if generation.filled else max(self.stride, PIECES[-1]) for generation in self._live)
+        length = max(len(one.prompt) + len(one.tokens) + more for one, more in zip(self._live, ahead, strict=True))
+        length = _up(length, 128, halves=True)
         rows = rows if rows > self._rows or 2 * rows <= self._rows else self._rows
         length = length if length > self._length or 2 * length <= self._length else self._length
         if (rows, length) == (self._rows, self._length):

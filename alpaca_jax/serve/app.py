@@ -138,7 +138,7 @@ class _Shape:
 
     def __init__(self, service: Service, asked: CompletionRequest | ChatRequest) -> None:
         self._tokenizer = service.tokenizer
-        self._logprobs = asked.logprobs not in (None, False)
+        self._logprobs = asked.logprobs is not None and asked.logprobs is not False  # 0 asks for the chosen tokens only
         self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
 
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class Wanted(NamedTuple):
 
 def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[int], vocab_size: int, max_length: int) -> list[Wanted]:
     """The n sequences of each prompt, in the order of their choices; an ApiError for a prompt that can't be continued."""
-    for prompt in prompts:
+    for prompt in prompts or [[]]:
         if not prompt:
             raise ApiError(400, "the prompt has no tokens: give at least one", "prompt")
         if len(prompt) >= max_length:

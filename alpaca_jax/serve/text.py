@@ -26,41 +26,40 @@ class Answer:
         self.finish_reason: str | None = None
         self._stream = TextStream(tokenizer)
         self._stops = stops
-        self._held = ""  # text that is final but may be the beginning of a stop string
         self._given = 0  # characters of text handed out
+        self._held = ""  # text that may be the beginning of a stop string
+        self._pending: list[tuple[Token, int]] = []  # tokens whose text is not handed out, with their offsets
 
     def add(self, tokens: Sequence[Token], finish_reason: str | None) -> Piece:
-        """The text that is now certain. The answer's own finish reason is "stop" as soon as a stop string is complete."""
-        kept: list[Token] = []
-        offsets: list[int] = []
+        """The text that is now certain, with its tokens. A complete stop string is the finish reason "stop", whatever follows it."""
         for token in tokens:
-            kept.append(token)
-            offsets.append(self._given + len(self._held))
             self.count += 1
+            self._pending.append((token, self._given + len(self._held)))
             self._held += self._stream.push(token.id)
             if self._cut():
-                return self._piece(kept, offsets, "stop")
-        if finish_reason is not None:
-            self._held += self._stream.rest()
-            return self._piece(kept, offsets, "stop" if self._cut() else finish_reason)
-        return self._piece(kept, offsets, None)
+                return self._give(len(self._held), "stop")
+        if finish_reason is None:
+            return self._give(len(self._held) - self._possible(), None)
+        self._held += self._stream.rest()
+        if self._cut():
+            return self._give(len(self._held), "stop")
+        return self._give(len(self._held), finish_reason)
 
     def _cut(self) -> bool:
-        """Ends the held text before the first stop string in it; False where there is none."""
+        """Ends the held text before the first stop string in it, and drops the tokens behind; False where there is none."""
         found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
             self._held = self._held[: min(found)]
+            self._pending = [each for each in self._pending if each[1] < self._given + len(self._held)]
         return bool(found)
 
-    def _piece(self, tokens: list[Token], offsets: list[int], finish_reason: str | None) -> Piece:
-        certain = len(self._held) if finish_reason is not None else len(self._held) - self._possible()
-        text, self._held = self._held[:certain], self._held[certain:]
-        self._given += certain
+    def _give(self, size: int, finish_reason: str | None) -> Piece:
+        text, self._held = self._held[:size], self._held[size:]
+        self._given += size
         self.finish_reason = finish_reason
-        if finish_reason == "stop":  # a token wholly behind the cut is no part of the answer
-            kept = sum(offset < self._given for offset in offsets)
-            tokens, offsets = tokens[:kept], offsets[:kept]
-        return Piece(self.index, text, tokens, offsets, finish_reason)
+        ready = sum(finish_reason is not None or offset < self._given for _, offset in self._pending)
+        given, self._pending = self._pending[:ready], self._pending[ready:]
+        return Piece(self.index, text, [token for token, _ in given], [offset for _, offset in given], finish_reason)
 
     def _possible(self) -> int:
         """The length of the longest end of the held text with which a stop string begins."""

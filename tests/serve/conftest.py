@@ -1,0 +1,101 @@
+"""A tiny random model behind a real server on a free port, driven with the official client."""
+
+import contextlib
+import threading
+
+import jax
+import openai
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.data.tokenizer_backends import Json
+from alpaca_jax.decode.engine import Engine
+from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.serve.app import Service
+from alpaca_jax.serve.config import Config
+from alpaca_jax.serve.run import Server, _listen
+from alpaca_jax.serve.scheduler import Scheduler
+
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+NAME = "tiny"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Every byte is a token, and there are ChatML's special ones."""
+    alphabet = SPECIALS + sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(models.BPE({token: id for id, token in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(SPECIALS)
+    return Tokenizer(Json(made.to_str()), bos_id=1, eos_id=2, pad_id=2, adds_bos=False, chat_template=TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def architecture(tokenizer):
+    return Architecture(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        max_positions=256,
+        tie_embeddings=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def params(architecture):
+    return llama.init(architecture, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def engine(architecture, params):
+    """Another engine on the same weights, to compare with."""
+    return Engine(architecture, params, slots=4, max_length=200)
+
+
+@pytest.fixture(scope="session")
+def running(architecture, tokenizer):
+    """A context in which an engine is served."""
+
+    @contextlib.contextmanager
+    def run(engine):
+        scheduler = Scheduler(engine)
+        service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
+        config = Config(model=ModelConfig(), port=0)
+        with _listen(config.host, config.port) as listener:
+            server = Server(service, scheduler, config, listener)
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            try:
+                yield server
+            finally:
+                server.end()
+                thread.join(30)
+                assert not thread.is_alive()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def server(running, architecture, params):
+    with running(Engine(architecture, params, slots=4, max_length=200)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
