@@ -1,7 +1,7 @@
 """Many sequences decoded at once: each enters and leaves when it likes, and every step gives all of them their next token."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,11 +13,13 @@ import numpy as np
 from alpaca_jax.decode import layer, sampling
 from alpaca_jax.decode.layer import Cache
 from alpaca_jax.decode.weights import Params, Weights, prepare
+from alpaca_jax.model import rope
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.norm import rms_norm
 
-# A prompt is read in pieces of these lengths. On a CPU 32 tokens already fill the products; an accelerator wants more.
-PIECES = (256, 32)
+# Prompts are read in pieces, so many (rows, tokens) at a time: several short prompts together, or one that is long or alone.
+SEVERAL, LONG, SINGLE = (8, 32), (1, 256), (1, 32)
+GROUP = 8  # at most so many layers are compiled as one: more run little faster and compile longer
 SHARED = 8  # a shorter common beginning isn't worth the copy
 TOP = 20  # likeliest tokens reported where any are asked for
 
@@ -50,12 +52,12 @@ class Generation:
     options: Options
     tokens: list[Token] = field(default_factory=list)
     finish_reason: str | None = None
-    filled: bool = False  # the cache holds every token but the last
+    cached: int = 0  # tokens whose keys and values are in the cache; in the end all but the last
 
     @property
-    def ids(self) -> list[int]:
-        """The prompt and what was generated."""
-        return self.prompt + [token.id for token in self.tokens]
+    def unread(self) -> list[int]:
+        """The tokens of the prompt that are to be put into the cache; the last one is the first that a step decodes."""
+        return self.prompt[self.cached : -1]
 
 
 class Completion(NamedTuple):
@@ -81,6 +83,8 @@ class Engine:
         self.max_length = min(max_length or architecture.max_positions, architecture.max_positions)
         self.stride = stride  # steps between two looks at the tokens: more than 1 keeps an accelerator busy
         self._weights: Weights = prepare(architecture, params, dtype)
+        size = max(count for count in range(1, GROUP + 1) if architecture.num_layers % count == 0)
+        self._groups = [slice(start, start + size) for start in range(0, architecture.num_layers, size)]
         self._live: list[Generation] = []  # row r of the cache belongs to sequence r
         self._rows = self._length = 0
         self._caches: list[Cache] = []
@@ -103,8 +107,8 @@ class Engine:
     def release(self, generation: Generation) -> None:
         """Takes a sequence out before it is finished; the last row moves into its place."""
         row, last = self._live.index(generation), len(self._live) - 1
-        if row != last and self._live[last].filled:
-            self._caches = [_put(cache, _take(cache, last), row) for cache in self._caches]
+        if row != last:
+            self._copy(last, row)
         self._live[row] = self._live[last]
         self._live.pop()
 
@@ -113,9 +117,8 @@ class Engine:
         if not self._live:
             return []
         self._fit()
-        for row, generation in enumerate(self._live):
-            if not generation.filled:
-                self._prefill(row, generation)
+        while pending := [row for row, generation in enumerate(self._live) if generation.unread]:
+            self._prefill(self._independent(pending))
         served = list(self._live)
         for chosen in self._decode():
             for row, generation in enumerate(served):
@@ -154,37 +157,66 @@ class Engine:
         """Makes the cache as large as the coming step needs, and smaller where it needs half or less."""
         rows = min(_up(len(self._live), 1), self.slots)
         # A piece of a prompt may reach beyond its end; XLA would move a write that reaches beyond the cache.
-        ahead = (self.stride if generation.filled else max(self.stride, PIECES[-1]) for generation in self._live)
+        ahead = (max(self.stride, SINGLE[1]) if generation.unread else self.stride for generation in self._live)
         length = max(len(one.prompt) + len(one.tokens) + more for one, more in zip(self._live, ahead, strict=True))
         length = _up(length, 128, halves=True)
         rows = rows if rows > self._rows or 2 * rows <= self._rows else self._rows
         length = length if length > self._length or 2 * length <= self._length else self._length
         if (rows, length) == (self._rows, self._length):
             return
-        a, dtype = self.architecture, self._weights.embed_VD.dtype
         if not self._caches:
-            zeros = lambda: jnp.zeros((rows, a.num_kv_heads, length, a.head_dim), dtype)  # noqa: E731
-            self._caches = [Cache(zeros(), zeros()) for _ in self._weights.layers]
-        for index, cache in enumerate(self._caches):
-            self._caches[index] = _resize(cache, rows, length)
+            dtype = self._weights.embed_VD.dtype
+            self._caches = [layer.empty(self.architecture, rows, length, dtype) for _ in self._weights.layers]
+        for index, cache in enumerate(self._caches):  # one at a time: a whole second cache might not fit
+            self._caches[index] = layer.resize(cache, rows, length)
         self._rows, self._length = rows, length
 
-    def _prefill(self, row: int, generation: Generation) -> None:
-        """Fills the row with all tokens but the last, starting from another sequence's row where both begin alike."""
-        tokens = np.asarray(generation.prompt[:-1], np.int32)
-        others = [(_common(tokens, other.ids[:-1]), index) for index, other in enumerate(self._live) if other.filled]
-        done, source = max(others, default=(0, row))
-        if done < SHARED:
-            done, source = 0, row
-        rows = [_take(cache, source) for cache in self._caches]
-        for start, piece in _pieces(done, len(tokens)):
-            ids = np.zeros(piece, np.int32)
-            ids[: len(tokens) - start] = tokens[start : start + piece]
-            x_TD = _embed(self._weights.embed_VD, ids)
-            for index, weights in enumerate(self._weights.layers):
-                rows[index], x_TD = layer.prefill(self.architecture, weights, rows[index], x_TD, start)
-        self._caches = [_put(cache, own, row) for cache, own in zip(self._caches, rows, strict=True)]
-        generation.filled = True
+    def _copy(self, source: int, target: int) -> None:
+        """Copies a row of the cache."""
+        take, put = np.array([source]), np.array([target])
+        self._caches = [layer.put(cache, layer.take(cache, take), put) for cache in self._caches]
+
+    def _independent(self, pending: list[int]) -> list[int]:
+        """Those of the pending rows that have nothing to gain from waiting until another has read what both begin with.
+
+        A row that begins as an earlier reader did takes over what that has in the cache.
+        """
+        chosen: list[int] = []
+        for row in pending:
+            generation = self._live[row]
+            others = [(_common(generation.prompt, other.prompt), index) for index, other in enumerate(self._live) if index != row]
+            done, source = max(((min(same, self._live[index].cached), index) for same, index in others), default=(0, row))
+            if done >= generation.cached + SHARED:
+                self._copy(source, row)
+                generation.cached = min(done, len(generation.prompt) - 1)
+            gain = max((same for same, index in others if index in chosen), default=0)
+            if generation.unread and gain < generation.cached + SHARED:
+                chosen.append(row)
+        return chosen
+
+    def _prefill(self, chosen: list[int]) -> None:
+        """Reads the next piece of the prompts of some of the rows."""
+        if not chosen:
+            return
+        longest = max(len(self._live[row].unread) for row in chosen)
+        several, size = SEVERAL if len(chosen) > 2 else LONG if longest >= LONG[1] else SINGLE
+        if size == LONG[1]:
+            chosen = [row for row in chosen if len(self._live[row].unread) >= size]
+        chosen = chosen[:several]
+        ids, starts = np.zeros((several, size), np.int32), np.zeros(several, np.int32)
+        take, put = np.zeros(several, np.int32), np.full(several, self._rows, np.int32)  # rows that only fill up are dropped
+        take[: len(chosen)] = put[: len(chosen)] = chosen
+        for index, row in enumerate(chosen):
+            generation = self._live[row]
+            piece = generation.unread[:size]
+            ids[index, : len(piece)], starts[index] = piece, generation.cached
+            generation.cached += len(piece)
+        starts, take, put = jnp.asarray(starts), jnp.asarray(take), jnp.asarray(put)
+        x_MD, at = _embed(self.architecture, self._weights.embed_VD, ids, starts)
+        for index, weights in enumerate(self._weights.layers):
+            own = layer.take(self._caches[index], take)
+            own, x_MD = layer.prefill(self.architecture, weights, own, x_MD, starts, at)
+            self._caches[index] = layer.put(self._caches[index], own, put)
 
     def _decode(self) -> list["Chosen"]:
         """`stride` steps of all rows; the tokens stay on the device until the last."""
@@ -202,10 +234,11 @@ class Engine:
         ids: Any = last
         steps = []
         for ahead in range(self.stride):
-            at = positions + ahead
-            x_RD = _embed(self._weights.embed_VD, ids)
-            for index, weights in enumerate(self._weights.layers):
-                self._caches[index], x_RD = layer.decode(self.architecture, weights, self._caches[index], x_RD, at)
+            at = jnp.asarray(positions + ahead)
+            x_RD, angles = _embed(self.architecture, self._weights.embed_VD, ids[:, None], at)
+            for group in self._groups:
+                layers = self._weights.layers[group]
+                self._caches[group], x_RD = layer.decode(self.architecture, layers, self._caches[group], x_RD, at, angles)
             draw = sampling.Draw(temperature, top_p, seed, at)
             steps.append(_choose(self.architecture.norm_eps, top, self._weights.norm, self._weights.head_VD, x_RD, draw))
             ids = steps[-1].ids_R
@@ -216,6 +249,7 @@ class Engine:
         if new in options.stop_ids:
             generation.finish_reason = "stop"
             return
+        generation.cached = len(generation.prompt) + len(generation.tokens)
         top = zip(chosen.top_ids_RP[row, : options.top_logprobs].tolist(), chosen.top_logprobs_RP[row].tolist(), strict=False)
         generation.tokens.append(Token(new, float(chosen.logprobs_R[row]), tuple(top)))
         if len(generation.tokens) >= options.max_new_tokens or len(generation.prompt) + len(generation.tokens) >= self.max_length:
@@ -231,38 +265,19 @@ class Chosen(NamedTuple):
     top_logprobs_RP: Any
 
 
-@jax.jit
-def _embed(embed_VD: jax.Array, ids_T: jax.Array) -> jax.Array:
-    return embed_VD[ids_T]
+@partial(jax.jit, static_argnums=0)
+def _embed(a: Architecture, embed_VD: jax.Array, ids_RT: jax.Array, starts_R: jax.Array) -> tuple[jax.Array, rope.Angles]:
+    """What the first layer reads: the tokens' embeddings [R * T, D], and the rotations of their positions."""
+    positions_RT = starts_R[:, None] + jnp.arange(ids_RT.shape[1])
+    return embed_VD[ids_RT.reshape(-1)], rope.angles(positions_RT.reshape(-1, 1), a.head_dim, a.rope_theta)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _choose(eps: float, top: int, norm: jax.Array, head_VD: jax.Array, x_RD: jax.Array, draw: sampling.Draw) -> Chosen:
     logits_RV = layer.project(head_VD, rms_norm(x_RD, norm, eps)).astype(jnp.float32)
-    ids_R = sampling.sample(logits_RV, draw)
-    top = min(top, logits_RV.shape[1])
-    top_RP, top_ids_RP = jax.lax.top_k(logits_RV, top)
-    total_R1 = jax.nn.logsumexp(logits_RV, axis=-1, keepdims=True)
-    return Chosen(ids_R, sampling.log_probabilities(logits_RV, ids_R), top_ids_RP, top_RP - total_R1)
-
-
-@jax.jit
-def _take(cache: Cache, row: int) -> Cache:
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1), cache)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _put(cache: Cache, own: Cache, row: int) -> Cache:
-    return jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, row, axis=0), cache, own)
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _resize(cache: Cache, rows: int, length: int) -> Cache:
-    def resize(leaf_RNSK: jax.Array) -> jax.Array:
-        kept = leaf_RNSK[:rows, :, :length]
-        return jnp.pad(kept, ((0, rows - kept.shape[0]), (0, 0), (0, length - kept.shape[2]), (0, 0)))
-
-    return jax.tree.map(resize, cache)
+    ids_R, logprobs_R = sampling.sample(logits_RV, draw)
+    top_RP, top_ids_RP = jax.lax.top_k(jax.nn.log_softmax(logits_RV), min(top, logits_RV.shape[1]))
+    return Chosen(ids_R, logprobs_R, top_ids_RP, top_RP)
 
 
 def _up(need: int, least: int, halves: bool = False) -> int:
@@ -275,16 +290,6 @@ def _up(need: int, least: int, halves: bool = False) -> int:
     raise AssertionError
 
 
-def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The beginning and length of each piece of the tokens from `start` to `stop`; only the last may reach beyond."""
-    while start < stop:
-        piece = next((size for size in PIECES if size <= stop - start), PIECES[-1])
-        yield start, piece
-        start += piece
-
-
-def _common(tokens: np.ndarray, others: list[int]) -> int:
+def _common(tokens: list[int], others: list[int]) -> int:
     """How many tokens both begin with."""
-    size = min(len(tokens), len(others))
-    differs = tokens[:size] != np.asarray(others[:size], np.int32)
-    return int(np.argmax(differs)) if differs.any() else size
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, others, strict=False)))

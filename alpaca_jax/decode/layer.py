@@ -1,7 +1,11 @@
-"""One transformer layer with its cache. It is compiled alone and called once a layer: a new shape costs one layer's compilation, not L."""
+"""One transformer layer with its cache, over one token of many sequences (`decode`) or many tokens of a few (`prefill`).
+
+A few layers are compiled together and called as often as it takes: the same program for all L would compile ten times as long, and the
+cache needs a new one at every size.
+"""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,64 +15,123 @@ from alpaca_jax.model import rope
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.norm import rms_norm
 
+PAGE = 64
+
 
 class Cache(NamedTuple):
-    """The keys and values one layer has seen: one row a sequence, S positions long."""
+    """The keys and values one layer has seen: one row a sequence, S positions long.
 
-    key_RNSK: jax.Array
+    Keys lie transposed in C = S / PAGE pages of P positions: the product with few queries is then twice as fast on a CPU.
+    """
+
+    key_RNCKP: jax.Array
     value_RNSK: jax.Array
 
 
+def empty(architecture: Architecture, rows: int, length: int, dtype: Any) -> Cache:
+    """A cache of zeros; `length` is a multiple of PAGE."""
+    a = architecture
+    keys = jnp.zeros((rows, a.num_kv_heads, length // PAGE, a.head_dim, PAGE), dtype)
+    return Cache(keys, jnp.zeros((rows, a.num_kv_heads, length, a.head_dim), dtype))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def resize(cache: Cache, rows: int, length: int) -> Cache:
+    """The first `rows` rows and `length` positions (a multiple of PAGE) of a cache, zeros beyond what it has."""
+
+    def cut(leaf: jax.Array, size: int) -> jax.Array:
+        kept = leaf[:rows, :, :size]
+        return jnp.pad(kept, [(0, rows - kept.shape[0]), (0, 0), (0, size - kept.shape[2])] + [(0, 0)] * (leaf.ndim - 3))
+
+    return Cache(cut(cache.key_RNCKP, length // PAGE), cut(cache.value_RNSK, length))
+
+
+@jax.jit
+def take(cache: Cache, rows_Q: jax.Array) -> Cache:
+    """A copy of some rows."""
+    return jax.tree.map(lambda leaf: leaf[rows_Q], cache)
+
+
+@partial(jax.jit, donate_argnums=0)
+def put(cache: Cache, own: Cache, rows_Q: jax.Array) -> Cache:
+    """The cache with some rows replaced by `own`; one whose number is beyond the last row is dropped."""
+    return jax.tree.map(lambda leaf, new: leaf.at[rows_Q].set(new, mode="drop"), cache, own)
+
+
 def project(weight_MD: jax.Array, x_TD: jax.Array) -> jax.Array:
-    """`x_TD` times the transposed weight, [T, M].
+    """`x_TD` times the transposed weight, [T, M]."""
+    return project_columns(weight_MD, x_TD.T).T
 
-    Computed as weight times columns: on a CPU that product is up to twice as fast for few rows. The barrier keeps XLA from turning it
-    back into the usual one.
+
+def project_columns(weight_MD: jax.Array, x_DT: jax.Array) -> jax.Array:
+    """The weight times columns, [M, T]: on a CPU up to twice as fast as rows times a weight, where there are few of them.
+
+    The barrier keeps XLA from turning it into the usual product when a transpose follows.
     """
-    return jax.lax.optimization_barrier(jnp.einsum("md,td->mt", weight_MD, x_TD)).T
+    return jax.lax.optimization_barrier(jnp.einsum("md,dt->mt", weight_MD, x_DT))
 
 
-@partial(jax.jit, static_argnames="architecture", donate_argnames="cache")
+@partial(jax.jit, static_argnames="architecture", donate_argnames="caches")
 def decode(
-    architecture: Architecture, weights: LayerWeights, cache: Cache, x_RD: jax.Array, positions_R: jax.Array
+    architecture: Architecture,
+    layers: list[LayerWeights],
+    caches: list[Cache],
+    x_RD: jax.Array,
+    positions_R: jax.Array,
+    at: rope.Angles,
+) -> tuple[list[Cache], jax.Array]:
+    """One token of every row at its own position: the caches with it added, and the residual stream [R, D] after these layers."""
+    caches = list(caches)
+    for index, weights in enumerate(layers):
+        caches[index], x_RD = _decode(architecture, weights, caches[index], x_RD, positions_R, at)
+    return caches, x_RD
+
+
+def _decode(
+    architecture: Architecture, weights: LayerWeights, cache: Cache, x_RD: jax.Array, positions_R: jax.Array, at: rope.Angles
 ) -> tuple[Cache, jax.Array]:
-    """One token of every row at its own position: the cache with it added, and the residual stream [R, D] after this layer."""
-    a = architecture
     # Rows are the batch and each holds one token: T = 1 is left out of the shapes.
-    q_RHK, k_RNK, v_RNK = _heads(a, weights, x_RD, positions_R)
-    write = jax.vmap(lambda row_NSK, new_NK, at: jax.lax.dynamic_update_slice(row_NSK, new_NK[:, None], (0, at, 0)))
-    cache = Cache(write(cache.key_RNSK, k_RNK, positions_R), write(cache.value_RNSK, v_RNK, positions_R))
-    q_RNGK = q_RHK.reshape(*k_RNK.shape[:2], -1, a.head_dim)
-    # Keys times queries, not queries times keys: a group of 3 queries is too thin a left side for the CPU's product.
-    scores_RNSG = jnp.einsum("rnsk,rngk->rnsg", cache.key_RNSK, q_RNGK, preferred_element_type=jnp.float32)
-    scores_RNGS = jax.lax.optimization_barrier(scores_RNSG).swapaxes(2, 3) * a.head_dim**-0.5
-    seen_RS = jnp.arange(cache.key_RNSK.shape[2]) <= positions_R[:, None]
-    shares_RNGS = jax.nn.softmax(jnp.where(seen_RS[:, None, None], scores_RNGS, -jnp.inf), axis=-1)
-    mixed_RNGK = jnp.einsum("rngs,rnsk->rngk", shares_RNGS.astype(x_RD.dtype), cache.value_RNSK)
-    return cache, _finish(a, weights, x_RD, mixed_RNGK.reshape(x_RD.shape[0], -1))
+    q_RHK, k_RNK, v_RNK = _heads(architecture, weights, x_RD, at)
+    rows = jnp.arange(x_RD.shape[0])
+    keys = cache.key_RNCKP.at[rows, :, positions_R // PAGE, :, positions_R % PAGE].set(k_RNK)
+    values = cache.value_RNSK.at[rows, :, positions_R].set(v_RNK)
+    rows_R, kv_heads, pages, head_dim, _ = keys.shape
+    q_RN1GK = q_RHK.reshape(rows_R, kv_heads, 1, -1, head_dim) * head_dim**-0.5
+    q_RNCGK = jnp.broadcast_to(q_RN1GK, (rows_R, kv_heads, pages, q_RN1GK.shape[3], head_dim))
+    scores_RNCGP = jnp.einsum("rncgk,rnckp->rncgp", q_RNCGK, keys, preferred_element_type=jnp.float32)
+    seen_RCP = (jnp.arange(pages * PAGE) <= positions_R[:, None]).reshape(rows_R, pages, PAGE)
+    scores_RNCGP = jnp.where(seen_RCP[:, None, :, None], scores_RNCGP, -jnp.inf)
+    shares_RNCGP = jnp.exp(scores_RNCGP - jnp.max(scores_RNCGP, axis=(2, 4), keepdims=True))
+    total_RNG = jnp.sum(shares_RNCGP, axis=(2, 4))
+    shares_RNGS = shares_RNCGP.swapaxes(2, 3).reshape(*total_RNG.shape, -1).astype(values.dtype)
+    mixed_RNGK = jnp.einsum("rngs,rnsk->rngk", shares_RNGS, values, preferred_element_type=jnp.float32) / total_RNG[..., None]
+    return Cache(keys, values), _finish(architecture, weights, x_RD, mixed_RNGK.reshape(rows_R, -1).astype(x_RD.dtype))
 
 
 @partial(jax.jit, static_argnames="architecture", donate_argnames="cache")
-def prefill(architecture: Architecture, weights: LayerWeights, cache: Cache, x_TD: jax.Array, start: jax.Array) -> tuple[Cache, jax.Array]:
-    """T tokens of one sequence from position `start` on: its cache (R = 1) with them added, and the residual stream [T, D]."""
-    a = architecture
-    positions_T = start + jnp.arange(x_TD.shape[0])
-    q_THK, k_TNK, v_TNK = _heads(a, weights, x_TD, positions_T)
-    write = lambda row_RNSK, new_TNK: jax.lax.dynamic_update_slice(row_RNSK, new_TNK.swapaxes(0, 1)[None], (0, 0, start, 0))  # noqa: E731
-    cache = Cache(write(cache.key_RNSK, k_TNK), write(cache.value_RNSK, v_TNK))
-    q_TNGK = q_THK.reshape(*k_TNK.shape[:2], -1, a.head_dim) * a.head_dim**-0.5
-    scores_NGTS = jnp.einsum("tngk,nsk->ngts", q_TNGK, cache.key_RNSK[0], preferred_element_type=jnp.float32)
-    seen_TS = jnp.arange(cache.key_RNSK.shape[2]) <= positions_T[:, None]
-    shares_NGTS = jax.nn.softmax(jnp.where(seen_TS, scores_NGTS, -jnp.inf), axis=-1)
-    mixed_TNGK = jnp.einsum("ngts,nsk->tngk", shares_NGTS.astype(x_TD.dtype), cache.value_RNSK[0])
-    return cache, _finish(a, weights, x_TD, mixed_TNGK.reshape(x_TD.shape[0], -1))
+def prefill(
+    architecture: Architecture, weights: LayerWeights, cache: Cache, x_MD: jax.Array, starts_R: jax.Array, at: rope.Angles
+) -> tuple[Cache, jax.Array]:
+    """T consecutive tokens of every row from its start on (M = R * T): the cache with them added, and the residual stream [M, D]."""
+    rows, kv_heads, pages, head_dim, _ = cache.key_RNCKP.shape
+    q, k, v = (heads.reshape(rows, -1, *heads.shape[1:]) for heads in _heads(architecture, weights, x_MD, at))
+    q_RTNGK = q.reshape(*k.shape[:3], -1, head_dim) * head_dim**-0.5
+    write = jax.vmap(lambda row_NSK, new_TNK, start: jax.lax.dynamic_update_slice(row_NSK, new_TNK.swapaxes(0, 1), (0, start, 0)))
+    keys_RNSK = write(cache.key_RNCKP.swapaxes(3, 4).reshape(cache.value_RNSK.shape), k, starts_R)
+    values_RNSK = write(cache.value_RNSK, v, starts_R)
+    scores_RNGTS = jnp.einsum("rtngk,rnsk->rngts", q_RTNGK, keys_RNSK, preferred_element_type=jnp.float32)
+    positions_RT = starts_R[:, None] + jnp.arange(q.shape[1])
+    seen_RTS = jnp.arange(pages * PAGE) <= positions_RT[:, :, None]
+    shares_RNGTS = jax.nn.softmax(jnp.where(seen_RTS[:, None, None], scores_RNGTS, -jnp.inf), axis=-1)
+    mixed_RTNGK = jnp.einsum("rngts,rnsk->rtngk", shares_RNGTS.astype(x_MD.dtype), values_RNSK)
+    keys_RNCKP = keys_RNSK.reshape(rows, kv_heads, pages, PAGE, head_dim).swapaxes(3, 4)
+    return Cache(keys_RNCKP, values_RNSK), _finish(architecture, weights, x_MD, mixed_RTNGK.reshape(x_MD.shape[0], -1))
 
 
-def _heads(a: Architecture, weights: LayerWeights, x_TD: jax.Array, positions_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _heads(a: Architecture, weights: LayerWeights, x_TD: jax.Array, at: rope.Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated queries [T, H, K], rotated keys and values [T, N, K]."""
     normed_TD = rms_norm(x_TD, weights.attention_norm, a.norm_eps)
     joint = project(weights.qkv, normed_TD).reshape(x_TD.shape[0], -1, a.head_dim)
-    at = rope.angles(positions_T[:, None], a.head_dim, a.rope_theta)
     rotated = rope.rotate(joint[:, None, : a.num_heads + a.num_kv_heads], at)[:, 0]
     return rotated[:, : a.num_heads], rotated[:, a.num_heads :], joint[:, a.num_heads + a.num_kv_heads :]
 
@@ -76,6 +139,5 @@ def _heads(a: Architecture, weights: LayerWeights, x_TD: jax.Array, positions_T:
 def _finish(a: Architecture, weights: LayerWeights, x_TD: jax.Array, mixed: jax.Array) -> jax.Array:
     """The attention's output projection and the MLP, both added to the residual stream [T, D]."""
     x_TD = x_TD + project(weights.out, mixed)
-    gate_up = project(weights.gate_up, rms_norm(x_TD, weights.mlp_norm, a.norm_eps))
-    gate, up = jnp.split(gate_up, 2, axis=1)
-    return x_TD + project(weights.down, jax.nn.silu(gate) * up)
+    gate_FT, up_FT = jnp.split(project_columns(weights.gate_up, rms_norm(x_TD, weights.mlp_norm, a.norm_eps).T), 2)
+    return x_TD + project_columns(weights.down, jax.nn.silu(gate_FT) * up_FT).T

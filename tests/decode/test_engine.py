@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alpaca_jax.decode.engine import PIECES, Engine, Options, _pieces, _up
+from alpaca_jax.decode.engine import Engine, Options, _up
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
@@ -136,4 +136,3 @@ def test_an_untied_padded_vocabulary(params):
 def test_sizes_are_few_and_close():
     assert [_up(need, 1) for need in (1, 2, 3, 9)] == [1, 2, 4, 16]
     assert [_up(need, 128, halves=True) for need in (1, 129, 193, 257, 400)] == [128, 192, 256, 384, 512]
-    assert list(_pieces(3, 3 + PIECES[0] + 40)) == [(3, 256), (259, 32), (291, 32)]

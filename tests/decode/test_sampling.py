@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alpaca_jax.decode.sampling import Draw, log_probabilities, sample
+from alpaca_jax.decode.sampling import BLOCK, Draw, sample
 
 DRAWS = 20_000
 
@@ -24,7 +24,7 @@ def draw_many(logits, temperature, top_p, count=DRAWS):
     rows = jnp.broadcast_to(jnp.array(logits, jnp.float32), (count, len(logits)))
     temperatures, shares = jnp.full(count, temperature, jnp.float32), jnp.full(count, top_p, jnp.float32)
     draw = Draw(temperatures, shares, jnp.arange(count, dtype=jnp.uint32), jnp.full(count, 7, jnp.int32))
-    return np.asarray(jax.jit(sample)(rows, draw))
+    return np.asarray(jax.jit(sample)(rows, draw)[0])
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.9), (0.7, 0.5), (1.5, 0.95), (1.0, 0.05)])
@@ -51,12 +51,17 @@ def test_a_certain_token_and_an_empty_nucleus_are_drawn():
 def test_rows_keep_their_own_options():
     logits = jnp.array([[0.0, 1.0, 0.9], [0.0, 1.0, 0.9]])
     options = jnp.array([0.0, 5.0]), jnp.array([1.0, 1.0])
-    one = jax.jit(lambda n: sample(logits, Draw(*options, jnp.full(2, n, jnp.uint32), jnp.zeros(2, jnp.int32))))
+    one = jax.jit(lambda n: sample(logits, Draw(*options, jnp.full(2, n, jnp.uint32), jnp.zeros(2, jnp.int32)))[0])
     ids = np.array([one(n) for n in range(30)])
     assert set(ids[:, 0]) == {1}
     assert set(ids[:, 1]) == {0, 1, 2}
 
 
-def test_log_probabilities_are_of_temperature_one():
-    logits = jnp.array([[0.0, 1.0, 2.0]])
-    assert log_probabilities(logits, jnp.array([1]))[0] == pytest.approx(np.log(np.exp(1) / np.exp([0, 1, 2]).sum()), rel=1e-5)
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_log_probabilities_are_of_temperature_one(temperature):
+    logits = jnp.array(np.random.default_rng(0).normal(0, 3, (4, BLOCK + 44)), jnp.float32)
+    full = jnp.full(4, temperature, jnp.float32), jnp.full(4, 0.8, jnp.float32), jnp.arange(4, dtype=jnp.uint32), jnp.zeros(4, jnp.int32)
+    ids, logprobs = jax.jit(sample)(logits, Draw(*full))
+    np.testing.assert_allclose(logprobs, jax.nn.log_softmax(logits)[jnp.arange(4), ids], atol=1e-5)
+    if temperature == 0:
+        assert ids.tolist() == jnp.argmax(logits, axis=1).tolist()
