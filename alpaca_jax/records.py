@@ -99,9 +99,10 @@ class Manifest:
     requests: int
     prompt_tokens: int
     completion_tokens: int
-    dollars: float
+    dollars: float  # by the answers' own token counts
+    doubtful_dollars: float  # at most, for requests whose answer was never seen
     prices: dict[str, Any]  # dollars a million tokens, and where that figure is from
-    seconds: float
+    seconds: float  # of the start that wrote this
     stopped_by: str  # "count", "dollars", "requests" or "log"
     versions: dict[str, str]
     made: str  # ISO date and time, UTC

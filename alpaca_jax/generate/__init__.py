@@ -1,0 +1,1 @@
+"""`generate`: from a teacher and a budget to instruction records."""

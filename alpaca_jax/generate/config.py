@@ -1,0 +1,93 @@
+"""What `generate` may be told."""
+
+from typing import Literal
+
+from alpaca_jax.config import configclass
+from alpaca_jax.teacher.config import TeacherConfig
+
+# What a model of text can't look at, listen to or open (the list of Self-Instruct and Alpaca).
+BLOCKLIST = (
+    "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot", "go to", "video",
+    "audio", "music", "flowchart", "diagram",
+)  # fmt: skip
+
+
+@configclass
+class Sampling:
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512  # of one answer
+    instruction_max_tokens: int = 128  # of one instruction (magpie)
+
+
+@configclass
+class SelfInstruct:
+    shown: int = 3  # seed tasks in a prompt
+    asked: int = 20  # length of the list asked for, those shown included
+    max_tokens: int = 3072  # of the list
+
+
+@configclass
+class Magpie:
+    prefix: str = ""  # the teacher's chat template up to the user's turn
+    stop: tuple[str, ...] = ()  # what ends a turn
+    answer: Literal["chat", "completions"] = "chat"  # how the answer is asked for
+    turn: str = ""  # the template from the end of the user's turn to the assistant's (answer=completions)
+
+
+@configclass
+class Budget:
+    dollars: float | None = None
+    requests: int | None = None
+
+
+@configclass
+class Filters:
+    min_words: int = 4  # of an instruction
+    max_words: int = 150
+    blocklist: tuple[str, ...] = BLOCKLIST  # words that an instruction may not hold
+    plain_start: bool = True  # an instruction begins with an ASCII letter or digit, and not with "Write a program"
+    rouge_l: float = 0.7  # an instruction nearer than this to a kept one is dropped
+    refusals: bool = True  # drop answers that decline
+    broken: bool = True  # drop answers that loop, hold undecodable bytes or pieces of a template
+    cut: bool = True  # drop answers that the limit on tokens cut off
+
+
+@configclass
+class Config:
+    """The `generate` verb: `dir/records` gets records.jsonl, manifest.json and answers.jsonl, the log a later start goes on from."""
+
+    dir: str
+    teacher: TeacherConfig
+    method: Literal["self_instruct", "magpie"] = "self_instruct"
+    count: int = 64
+    seed: int = 0
+    seeds: str | None = None
+    replay: bool = False
+    sampling: Sampling = Sampling()
+    self_instruct: SelfInstruct = SelfInstruct()
+    magpie: Magpie = Magpie()
+    budget: Budget = Budget()
+    filters: Filters = Filters()
+    decontaminate: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be 1 or more, got {self.count}")
+        if self.method == "self_instruct" and not 0 < self.self_instruct.shown < self.self_instruct.asked:
+            raise ValueError("self_instruct.shown must be above 0 and below self_instruct.asked, the length of the list asked for")
+        if self.method != "magpie":
+            return
+        if self.teacher.endpoint != "completions":
+            raise ValueError(
+                "method=magpie lets the model go on from half a chat template, so it needs teacher.endpoint=completions; hosted chats "
+                "refuse that: use method=self_instruct with them"
+            )
+        if not self.magpie.prefix:
+            raise ValueError(
+                "magpie.prefix is missing: give the teacher's chat template up to the user's turn, and in magpie.stop the text that ends it"
+            )
+        if self.magpie.answer == "completions" and not self.magpie.turn:
+            raise ValueError(
+                "magpie.turn is missing: magpie.answer=completions needs the template between the user's and the assistant's turn"
+            )

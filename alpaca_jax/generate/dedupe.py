@@ -1,0 +1,99 @@
+"""Near-duplicates by ROUGE-L, and what lies too near an evaluation set."""
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
+
+from alpaca_jax.errors import UserError
+
+_WORD = re.compile(r"[a-z0-9]+")
+SHARED_WORDS = 13  # a run of this many words in common with an evaluation set is no chance
+
+
+def words(text: str) -> list[str]:
+    """The tokens that ROUGE compares: lower-case runs of ASCII letters and digits."""
+    return _WORD.findall(text.lower())
+
+
+class Seen:
+    """The instructions seen so far, each as a string with one character for each word.
+
+    The normalised Indel similarity of two such strings is their ROUGE-L F1. A text without a single ASCII word (another script) would
+    be like any other such text; those are compared whole instead.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._letters: dict[str, str] = {}
+        self._keys: list[str] = []
+        self._whole: set[str] = set()
+        self._lock = threading.Lock()  # two new words at once would get one letter
+
+    def add(self, text: str) -> None:
+        """Counts `text` as seen."""
+        if key := self._key(text):
+            self._keys.append(key)
+        else:
+            self._whole.add(text.strip().casefold())
+
+    def holds(self, text: str) -> bool:
+        """Whether a text seen before has a ROUGE-L F1 above the threshold with this one."""
+        key = self._key(text)
+        if not key:
+            return text.strip().casefold() in self._whole
+        best = process.extractOne(key, list(self._keys), scorer=Indel.normalized_similarity, score_cutoff=self._threshold)
+        return best is not None and best[1] > self._threshold
+
+    def _key(self, text: str) -> str:
+        with self._lock:
+            return "".join(self._letters.setdefault(word, _letter(len(self._letters))) for word in words(text))
+
+
+class Evaluations:
+    """The evaluation sets that no record may come near."""
+
+    def __init__(self, paths: Iterable[str], threshold: float) -> None:
+        self._instructions = Seen(threshold)
+        self._runs: set[tuple[str, ...]] = set()
+        for path in paths:
+            for texts in _evaluation_texts(Path(path)):
+                self._instructions.add(texts[0])
+                for text in texts:
+                    self._runs.update(_runs(text))
+
+    def hold(self, instruction: str, *others: str) -> bool:
+        """Whether the instruction is a near-duplicate of one of theirs, or any of the texts shares 13 words in a row with them."""
+        shared = any(run in self._runs for text in (instruction, *others) for run in _runs(text))
+        return shared or self._instructions.holds(instruction)
+
+
+def _letter(number: int) -> str:
+    return chr(number + 1 if number < 0xD7FF else number + 0x801)  # past the surrogates, which are no characters
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    found = words(text)
+    return (tuple(found[i : i + SHARED_WORDS]) for i in range(len(found) - SHARED_WORDS + 1))
+
+
+def _evaluation_texts(path: Path) -> Iterator[Sequence[str]]:
+    """(instruction, further texts) of each task in a JSONL file or JSON array, in any of the shapes evaluation sets have."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        items = (
+            json.loads(content) if content.lstrip().startswith("[") else [json.loads(line) for line in content.split("\n") if line.strip()]
+        )
+    except (OSError, ValueError) as problem:
+        raise UserError(f"decontaminate: {path} can't be read ({problem}). Give JSONL files or JSON arrays, or null.") from None
+    for number, item in enumerate(items, start=1):
+        task: Any = next((item[key] for key in ("instruction", "question", "prompt") if isinstance(item.get(key), str)), None)
+        if task is None:
+            raise UserError(f"decontaminate: {path}, record {number}: has neither instruction, question nor prompt.")
+        parts = [item, *(item.get("instances") or [])]
+        yield [task, *(part[key] for part in parts for key in ("input", "output") if isinstance(part.get(key), str))]

@@ -1,0 +1,222 @@
+"""The two ways to get tasks out of a teacher. Each request is a function of (seed, index) and of the answers before it in its index."""
+
+import dataclasses
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.generate.config import Config
+from alpaca_jax.records import Record
+from alpaca_jax.teacher.protocol import Answer, Request
+
+# Whether an instruction is sure to be dropped, so that no answer need be paid for.
+Doomed = Callable[[str], bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One task as the teacher wrote it; `problem` says why it never became whole."""
+
+    instruction: str = ""
+    input: str = ""
+    output: str = ""
+    cut: bool = False  # the limit on tokens ended the output
+    problem: str | None = None
+    seed: int = 0  # of the request that gave the output
+    item: int = 0  # its place in that answer
+
+
+class Method(Protocol):
+    yields: int  # candidates hoped for from one index
+    longest: int  # tokens of the longest prompt with its answer, about
+    known: Sequence[str]  # instructions that count as taken
+
+    def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
+        """The next request of this index, or its candidates when there is nothing more to ask."""
+        ...
+
+
+def make(config: Config) -> Method:
+    """The method that `config` names."""
+    return MagpieMethod(config) if config.method == "magpie" else SelfInstructMethod(config, load_seeds(config.seeds))
+
+
+def request_seed(seed: int, index: int, step: int) -> int:
+    """A 31-bit number, the same for the same three."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}/{step}".encode()).digest()[:4], "big") >> 1
+
+
+class MagpieMethod:
+    """The template up to the user's turn makes the model write an instruction, which it then answers (arXiv:2406.08464)."""
+
+    yields = 1
+    known: Sequence[str] = ()
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.longest = _tokens(config.magpie.prefix) + config.sampling.instruction_max_tokens + config.sampling.max_tokens + 64
+
+    def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
+        """The next request, or the one candidate."""
+        magpie, sampling = self._config.magpie, self._config.sampling
+        if not answers:
+            return self._request(index, 0, "completions", magpie.prefix, sampling.instruction_max_tokens)
+        if answers[0].text is None:
+            return [Candidate(problem="nonsense")]
+        instruction = answers[0].text.strip()
+        if answers[0].finish_reason == "length":
+            return [Candidate(instruction=instruction, problem="cut_instruction")]
+        if doomed(instruction):
+            return [Candidate(instruction=instruction)]
+        if len(answers) == 1:
+            raw = magpie.prefix + instruction + magpie.turn
+            return self._request(index, 1, magpie.answer, instruction if magpie.answer == "chat" else raw, sampling.max_tokens)
+        text, seed = answers[1].text, request_seed(self._config.seed, index, 1)
+        if text is None:
+            return [Candidate(instruction=instruction, problem="nonsense")]
+        return [Candidate(instruction=instruction, output=text.strip(), cut=answers[1].finish_reason == "length", seed=seed)]
+
+    def _request(self, index: int, step: int, endpoint: Any, prompt: str, max_tokens: int) -> Request:
+        sampling, seed = self._config.sampling, request_seed(self._config.seed, index, step)
+        stop = self._config.magpie.stop if endpoint == "completions" else ()
+        return Request(
+            endpoint=endpoint,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=seed,
+            stop=stop,
+        )
+
+
+class SelfInstructMethod:
+    """A few seed tasks are shown as the start of a list, and the rest of the list is asked for (Wang et al., 2022; Alpaca, 2023)."""
+
+    def __init__(self, config: Config, seeds: Sequence[Record]) -> None:
+        self._config, self._seeds = config, seeds
+        shown, asked = config.self_instruct.shown, config.self_instruct.asked
+        if len(seeds) < shown:
+            raise UserError(f"seeds={config.seeds}: {len(seeds)} tasks, but self_instruct.shown={shown} go into a prompt. Add seed tasks.")
+        self.yields = asked - shown
+        self.known = [seed.instruction for seed in seeds]
+        widest = sorted(len(_shown(1, seed)) for seed in seeds)[-shown:]
+        self.longest = (len(REQUIREMENTS) + sum(widest)) // 2 + 64 + config.self_instruct.max_tokens
+
+    def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
+        """The request for the list, or the tasks in it."""
+        how, sampling, endpoint = self._config.self_instruct, self._config.sampling, self._config.teacher.endpoint
+        seed = request_seed(self._config.seed, index, 0)
+        if not answers:
+            prompt = self_instruct_prompt(random.Random(seed).sample(self._seeds, how.shown), how.asked)
+            # No stop text such as "20.": it would also end "2020." in the middle of an answer.
+            return Request(
+                endpoint=endpoint,
+                prompt=prompt + (f"{how.shown + 1}. Instruction:" if endpoint == "completions" else ""),
+                max_tokens=how.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=seed,
+            )
+        if answers[0].text is None:
+            return [Candidate(problem="nonsense")]
+        start = "1. Instruction:" if endpoint == "completions" else ""
+        found = parse_tasks(start + answers[0].text, cut=answers[0].finish_reason == "length")
+        return [dataclasses.replace(task, seed=seed, item=item) for item, task in enumerate(found)] or [Candidate(problem="no_task")]
+
+
+REQUIREMENTS = """Write a varied list of {asked} tasks of the kind that people give to an assistant which reads and writes text.
+The list is for teaching a language model to follow instructions, so that:
+- each task begins with another verb where possible, and questions and commands are mixed;
+- the kinds of task differ: writing, explaining, classifying, rewriting, extracting, planning, calculating, programming and others;
+- a language model can do each with text alone: nothing to look at, listen to, open or remember;
+- an instruction is one or two sentences of English;
+- the input holds the particular text or data the task is about, under 100 words and never a placeholder; where the instruction needs none,
+  the input is <noinput>;
+- the output is a good and complete answer, under 100 words.
+
+Each task has three parts, marked as in the first ones below. Go on after them, in the same form, up to number {asked}; write nothing else.
+
+"""
+
+
+def self_instruct_prompt(shown: Sequence[Record], asked: int) -> str:
+    """The prompt that shows these tasks as the first of `asked`."""
+    return REQUIREMENTS.format(asked=asked) + "".join(_shown(number, task) for number, task in enumerate(shown, start=1))
+
+
+def _shown(number: int, task: Record) -> str:
+    return (
+        f"{number}. Instruction: {task.instruction}\n{number}. Input: {task.input or '<noinput>'}\n{number}. Output: {task.output}\n###\n"
+    )
+
+
+# A part begins a line; its number may be wrong or missing, and some teachers embolden it.
+_PART = r"^[ \t]*(?:#{{1,4}}[ \t]*)?\**[ \t]*{number}[ \t]*\**{name}\**[ \t]*:[ \t]*\**[ \t]*"
+_INSTRUCTION = re.compile(_PART.format(number=r"(\d+)[ \t]*[.):]", name="Instruction"), re.MULTILINE | re.IGNORECASE)
+_SEPARATORS = re.compile(r"(?:\s*^[ \t]*(?:#{2,}|-{3,}|\*{3,})[ \t]*$)+\s*\Z", re.MULTILINE)
+_NO_INPUT = re.compile(r"\W*(?:no ?input|none|n/a)\W*", re.IGNORECASE)
+
+
+def parse_tasks(text: str, cut: bool) -> list[Candidate]:
+    """The tasks of a numbered list, whatever numbers it gives them; with `cut` the last one is marked as cut.
+
+    A task goes from its "Instruction:" to the next one, so `###` inside an output belongs to the output.
+    """
+    heads = list(_INSTRUCTION.finditer(text))
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    tasks = []
+    for head, end in zip(heads, ends, strict=True):
+        body, number = text[head.end() : end], head.group(1)
+        last = cut and end == len(text)
+        found = _part(body, number, "Input")
+        output = _part(body, number, "Output", found.end() if found else 0)
+        if output is None:
+            tasks.append(Candidate(instruction=body.strip()[:200], cut=last, problem="cut" if last else "no_output"))
+            continue
+        given = body[found.end() : output.start()].strip() if found else ""
+        tasks.append(
+            Candidate(
+                instruction=body[: (found or output).start()].strip(),
+                input="" if _NO_INPUT.fullmatch(given) else given,
+                output=_SEPARATORS.sub("", body[output.end() :]).strip(),
+                cut=last,
+            )
+        )
+    return tasks
+
+
+def _part(body: str, number: str, name: str, start: int = 0) -> re.Match[str] | None:
+    """Where the part begins: under the task's own number, else under any or none."""
+    for numbers in (rf"{number}[ \t]*[.):]", r"(?:\d+[ \t]*[.):])?"):
+        pattern = re.compile(_PART.format(number=numbers, name=name), re.MULTILINE | re.IGNORECASE)
+        if found := pattern.search(body, start):
+            return found
+    return None
+
+
+def load_seeds(path: str | None) -> list[Record]:
+    """The seed tasks of a JSONL file (`instruction`, `input`, `output`, or Self-Instruct's `instances`); null gives the packaged ones."""
+    source = Path(path) if path else resources.files("alpaca_jax.generate") / "seeds.jsonl"
+    if not source.is_file():
+        raise UserError(f"seeds={path}: there is no such file. Give a JSONL file of seed tasks, or null for the packaged ones.")
+    seeds = []
+    for number, line in enumerate(source.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            try:
+                task = json.loads(line)
+                part = task["instances"][0] if "instances" in task else task
+                seeds.append(Record(task["instruction"], part.get("input") or "", part["output"]))
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
+                raise UserError(f"{source}, line {number}: not a seed task ({type(problem).__name__}: {problem}).") from None
+    return seeds
+
+
+def _tokens(text: str) -> int:
+    return len(text.encode())  # no byte-level tokenizer makes more of it

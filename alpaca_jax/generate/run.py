@@ -1,0 +1,133 @@
+"""`generate`: asks a teacher for instruction records, keeps the sensible ones, and says what they cost."""
+
+import contextlib
+import datetime
+import hashlib
+import platform
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import alpaca_jax
+from alpaca_jax import records
+from alpaca_jax.config import to_mapping
+from alpaca_jax.errors import UserError
+from alpaca_jax.generate import methods
+from alpaca_jax.generate.collect import Collector
+from alpaca_jax.generate.config import Config
+from alpaca_jax.generate.log import Log
+from alpaca_jax.generate.progress import Bar
+from alpaca_jax.records import Manifest
+from alpaca_jax.rundir import RunDir, write_yaml
+from alpaca_jax.teacher.bill import Bill, prices
+from alpaca_jax.teacher.client import Client, key
+from alpaca_jax.teacher.config import TeacherConfig
+from alpaca_jax.teacher.local import Endpoint, serving
+
+
+def run(config: Config) -> Manifest:
+    """Writes `dir/records/` and returns its manifest; stopped anywhere and started again, it goes on from its log of answers."""
+    start = time.monotonic()
+    if not config.replay:
+        key(config.teacher)  # a missing key is said before any work
+    bill = Bill(prices(config.teacher), config.budget.dollars, config.budget.requests)
+    method = methods.make(config)
+    run_dir = RunDir(config.dir)
+    log = _open_log(config, run_dir)
+    for request, answer in log.asked:
+        bill.charge(request, answer)
+    bill.lose(sum(log.doubtful))
+    write_yaml(run_dir.path("records", "config.yaml"), to_mapping(config))
+
+    collector = Collector(config, method, log, bill)
+    collector.judge_log(skip_gaps=config.replay)
+    stopped_by = "count" if collector.complete else "log"
+    if not collector.complete and not config.replay:
+        with Bar(config.count, bill) as bar, _endpoint(config.teacher, method.longest, run_dir, bar) as endpoint:
+            teacher = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice)
+            stopped_by = collector.fill(teacher, lambda: bar.show(len(collector.kept), collector.next))
+    if not collector.kept:
+        raise UserError(f"not one record was kept (stopped by {stopped_by}: {dict(collector.counts)}). Look into {log.path}.")
+    manifest = _write(config, run_dir, collector, bill, stopped_by, time.monotonic() - start)
+    _print(manifest, run_dir.path("records"))
+    return manifest
+
+
+@contextlib.contextmanager
+def _endpoint(teacher: TeacherConfig, max_length: int, run_dir: RunDir, bar: Bar) -> Iterator[Endpoint]:
+    """Where the teacher listens; our own is started for it."""
+    if teacher.source is None:
+        yield Endpoint(teacher.base_url, str(teacher.model))
+    else:
+        with serving(teacher, max_length, run_dir.path("records", "teacher.log"), bar.notice) as endpoint:
+            yield endpoint
+
+
+def _open_log(config: Config, run_dir: RunDir) -> Log:
+    path = run_dir.path("records", "answers.jsonl")
+    if config.replay and not path.exists():
+        raise UserError(f"replay=true: there is no log of answers at {path}. Give the dir= of an earlier generate, or replay=false.")
+    return Log(path, _settings(config))
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What shapes the requests, by dotted key. Filters, count, budget and the teacher's whereabouts may change between two starts."""
+    mapping = to_mapping(config)
+    groups = {name: mapping[name] for name in ("sampling", config.method)}
+    groups["teacher"] = {name: mapping["teacher"][name] for name in ("source", "model", "endpoint")}
+    settings = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    if config.method == "self_instruct":
+        tasks = [task.id for task in methods.load_seeds(config.seeds)]
+        settings["seeds"] = hashlib.sha256("".join(tasks).encode()).hexdigest()[:16]
+    return {"method": config.method, "seed": config.seed, **settings}
+
+
+def _write(config: Config, run_dir: RunDir, collector: Collector, bill: Bill, stopped_by: str, seconds: float) -> Manifest:
+    digest = records.write(run_dir.path("records", records.FILE), collector.kept)
+    manifest = Manifest(
+        method=config.method,
+        teacher={name: getattr(config.teacher, name) for name in ("model", "source", "base_url", "endpoint")},
+        sampling=to_mapping(config.sampling),
+        seed=config.seed,
+        records=len(collector.kept),
+        sha256=digest,
+        counts=dict(sorted(collector.counts.items())),
+        requests=bill.requests,
+        prompt_tokens=bill.prompt_tokens,
+        completion_tokens=bill.completion_tokens,
+        dollars=round(bill.dollars, 6),
+        doubtful_dollars=round(bill.doubtful, 6),
+        prices=to_mapping(bill.prices),
+        seconds=round(seconds, 1),
+        stopped_by=stopped_by,
+        versions=_versions(),
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    manifest.write(run_dir.path("records", records.MANIFEST))
+    return manifest
+
+
+def _versions() -> dict[str, str]:
+    own = {"alpaca_jax": alpaca_jax.__version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in ("openai", "rapidfuzz")}
+
+
+def _print(manifest: Manifest, folder: Path) -> None:
+    table = Table(title=f"{manifest.records} records in {folder} (stopped by: {manifest.stopped_by})", title_justify="left")
+    table.add_column("what became of the tasks")
+    table.add_column("", justify="right")
+    for name, number in sorted(manifest.counts.items(), key=lambda item: (item[0] != "kept", -item[1])):
+        table.add_row(name.replace("_", " "), str(number))
+    console = Console()
+    console.print(table)
+    tokens = manifest.prompt_tokens + manifest.completion_tokens
+    price = f"{manifest.prices['source']}: {manifest.prices['prompt']:g} and {manifest.prices['completion']:g} dollars a million tokens"
+    console.print(
+        f"{manifest.requests} requests, {tokens} tokens, {manifest.seconds:.1f} s, {manifest.dollars:.4f} dollars ({price})",
+        highlight=False,
+    )

@@ -1,0 +1,111 @@
+"""The bill: what was spent, what is still out, and the stop that comes before the budget is exceeded."""
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.teacher.config import Prices, TeacherConfig
+from alpaca_jax.teacher.protocol import Answer, Request
+
+_READ = "deploybase.ai/articles/openai-pricing (OpenAI's list prices as of March 2026)"
+# Dollars per million tokens (prompt, completion).
+LIST_PRICES = {
+    "gpt-4.1": (2.00, 8.00),
+    "gpt-4.1-mini": (0.40, 1.60),
+    "gpt-4.1-nano": (0.10, 0.40),
+    "gpt-4o": (2.50, 10.00),
+    "gpt-4o-mini": (0.15, 0.60),
+    "gpt-5": (1.25, 10.00),
+    "gpt-5-mini": (0.25, 2.00),
+    "gpt-5-nano": (0.05, 0.40),
+    "gpt-5.1": (1.25, 10.00),
+    "gpt-5.4": (2.50, 15.00),
+}
+# A byte-level tokenizer makes at most one token of a byte; a chat template adds a few more.
+TEMPLATE_TOKENS = 64
+
+
+class OverBudget(Exception):
+    """The next request might exceed the budget; `limit` is "dollars" or "requests"."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(f"the budget of {limit} is used up")
+        self.limit = limit
+
+
+def prices(teacher: TeacherConfig) -> Prices:
+    """The prices given, nothing for a teacher on this machine, or the list price of the model; UserError where it isn't known."""
+    if teacher.prices is not None:
+        return teacher.prices
+    if teacher.is_here:
+        return Prices(prompt=0.0, completion=0.0, source="runs on this machine")
+    model = re.sub(r"-\d{4}-\d{2}-\d{2}$", "", teacher.model or "")
+    if model not in LIST_PRICES or teacher.base_url is not None:
+        raise UserError(
+            f"teacher.prices: the price of {teacher.model!r} isn't known here, so nothing could stop at a budget. Give dollars a million "
+            "tokens (0 where it is free): 'teacher.prices={prompt: 0.5, completion: 1.5, source: where you read it}'"
+        )
+    prompt, completion = LIST_PRICES[model]
+    return Prices(prompt=prompt, completion=completion, source=_READ)
+
+
+class Bill:
+    """Tokens, requests and dollars, safe to use from many threads.
+
+    `dollars` is what the answers' own token counts come to. `doubtful` is the most that requests may have cost whose answer was never
+    seen (a timeout, a broken connection, a killed run); a budget counts it as spent.
+    """
+
+    def __init__(self, prices: Prices, max_dollars: float | None = None, max_requests: int | None = None) -> None:
+        self.prices = prices
+        self.prompt_tokens = self.completion_tokens = self.requests = 0
+        self.dollars = self.doubtful = 0.0
+        self._max_dollars, self._max_requests = max_dollars, max_requests
+        self._out: list[float] = []  # the worst each request in flight can cost
+        self._changed = threading.Condition()
+
+    def worst(self, request: Request) -> float:
+        """The most dollars that one attempt of this request can cost."""
+        prompt = len(request.prompt.encode()) + TEMPLATE_TOKENS
+        return (prompt * self.prices.prompt + request.max_tokens * self.prices.completion) / 1e6
+
+    @contextlib.contextmanager
+    def holding(self, worst: float) -> Iterator[None]:
+        """Holds `worst` dollars meanwhile; waits while answers still out may come cheaper than feared, else raises OverBudget."""
+        with self._changed:
+            while (limit := self._exceeded(worst)) is not None:
+                if not self._out:
+                    raise OverBudget(limit)
+                self._changed.wait()
+            self._out.append(worst)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._out.remove(worst)
+                self._changed.notify_all()
+
+    def lose(self, worst: float) -> None:
+        """Counts an attempt whose answer was never seen."""
+        with self._changed:
+            self.doubtful += worst
+
+    def charge(self, request: Request, answer: Answer) -> None:
+        """Counts an answer; one that doesn't say its tokens costs the worst."""
+        with self._changed:
+            self.requests += 1
+            self.prompt_tokens += answer.prompt_tokens or 0
+            self.completion_tokens += answer.completion_tokens or 0
+            if answer.prompt_tokens is None or answer.completion_tokens is None:
+                self.dollars += self.worst(request)
+            else:
+                self.dollars += (answer.prompt_tokens * self.prices.prompt + answer.completion_tokens * self.prices.completion) / 1e6
+
+    def _exceeded(self, worst: float) -> str | None:
+        if self._max_requests is not None and self.requests + len(self._out) >= self._max_requests:
+            return "requests"
+        if self._max_dollars is not None and self.dollars + self.doubtful + sum(self._out) + worst > self._max_dollars:
+            return "dollars"
+        return None

@@ -1,0 +1,99 @@
+"""Our own server as a teacher: started as a process of its own, waited for, and ended by its id."""
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from alpaca_jax.errors import Lost, UserError
+from alpaca_jax.rundir import read_json
+from alpaca_jax.teacher.config import TeacherConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where a teacher listens, and the name of its model."""
+
+    base_url: str | None
+    model: str
+
+
+@contextlib.contextmanager
+def serving(
+    teacher: TeacherConfig, max_length: int, log: Path, notice: Callable[[str], None], patience: float = 600.0
+) -> Iterator[Endpoint]:
+    """The endpoint of `teacher.source` served by a child process while the context lasts; its output goes to `log`.
+
+    `max_length` is the tokens of the longest prompt with its answer, `patience` the seconds the server has to get ready.
+
+    A server that dies raises Lost (UserError where it blames the user), with the last lines it wrote.
+    """
+    with tempfile.TemporaryDirectory(prefix="alpaca_jax-") as folder:
+        ready = Path(folder) / "ready.json"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            # A session of its own: Ctrl-C reaches us alone, and we end the server when its answers are in. It watches our id,
+            # so it doesn't outlive us when we are killed.
+            process = subprocess.Popen(
+                _command(teacher, max_length, ready), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            notice(f"teacher: starting {teacher.source} on this machine (log: {log})")
+            _wait(process, ready, log, patience)
+            found = read_json(ready)
+            yield Endpoint(found["base_url"], teacher.model or found["model"])
+        except Lost as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its connections end a moment before it does
+                process.wait(1.0)
+            if process.poll() is None:
+                raise
+            raise Lost(f"{_death(process, log)}\n{error}") from None
+        finally:
+            _end(process)
+
+
+def _command(teacher: TeacherConfig, max_length: int, ready: Path) -> list[str]:
+    escaped = str(teacher.source).replace("\\", "\\\\").replace("'", "\\'")
+    options = {
+        "model.source": f"'{escaped}'",
+        "port": 0,
+        "ready": f"'{ready}'",
+        "slots": teacher.slots,
+        "max_length": max_length,
+        "parent": os.getpid(),
+    }
+    return [sys.executable, "-m", "alpaca_jax", "serve", *(f"{name}={value}" for name, value in options.items())]
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path, patience: float) -> None:
+    limit = time.monotonic() + patience
+    while not ready.exists():
+        if process.poll() is not None:
+            problem = UserError if process.returncode == UserError.exit_code else Lost
+            raise problem(_death(process, log))
+        if time.monotonic() > limit:
+            raise UserError(f"the local teacher isn't ready after {patience:.0f} s; its last words (in {log}):\n{_tail(log)}")
+        time.sleep(0.1)
+
+
+def _death(process: subprocess.Popen[bytes], log: Path) -> str:
+    return f"the local teacher ended with exit code {process.returncode}; its last words (in {log}):\n{_tail(log)}"
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:]) or "  (none)"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

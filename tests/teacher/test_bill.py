@@ -1,0 +1,62 @@
+import threading
+import time
+
+import pytest
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.teacher.bill import Bill, OverBudget, prices
+from alpaca_jax.teacher.config import Prices, TeacherConfig
+from alpaca_jax.teacher.protocol import Answer, Request
+
+PRICES = Prices(prompt=1.0, completion=4.0, source="test")
+REQUEST = Request(endpoint="chat", prompt="é" * 18, max_tokens=100, temperature=1.0, top_p=1.0, seed=0)
+
+
+def test_the_worst_case_counts_bytes_and_the_whole_limit():
+    assert Bill(PRICES).worst(REQUEST) == pytest.approx(((36 + 64) * 1.0 + 100 * 4.0) / 1e6)
+
+
+def test_a_request_waits_for_one_that_may_come_cheaper():
+    bill = Bill(PRICES, max_dollars=7e-4)
+    worst = bill.worst(REQUEST)  # 5e-4
+    entered = threading.Event()
+
+    def second():
+        with bill.holding(worst):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    with bill.holding(worst):
+        thread.start()
+        time.sleep(0.05)
+        assert not entered.is_set()
+        cheap = Answer(text="x", finish_reason="stop", model="m", prompt_tokens=10, completion_tokens=10, seconds=0.1)
+        bill.charge(REQUEST, cheap)
+    thread.join(5.0)
+    assert entered.is_set() and bill.dollars == pytest.approx(5e-5)
+
+
+def test_over_budget_is_said_when_nothing_is_out():
+    bill = Bill(PRICES, max_dollars=4e-4)
+    with pytest.raises(OverBudget, match="dollars"), bill.holding(bill.worst(REQUEST)):
+        raise AssertionError
+    few = Bill(PRICES, max_requests=0)
+    with pytest.raises(OverBudget, match="requests"), few.holding(0.0):
+        raise AssertionError
+
+
+def test_doubtful_dollars_count_against_the_budget():
+    bill = Bill(PRICES, max_dollars=9e-4)
+    bill.lose(5e-4)
+    with pytest.raises(OverBudget), bill.holding(bill.worst(REQUEST)):
+        raise AssertionError
+
+
+def test_where_prices_come_from():
+    assert prices(TeacherConfig(model="m", prices=PRICES)) is PRICES
+    assert prices(TeacherConfig(source="smollm2-135m-instruct")).completion == 0.0
+    listed = prices(TeacherConfig(model="gpt-4o-mini-2024-07-18", key_env="K"))
+    assert (listed.prompt, listed.completion) == (0.15, 0.60) and "2026" in listed.source
+    for unknown in ({"model": "none-such"}, {"model": "gpt-4o", "base_url": "https://elsewhere.example/v1"}):
+        with pytest.raises(UserError, match="teacher.prices"):
+            prices(TeacherConfig(**unknown))
