@@ -30,11 +30,14 @@ console = Console(stderr=True)
 
 def run(config: Config) -> None:
     """Serves `config.model` until SIGTERM or the end of `config.parent`, or Ctrl-C (KeyboardInterrupt); UserError for a port in use."""
+    ready = Path(config.ready).expanduser() if config.ready is not None else None
+    if ready is not None:
+        ready.unlink(missing_ok=True)  # of a server that was killed
     _follow(config.parent)
     # Bound before the model is loaded: a port in use is heard of at once.
     with _listen(config.host, config.port) as listener:
         service, scheduler = _load(config)
-        Server(service, scheduler, config, listener).run()
+        Server(service, scheduler, config.host, listener, ready).run()
 
 
 def _load(config: Config) -> tuple[Service, Scheduler]:
@@ -69,18 +72,16 @@ def _name(source: str) -> str:
 class Server(uvicorn.Server):
     """uvicorn with our own ending: signals stop the scheduler first, so that open requests end and the server can."""
 
-    def __init__(self, service: Service, scheduler: Scheduler, config: Config, listener: socket.socket) -> None:
+    def __init__(self, service: Service, scheduler: Scheduler, host: str, listener: socket.socket, ready: Path | None = None) -> None:
         super().__init__(
-            uvicorn.Config(
-                service.app(config.host), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5, ws="none"
-            )
+            uvicorn.Config(service.app(host), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5, ws="none")
         )
         self._service = service
         self._scheduler = scheduler
-        self._ready = config.ready
+        self._ready = ready
         self._listener = listener
         self._interrupted = False
-        shown = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -106,12 +107,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self._ready is not None:
             ready = {"base_url": f"{self.url}/v1", "model": self._service.name, "pid": os.getpid()}
-            await asyncio.to_thread(rundir.write_json, Path(self._ready).expanduser(), ready)
+            await asyncio.to_thread(rundir.write_json, self._ready, ready)
         console.print(f"chat with {self._service.name}: {self.url}", highlight=False)
         console.print(f"OpenAI-compatible endpoint: base_url={self.url}/v1 model={self._service.name} (Ctrl-C ends it)", highlight=False)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the endpoint once the scheduler has handed out its last word, which needs the event loop."""
+        if self._ready is not None:
+            self._ready.unlink(missing_ok=True)
         self._scheduler.stop()
         await asyncio.to_thread(self._scheduler.join)
         await super().shutdown(sockets=sockets)

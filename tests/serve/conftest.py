@@ -12,11 +12,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.data.tokenizer_backends import Json
 from alpaca_jax.decode.engine import Engine
-from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
-from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.run import Server, _listen
 from alpaca_jax.serve.scheduler import Scheduler
 
@@ -74,9 +72,8 @@ def running(architecture, tokenizer):
     def run(engine):
         scheduler = Scheduler(engine)
         service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
-        config = Config(model=ModelConfig(), port=0)
-        with _listen(config.host, config.port) as listener:
-            server = Server(service, scheduler, config, listener)
+        with _listen("127.0.0.1", 0) as listener:
+            server = Server(service, scheduler, "127.0.0.1", listener)
             thread = threading.Thread(target=server.run)
             thread.start()
             try:
