@@ -8,6 +8,7 @@ import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
+from alpaca_jax.config import parse
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import gguf_tokenizer
@@ -39,6 +40,8 @@ def open(path: Path) -> GGUF:
         raise UserError(f"{path}: its header lacks {error.args[0]}; fetch it again, or give another model.source") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(f"{path}: its header makes no sense ({error}); fetch it again") from error
     return GGUF(architecture, tokenizer, _eos_ids(header, tokenizer), _tensors(path, reader, architecture).reader(architecture))
 
 
@@ -73,20 +76,20 @@ def _architecture(header: dict[str, Any], reader: GGUFReader) -> Architecture:
     head_dim = header.get("llama.attention.key_length", width // heads)
     if header.get("llama.rope.dimension_count", head_dim) != head_dim:
         raise UserError("RoPE turns only a part of each head, which is not supported; give another model.source")
-    shapes = {tensor.name: tensor.shape for tensor in reader.tensors}
-    return Architecture(
-        vocab_size=int(header.get("llama.vocab_size", len(header["tokenizer.ggml.tokens"]))),
-        hidden_size=width,
-        intermediate_size=header["llama.feed_forward_length"],
-        num_layers=header["llama.block_count"],
-        num_heads=heads,
-        num_kv_heads=header.get("llama.attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope_theta=_exact(header.get("llama.rope.freq_base", 10000.0)),
-        norm_eps=_exact(header["llama.attention.layer_norm_rms_epsilon"]),
-        max_positions=header["llama.context_length"],
-        tie_embeddings="output.weight" not in shapes,
-    )
+    sizes = {
+        "vocab_size": header.get("llama.vocab_size", len(header["tokenizer.ggml.tokens"])),
+        "hidden_size": width,
+        "intermediate_size": header["llama.feed_forward_length"],
+        "num_layers": header["llama.block_count"],
+        "num_heads": heads,
+        "num_kv_heads": header.get("llama.attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rope_theta": _exact(header.get("llama.rope.freq_base", 10000.0)),
+        "norm_eps": _exact(header["llama.attention.layer_norm_rms_epsilon"]),
+        "max_positions": header["llama.context_length"],
+        "tie_embeddings": all(tensor.name != "output.weight" for tensor in reader.tensors),
+    }
+    return parse(Architecture, sizes)
 
 
 def _exact(value: float) -> float:

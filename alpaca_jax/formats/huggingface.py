@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -15,12 +15,13 @@ from safetensors.numpy import save_file
 
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import huggingface_config
+from alpaca_jax.formats.huggingface_config import Dtype
 from alpaca_jax.formats.names import weights
 from alpaca_jax.formats.tensors import Read, Tensors
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.rundir import read_json
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # what transformers 4 writes
 
@@ -40,17 +41,11 @@ def open(folder: Path, tokenizer: Tokenizer | None = None) -> Folder:
     """Returns the LLaMA in a folder (with `tokenizer` in place of its own); a UserError where it is another model, or not whole."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model: neither config.json (Hugging Face) nor train/model/ (a run of ours) is there")
-    config = read_json(folder / "config.json")
-    try:
-        architecture = _architecture(config)
-    except KeyError as error:
-        raise UserError(f"{folder / 'config.json'} lacks {error.args[0]}; fetch it again, or give another model.source") from error
-    except UserError as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from error
+    architecture = huggingface_config.architecture(folder / "config.json")
     files = _weight_files(folder)
     tokenizer = tokenizer or Tokenizer.load(folder)
-    read = _tensors(folder, files).reader(architecture)
-    return Folder(architecture, tokenizer, _eos_ids(folder, config, tokenizer), read, tuple(files))
+    eos_ids = tuple(dict.fromkeys((tokenizer.eos_id, *huggingface_config.eos_ids(folder))))
+    return Folder(architecture, tokenizer, eos_ids, _tensors(folder, files).reader(architecture), tuple(files))
 
 
 def export(
@@ -74,92 +69,23 @@ def export(
     partial.mkdir(parents=True)
     try:
         _write_weights(partial, architecture, read, dtype, progress, shard_bytes)
-        settings = {
-            "config.json": _config(architecture, tokenizer, dtype, eos_ids),
-            "generation_config.json": _generation(tokenizer, eos_ids),
-        }
+        settings = huggingface_config.files(architecture, tokenizer, dtype, eos_ids or (tokenizer.eos_id,))
         texts = {name: to_json(value) for name, value in settings.items()} | dict(extra)
         for name, content in {**tokenizer.files(), **{name: text.encode() for name, text in texts.items()}}.items():
             (partial / name).write_bytes(content)
         os.replace(partial, folder)  # takes the place of an empty folder, and of nothing else
+    except SafetensorError as error:
+        raise UserError(f"{partial}: the weights can't be written ({error}); is the disk full?") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _architecture(config: Mapping[str, Any]) -> Architecture:
-    if config["model_type"] != "llama":
-        raise UserError(f"a model of the type {config['model_type']!r}; only llama is read")
-    for key, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if config.get(key, wanted) != wanted:
-            raise UserError(f"{key} is {config[key]!r}; only {wanted!r} is supported")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UserError(f"its RoPE frequencies are scaled ({kind}), which is not supported; give a model with plain RoPE")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError("RoPE turns only a part of each head, which is not supported; give another model.source")
-    heads = config["num_attention_heads"]
-    return Architecture(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_layers=config["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-        norm_eps=config["rms_norm_eps"],
-        max_positions=config["max_position_embeddings"],
-        tie_embeddings=config.get("tie_word_embeddings", False),
-    )
-
-
-def _config(architecture: Architecture, tokenizer: Tokenizer, dtype: Dtype, eos_ids: tuple[int, ...]) -> dict[str, Any]:
-    rope = {"rope_type": "default", "rope_theta": architecture.rope_theta}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": architecture.vocab_size,
-        "hidden_size": architecture.hidden_size,
-        "intermediate_size": architecture.intermediate_size,
-        "num_hidden_layers": architecture.num_layers,
-        "num_attention_heads": architecture.num_heads,
-        "num_key_value_heads": architecture.num_kv_heads,
-        "head_dim": architecture.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rms_norm_eps": architecture.norm_eps,
-        "max_position_embeddings": architecture.max_positions,
-        "rope_parameters": rope,  # transformers 5
-        "rope_theta": architecture.rope_theta,  # transformers 4
-        "tie_word_embeddings": architecture.tie_embeddings,
-        "initializer_range": 0.02,
-        **_special_ids(tokenizer, eos_ids),
-        "dtype": dtype,  # transformers 5
-        "torch_dtype": dtype,  # transformers 4
-    }
-
-
-def _generation(tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> dict[str, Any]:
-    return {**_special_ids(tokenizer, eos_ids), "pad_token_id": tokenizer.pad_id}
-
-
-def _special_ids(tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> dict[str, Any]:
-    ids = eos_ids or (tokenizer.eos_id,)
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": list(ids) if len(ids) > 1 else ids[0]}
-
-
-def _eos_ids(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
-    generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    ids = generation.get("eos_token_id", config.get("eos_token_id"))
-    named = [] if ids is None else ids if isinstance(ids, list) else [ids]
-    return tuple(dict.fromkeys((tokenizer.eos_id, *named)))
-
-
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict):
+            raise UserError(f"{folder / INDEX} has no weight_map; fetch it again")
+        names = sorted(set(places.values()))
         lacking = [name for name in names if not (folder / name).is_file()]
         if lacking:
             raise UserError(f"{folder} lacks {', '.join(lacking)}, which {INDEX} names; fetch them again")

@@ -1,0 +1,61 @@
+"""Random tiny LLaMA models as `transformers` makes and saves them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of a few words."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    from alpaca_jax.data.tokenizer import Tokenizer
+    from alpaca_jax.data.tokenizer_backends import Json
+
+    made = tokenizers.Tokenizer(
+        models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2} | {word: 3 + n for n, word in enumerate(WORDS)}, "<unk>")
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    folder = tmp_path_factory.mktemp("tokenizer")
+    Tokenizer(Json(made.to_str()), bos_id=1, eos_id=2, pad_id=2, adds_bos=True).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Any:
+    """`make(**config)`: a folder that `transformers` saved (with a tokenizer), and its model in fp32."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+
+    def make(shard: str = "5GB", **changes: Any) -> tuple[Path, Any]:
+        sizes = {
+            "vocab_size": 96,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 12,  # not hidden_size / heads, so that nothing may assume it
+            "max_position_embeddings": 128,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+            "rms_norm_eps": 1e-6,
+            "initializer_range": 0.2,
+        }
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**sizes, **changes})).eval()
+        for name, weight in model.named_parameters():
+            if "norm" in name:  # they start as ones, which hides a mistake
+                torch.nn.init.uniform_(weight, 0.5, 1.5)
+        folder = tmp_path_factory.mktemp("llama")
+        model.save_pretrained(folder, max_shard_size=shard)
+        for file in tiny_tokenizer.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        return folder, model
+
+    return make

@@ -1,0 +1,210 @@
+"""SmolLM2's own file against `transformers`, small GGUF files written by the `gguf` package, and files that aren't what they should be."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import jax
+import numpy as np
+import pytest
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import names, pretrained
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import Architecture
+
+PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+    "In 1969, 2 men walked on",
+    "Übermut tut selten gut, 你好",
+    "<|im_start|>user\nGive three tips for staying healthy.<|im_end|>\n<|im_start|>assistant\n",
+)
+
+
+@pytest.fixture(scope="module")
+def smol(smollm2: Path) -> Iterator[tuple[pretrained.Pretrained, dict[str, Any], Any]]:
+    """SmolLM2 opened here, its params, and a jitted function from tokens [1, T] to logits [1, T, V]."""
+    model = pretrained.open(smollm2)
+    params = pretrained.load_params(model)
+
+    @jax.jit
+    def logits(params: dict[str, Any], tokens_BT: jax.Array) -> jax.Array:
+        segments_BT = jax.numpy.ones_like(tokens_BT)
+        positions_BT = jax.numpy.arange(tokens_BT.shape[1], dtype=np.int32)[None]
+        return llama.logits(params, llama.forward(model.architecture, params, tokens_BT, segments_BT, positions_BT))
+
+    yield model, params, logits
+    jax.clear_caches()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch and transformers
+def test_logits_and_greedy_tokens_equal_transformers(smol: Any, smollm2: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model, params, logits = smol
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32).eval()
+    length = 80  # all prompts at one length, so that ours compiles once
+    worst = 0.0
+    for prompt in PROMPTS:
+        ids = model.tokenizer.encode(prompt, special=True)
+        start = torch.tensor([ids])
+        # Without a mask `generate` guesses one, and hides <|im_end|>, since it is the padding as well.
+        settings = {"attention_mask": torch.ones_like(start), "max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+        with torch.no_grad():
+            chosen = theirs.generate(start, eos_token_id=None, **settings)
+            expected = theirs(chosen).logits.numpy()
+        padded = np.zeros((1, length), np.int32)
+        padded[0, : chosen.shape[1]] = chosen[0]
+        ours = np.asarray(logits(params, padded))[:, : chosen.shape[1]]
+        worst = max(worst, float(np.abs(ours - expected).max()))
+        # Greedy tokens are the same where each one is our choice too behind those before it.
+        assert ours[0, len(ids) - 1 : -1].argmax(-1).tolist() == chosen[0, len(ids) :].tolist(), prompt
+    print(f"largest difference of a logit: {worst:.2e}")
+    assert worst < 2e-3
+
+
+def test_smollm2_is_what_its_header_says(smol: Any) -> None:
+    model, params, _ = smol
+    sizes = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_layers": 30, "num_heads": 9, "num_kv_heads": 3}
+    rest = {"head_dim": 64, "rope_theta": 100000.0, "norm_eps": 1e-5, "max_positions": 8192, "tie_embeddings": True}
+    assert model.architecture == Architecture(**sizes, **rest)
+    assert sum(weight.size for weight in jax.tree.leaves(params)) == model.architecture.num_parameters == 134_515_008
+    assert model.eos_ids == (2,)
+    assert (model.tokenizer.bos_id, model.tokenizer.eos_id, model.tokenizer.pad_id, model.tokenizer.adds_bos) == (1, 2, 2, False)
+
+
+# --- small files ----------------------------------------------------------------------------------------------------------------------
+
+SIZES = Architecture(
+    vocab_size=40, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_positions=64
+)
+BYTES = ["!", '"', "a", "b", "Ġ", "ab"]
+
+
+def _write(path: Path, drop: tuple[str, ...] = (), quantised: bool = False, **changes: Any) -> dict[tuple[str, ...], np.ndarray]:
+    """Writes a tiny GGUF with random weights and returns them in our layout."""
+    a = SIZES
+    header = {
+        "llama.context_length": a.max_positions,
+        "llama.embedding_length": a.hidden_size,
+        "llama.block_count": a.num_layers,
+        "llama.feed_forward_length": a.intermediate_size,
+        "llama.attention.head_count": a.num_heads,
+        "llama.attention.head_count_kv": a.num_kv_heads,
+        **{key.replace("__", "."): value for key, value in changes.items() if key not in ("architecture", "pre")},
+    }
+    writer = gguf.GGUFWriter(path, changes.get("architecture", "llama"))
+    for key, value in header.items():
+        writer.add_uint32(key, value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(changes.get("pre", "smollm"))
+    writer.add_token_list(["<s>", "</s>", *BYTES, *(f"<unused{n}>" for n in range(a.vocab_size - len(BYTES) - 2))])
+    writer.add_token_types([3, 3] + [1] * (a.vocab_size - 2))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    generator, held = np.random.default_rng(0), {}
+    for path_, weight in names.weights(a).items():
+        ours = generator.normal(size=weight.shape).astype(np.float32)
+        held[path_] = ours
+        for (name, _), layer in zip(weight.tensors("gguf"), ours if weight.name.stacked else ours[None], strict=True):
+            tensor = weight.name.to_theirs(layer)
+            if "attn_q" in name or "attn_k" in name:  # as llama.cpp's converter does it
+                heads = a.num_heads if "attn_q" in name else a.num_kv_heads
+                tensor = tensor.reshape(heads, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
+            if name in drop:
+                continue
+            if quantised and tensor.ndim == 2:
+                kind = gguf.GGMLQuantizationType.Q8_0
+                writer.add_tensor(name, gguf.quants.quantize(np.ascontiguousarray(tensor), kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(name, np.ascontiguousarray(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return held
+
+
+def test_weights_of_a_small_file(tmp_path: Path) -> None:
+    held = _write(tmp_path / "tiny.gguf")
+    model = pretrained.open(tmp_path / "tiny.gguf")
+    assert model.architecture == SIZES
+    for path, weight in held.items():
+        np.testing.assert_array_equal(model.read(path), weight, err_msg=str(path))
+    _write(tmp_path / "quantised.gguf", quantised=True)
+    np.testing.assert_allclose(pretrained.open(tmp_path / "quantised.gguf").read(("head", "weight")), held["head", "weight"], atol=0.03)
+
+
+def test_a_file_without_output_weights_is_tied(tmp_path: Path) -> None:
+    _write(tmp_path / "tied.gguf", drop=("output.weight",))
+    assert pretrained.open(tmp_path / "tied.gguf").architecture.tie_embeddings
+
+
+def test_truncated_anywhere(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.gguf"
+    _write(whole)
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    for size in [*range(0, 3000, 97), len(content) // 2, len(content) - 1]:
+        cut.write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"cut\.gguf is not a whole GGUF file"):
+            pretrained.open(cut)
+
+
+def test_a_header_that_lies(tmp_path: Path) -> None:
+    file = tmp_path / "lying.gguf"
+    _write(file)
+    content = bytearray(file.read_bytes())
+    for offset, count in ((8, 1 << 50), (16, 1 << 50), (16, 3), (24, 1 << 60)):  # tensors, keys, the length of the first key
+        changed = content.copy()
+        changed[offset : offset + 8] = count.to_bytes(8, "little")
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=r"lying\.gguf"):
+            pretrained.open(file)
+    file.write_bytes(b"PK\x03\x04" + content)
+    with pytest.raises(UserError, match="is not a whole GGUF file"):
+        pretrained.open(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "qwen2"}, "the architecture 'qwen2'; only llama"),
+        ({"llama__expert_count": 8}, "mixture of experts"),
+        ({"llama__attention__head_count": 0}, "makes no sense"),
+        ({"llama__attention__head_count_kv": 3}, "must be a multiple"),
+        ({"llama__block_count": 3}, r"missing \(9\): blk\.2\.attn_norm"),
+        ({"llama__block_count": 1}, r"not part of a LLaMA \(9\): blk\.1"),
+        ({"llama__feed_forward_length": 100}, "of another size"),
+        ({"drop": ("blk.1.ffn_up.weight", "output_norm.weight")}, r"missing \(2\): blk\.1\.ffn_up\.weight, output_norm\.weight"),
+        ({"pre": "tekken"}, "cuts text as 'tekken'"),
+        ({"llama__rope__dimension_count": 8}, "a part of each head"),
+    ],
+)
+def test_another_model(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    _write(tmp_path / "other.gguf", **changes)
+    with pytest.raises(UserError, match=message):
+        pretrained.open(tmp_path / "other.gguf")
+
+
+def test_sentencepiece_in_a_gguf_header(data_dir: Path) -> None:
+    from sentencepiece import sentencepiece_model_pb2
+
+    from alpaca_jax.formats import gguf_tokenizer
+
+    file = data_dir / "llama_tokenizer.model"
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes()).pieces
+    columns = {"tokens": [p.piece for p in pieces], "scores": [p.score for p in pieces], "token_type": [p.type for p in pieces]}
+    ids = {"bos_token_id": 1, "eos_token_id": 2}
+    built = gguf_tokenizer.build({f"tokenizer.ggml.{key}": value for key, value in {"model": "llama", **columns, **ids}.items()})
+    reference = Tokenizer.load(file)
+    texts = ["The capital of France is Paris.", "  1234 é🦙 你好\n\n", "a\tb"]
+    assert built.encode_batch(texts) == reference.encode_batch(texts)
+    assert built.encode_batch(texts, start=False) == reference.encode_batch(texts, start=False)
+    assert (built.bos_id, built.eos_id, built.pad_id, built.adds_bos) == (1, 2, 2, True)
