@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -29,6 +30,8 @@ from alpaca_jax.rundir import read_json, write_json
 T = TypeVar("T")
 CACHE = "~/.cache/alpaca_jax/data"
 AT_ONCE = 1024  # records read together: one by one takes six times as long
+ASIDE = ".building-"
+STALE_SECONDS = 24 * 3600
 QUIET_SECONDS = 10  # between the lines of progress where there is no terminal
 
 
@@ -118,7 +121,7 @@ class Dataset:
     folder: Path
 
 
-def load_examples(config: DataConfig, path: str | os.PathLike[str], tokenizer: Tokenizer) -> Dataset:
+def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) -> Dataset:
     """Returns the examples of the records at `path`: from the store in `config.cache`, built first if it isn't there."""
     cache = Path(config.cache or CACHE).expanduser()
     read = records.read(path, config.on_error)
@@ -193,20 +196,38 @@ def _aside(folder: Path) -> Iterator[Path]:
     """A folder to build in, which becomes `folder` when all went well: whole, or not at all."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+        _sweep(folder.parent)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=ASIDE))
     except OSError as error:
         raise UserError(f"{folder.parent}: can't be written ({error.strerror}); give another data.cache=") from error
     try:
         yield aside
         shutil.rmtree(aside / "downloads", ignore_errors=True)  # TFDS makes it, nothing is ever in it
         aside.chmod(0o755)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was quicker: its folder holds the same
-                raise
+        _rename(aside, folder)
+    except (OSError, RuntimeError) as error:
+        if os.strerror(errno.ENOSPC) in str(error):  # ArrayRecord says it in a RuntimeError
+            free = shutil.disk_usage(folder.parent).free / 1e6
+            raise UserError(f"{folder}: the disk is full ({free:.1f} MB free); make room, or give another data.cache=") from error
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker: its folder holds the same
+            raise
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what killed processes left half-built; by age, since another machine may be building here."""
+    for left in parent.glob(f"{ASIDE}*"):
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _shown(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from alpaca_jax.data.template import Template
+from alpaca_jax.data.tokenizer import Tokenizer
 
 AT_ONCE = 1024  # records tokenized together, on all cores
 
@@ -87,16 +88,6 @@ class Record(Protocol):
     def input(self) -> str: ...
     @property
     def output(self) -> str: ...
-
-
-class Tokenizer(Protocol):
-    """What is asked of a tokenizer here; `data.tokenizer.Tokenizer` is one."""
-
-    bos_id: int | None
-    eos_id: int
-    adds_bos: bool
-
-    def encode_batch(self, texts: Sequence[str], start: bool = True, special: bool = False) -> list[list[int]]: ...
 
 
 @dataclasses.dataclass(frozen=True)

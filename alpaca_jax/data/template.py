@@ -4,6 +4,7 @@ import dataclasses
 from typing import Protocol
 
 from alpaca_jax.config import suggestion
+from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 
 # Stanford's text, word for word; the response follows the last colon directly.
@@ -31,8 +32,10 @@ PLAIN_CHAT = (
 class Template(Protocol):
     """How a record reads: what the model is shown, what it learns to answer, and the jinja that makes a chat look the same."""
 
-    name: str
-    special: bool  # whether special tokens may be spelled in the prompt's text
+    @property
+    def special(self) -> bool:
+        """Whether special tokens may be spelled in the prompt's text."""
+        ...
 
     def prompt(self, instruction: str, input: str = "") -> str:
         """Returns the text before the response."""
@@ -52,7 +55,6 @@ class Alpaca:
     """Stanford's template, with and without an input."""
 
     bos: bool = False
-    name: str = "alpaca"
     special: bool = False
 
     def prompt(self, instruction: str, input: str = "") -> str:
@@ -72,7 +74,6 @@ class Plain:
     """The instruction, the input and the response on lines of their own, without any other word."""
 
     bos: bool = False
-    name: str = "plain"
     special: bool = False
 
     def prompt(self, instruction: str, input: str = "") -> str:
@@ -89,8 +90,7 @@ class Plain:
 class Chat:
     """The tokenizer's own chat template: the record is one user turn, the response is the assistant's."""
 
-    tokenizer: "ChatTokenizer"
-    name: str = "chat"
+    tokenizer: Tokenizer
     special: bool = True
 
     def prompt(self, instruction: str, input: str = "") -> str:
@@ -105,19 +105,10 @@ class Chat:
         return self.tokenizer.chat_template
 
 
-class ChatTokenizer(Protocol):
-    """What is asked of a tokenizer here; `data.tokenizer.Tokenizer` is one."""
-
-    adds_bos: bool
-    chat_template: str | None
-
-    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str: ...
-
-
 NAMES = ("alpaca", "plain", "chat")
 
 
-def get(name: str, tokenizer: ChatTokenizer) -> Template:
+def get(name: str, tokenizer: Tokenizer) -> Template:
     """Returns the template of that name for the tokenizer; a UserError where there is none."""
     if name == "alpaca":
         return Alpaca(bos=tokenizer.adds_bos)

@@ -1,6 +1,8 @@
 """The built datasets: what they hold, that they are built once and whole, without network, and what is said when that fails."""
 
+import errno
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -119,16 +121,31 @@ def test_nothing_is_asked_of_the_network(
     assert capfd.readouterr() == ("", "")  # nor is anything said, so short a work it is
 
 
-def test_a_failure_leaves_nothing_behind(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("write() failed: No space left on device; at")]
+)
+def test_a_full_disk_is_said_and_leaves_nothing_behind(
+    error: Exception, config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: Any) -> Any:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(builder.np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"examples/\w+: the disk is full \([\d.]+ MB free\); make room, or give another data\.cache="):
         builder.load_examples(config, file, tokenizer)
     monkeypatch.undo()
     assert list((Path(str(config.cache)) / "examples").iterdir()) == []
     assert len(builder.load_examples(config, file, tokenizer).examples["train"]) == 15
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
+    parent = Path(str(config.cache)) / "examples"
+    old, new = parent / ".building-old", parent / ".building-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    builder.load_examples(config, file, tokenizer)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_quicker_process_is_no_failure(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
