@@ -1,5 +1,6 @@
 """Batches: a pure function of (seed, batch index), and tf.data that makes them ahead of the step."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,8 @@ from alpaca_jax.errors import UserError
 # Making a batch takes a millisecond or two: two threads, a few batches ahead, keep any step fed.
 THREADS = 2
 AHEAD = 4
+# TensorFlow reports on its arithmetic, of which there is none here, unless this is set before its import.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def deal(lengths: np.ndarray, steps: int, examples: int, random: np.random.Generator) -> np.ndarray:
@@ -67,6 +70,8 @@ class Batches:
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """Yields the batches `start` to `stop - 1`, made ahead by tf.data; an exception in one of its threads is raised here as itself."""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
