@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from alpaca_jax.data import builder, template
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.formats import pretrained
@@ -80,14 +79,7 @@ def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
 def _answers(config: Config, source: pretrained.Pretrained, params: Any) -> list[str]:
     written = template.get(config.samples.template or config.data.template, source.tokenizer)
     engine = Engine(source.architecture, params, slots=len(config.samples.prompts))
-    return samples.answers(
-        engine, source.tokenizer, written, config.samples.prompts, config.samples.max_tokens, _stops(source, source.tokenizer)
-    )
-
-
-def _stops(source: pretrained.Pretrained, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Training ends an answer with the tokenizer's EOS, which a source need not list among its own."""
-    return tuple({*source.eos_ids, tokenizer.eos_id})
+    return samples.answers(engine, source.tokenizer, written, config.samples.prompts, config.samples.max_tokens, source.eos_ids)
 
 
 def _together(config: Config, before: Scored | None, after: Scored) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def read(folder: RunDir) -> dict[str, Any]:
 
 def collect(config: Config, folder: RunDir, markers: Sequence[Marker], found: dict[str, Any]) -> dict[str, Any]:
     """Returns the run's figures; None stands for what none of its stages measured."""
-    heldout = found["scores"].get("heldout", {})
+    heldout = (found["scores"].get("heldout") or {})
     exported = [config.stages[marker.name].output for marker in markers if marker.command[0] == "convert"]
     return {
         "records_kept": found["manifest"].get("records"),

@@ -124,7 +124,7 @@ def _heldout(scores: dict[str, Any]) -> Section:
 
 
 def _training(found: Found) -> Section:
-    lines, heldout = found["metrics"], found["scores"].get("heldout", {})
+    lines, heldout = found["metrics"], (found["scores"].get("heldout") or {})
     tokens = [line["tokens_real"] for line in lines]
     loss = [line["loss"] for line in lines]
     curves = [

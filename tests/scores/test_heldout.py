@@ -1,0 +1,51 @@
+"""The held-out loss is the token-weighted mean over all examples, however they are packed."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from alpaca_jax.data.example import Example, Examples
+from alpaca_jax.data.pack import collate
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.scores.heldout import Scorer
+from alpaca_jax.trainer.loss import response_loss
+
+TINY = Architecture(vocab_size=96, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
+LENGTHS = [5, 9, 3, 14, 7, 2, 16]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(lambda key: llama.init(TINY, key))(jax.random.key(0))
+
+
+def examples(lengths):
+    random = np.random.default_rng(0)
+    return [Example(random.integers(0, 96, length).astype(np.int32), max(1, length // 3)) for length in lengths]
+
+
+@pytest.mark.parametrize(("rows", "length"), [(1, 16), (4, 32)])
+def test_loss_is_the_mean_over_the_tokens_of_all_examples(params, rows, length):
+    made = examples(LENGTHS)
+    score = Scorer(TINY, Examples.of(made), rows, length).score(params)
+    loss = jax.jit(lambda params, batch: response_loss(TINY, params, batch))
+    alone = [loss(params, collate([example], 1, 16)) for example in made]
+    total, tokens = (sum(float(part[i]) for part in alone) for i in (0, 1))
+    assert score.loss == pytest.approx(total / tokens, rel=1e-5)
+    assert score.tokens == tokens == sum(len(example.ids) - example.prompt_length for example in made)
+    assert score.examples == 7
+    assert score.perplexity == pytest.approx(math.exp(score.loss))
+
+
+def test_progress_hears_of_every_batch(params):
+    heard = []
+    scorer = Scorer(TINY, Examples.of(examples([16, 16, 16])), 1, 16)
+    scorer.score(params, heard.append)
+    assert heard == [1, 2, 3]
+
+
+def test_no_example_gives_no_number(params):
+    assert math.isnan(Scorer(TINY, Examples.of([]), 1, 16).loss(params))
