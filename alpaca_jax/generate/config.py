@@ -15,6 +15,7 @@ BLOCKLIST = (
 @configclass
 class Sampling:
     temperature: float = 1.0
+    instruction_temperature: float | None = None  # of instructions (magpie); null: the same
     top_p: float = 1.0
     max_tokens: int = 512  # of one answer
     instruction_max_tokens: int = 128  # of one instruction (magpie)
@@ -31,7 +32,9 @@ class SelfInstruct:
 class Magpie:
     prefix: str = ""  # the teacher's chat template up to the user's turn
     stop: tuple[str, ...] = ()  # what ends a turn
+    openings: tuple[str, ...] = ("",)  # first words put into the user's mouth, dealt in turn, for variety; "": none
     answer: Literal["chat", "completions"] = "chat"  # how the answer is asked for
+    system: str = ""  # the system message under which it is asked for (answer=chat); empty: the server's own
     turn: str = ""  # the template from the end of the user's turn to the assistant's (answer=completions)
 
 
@@ -87,6 +90,8 @@ class Config:
             raise ValueError(
                 "magpie.prefix is missing: give the teacher's chat template up to the user's turn, and in magpie.stop the text that ends it"
             )
+        if not self.magpie.openings:
+            raise ValueError('magpie.openings is empty: give [""] for no opening')
         if self.magpie.answer == "completions" and not self.magpie.turn:
             raise ValueError(
                 "magpie.turn is missing: magpie.answer=completions needs the template between the user's and the assistant's turn"

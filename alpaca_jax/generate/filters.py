@@ -5,15 +5,15 @@ import zlib
 
 from alpaca_jax.generate.config import Filters
 
+_CANNOT = r"i (?:can't|cannot|am unable to|am not able to|won't|will not|do not|don't) (?:\w+ )?"
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
     r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|\bi(?:'m| am) (?:very |so |really )?sorry\b"
-    r"|\bi (?:can(?:'t|not)|am unable to|am not able to|won't|will not|do not have the ability to|don't have the ability to)"
-    r" (?:\w+ )?(?:help|assist|provide|fulfil|fulfill|comply|answer|create|generate|write|access|browse|do that|offer|discuss)\b"
-    r"|\bi(?:'m| am) (?:unable|not able) to\b"
-    r"|\b(?:could|can) you (?:please )?(?:provide|share|give)\b"
-    r"|\bplease (?:provide|share|paste) (?:me |us )?(?:with )?(?:the|your|more|some)\b",
+    r"|\Ai(?:'m| am) (?:very |so |really )?sorry,? but (?:i|as|this|that|it)\b"
+    rf"|\b{_CANNOT}(?:help(?! but)|assist|provide|fulfill?|comply|answer|access|browse|have the ability|have access)\b"
+    r"|\A(?:i'm|i am|unfortunately, i'm|unfortunately, i am) (?:unable|not able) to\b"
+    # Asks for what it wasn't given.
+    r"|\A(?:sure[,!.] |of course[,!.] )?(?:(?:could|can) you (?:please )?|please )(?:provide|share|paste|give)\b",
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(r"<\|[\w ]{1,30}\|>|</?s>|\[/?INST\]|###\s*(?:Instruction|Response)\s*:", re.IGNORECASE)
@@ -65,9 +65,13 @@ def is_broken(output: str) -> bool:
 
 
 def is_loop(output: str) -> bool:
-    """Whether the text repeats itself: it shrinks more than fourfold, or one line of some length stands there three times."""
-    lines = [line.strip() for line in output.splitlines() if len(line.strip()) > 20]
-    if any(lines.count(line) > 2 for line in set(lines)):
+    """Whether the text repeats itself: three of ten runs of three words stood there before, or its bytes shrink more than fourfold.
+
+    Seven tenths part SmolLM2-135M's answers cleanly (the loops are below 0.66, all others above 0.8) and cost 0.2% of Alpaca's records.
+    """
+    words = re.findall(r"\w+", output.lower())
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    if len(runs) >= 10 and len(set(runs)) < 0.7 * len(runs):
         return True
     content = output.encode()
-    return len(content) > 200 and len(content) > 4 * len(zlib.compress(content, 9))
+    return len(content) > 200 and len(content) > 4 * len(zlib.compress(content, 9))  # also what has no words

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate.config import Config
@@ -60,39 +60,51 @@ class MagpieMethod:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.longest = _tokens(config.magpie.prefix) + config.sampling.instruction_max_tokens + config.sampling.max_tokens + 64
+        fixed = max(len(config.magpie.prefix + config.magpie.turn), len(config.magpie.system)) + max(map(len, config.magpie.openings))
+        # In characters, where tokens are longer: room to spare for the template around them.
+        self.longest = fixed + config.sampling.instruction_max_tokens + config.sampling.max_tokens
 
     def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
         """The next request, or the one candidate."""
         magpie, sampling = self._config.magpie, self._config.sampling
+        opening = magpie.openings[index % len(magpie.openings)]
         if not answers:
-            return self._request(index, 0, "completions", magpie.prefix, sampling.instruction_max_tokens)
+            temperature = sampling.temperature if sampling.instruction_temperature is None else sampling.instruction_temperature
+            return Request(
+                endpoint="completions",
+                prompt=magpie.prefix + opening,
+                max_tokens=sampling.instruction_max_tokens,
+                temperature=temperature,
+                top_p=sampling.top_p,
+                seed=request_seed(self._config.seed, index, 0),
+                stop=magpie.stop,
+            )
         if answers[0].text is None:
             return [Candidate(problem="nonsense")]
-        instruction = answers[0].text.strip()
+        instruction = (opening + answers[0].text).strip()
         if answers[0].finish_reason == "length":
             return [Candidate(instruction=instruction, problem="cut_instruction")]
         if doomed(instruction):
             return [Candidate(instruction=instruction)]
         if len(answers) == 1:
-            raw = magpie.prefix + instruction + magpie.turn
-            return self._request(index, 1, magpie.answer, instruction if magpie.answer == "chat" else raw, sampling.max_tokens)
+            return self._answer_request(index, instruction)
         text, seed = answers[1].text, request_seed(self._config.seed, index, 1)
         if text is None:
             return [Candidate(instruction=instruction, problem="nonsense")]
         return [Candidate(instruction=instruction, output=text.strip(), cut=answers[1].finish_reason == "length", seed=seed)]
 
-    def _request(self, index: int, step: int, endpoint: Any, prompt: str, max_tokens: int) -> Request:
-        sampling, seed = self._config.sampling, request_seed(self._config.seed, index, step)
-        stop = self._config.magpie.stop if endpoint == "completions" else ()
+    def _answer_request(self, index: int, instruction: str) -> Request:
+        magpie, sampling = self._config.magpie, self._config.sampling
+        chat = magpie.answer == "chat"
         return Request(
-            endpoint=endpoint,
-            prompt=prompt,
-            max_tokens=max_tokens,
+            endpoint=magpie.answer,
+            prompt=instruction if chat else magpie.prefix + instruction + magpie.turn,
+            max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=seed,
-            stop=stop,
+            seed=request_seed(self._config.seed, index, 1),
+            stop=() if chat else magpie.stop,
+            system=magpie.system if chat else "",
         )
 
 
@@ -216,7 +228,3 @@ def load_seeds(path: str | None) -> list[Record]:
             except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
                 raise UserError(f"{source}, line {number}: not a seed task ({type(problem).__name__}: {problem}).") from None
     return seeds
-
-
-def _tokens(text: str) -> int:
-    return len(text.encode())  # no byte-level tokenizer makes more of it

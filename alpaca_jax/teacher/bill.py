@@ -68,7 +68,7 @@ class Bill:
 
     def worst(self, request: Request) -> float:
         """The most dollars that one attempt of this request can cost."""
-        prompt = len(request.prompt.encode()) + TEMPLATE_TOKENS
+        prompt = len((request.system + request.prompt).encode()) + TEMPLATE_TOKENS
         return (prompt * self.prices.prompt + request.max_tokens * self.prices.completion) / 1e6
 
     @contextlib.contextmanager

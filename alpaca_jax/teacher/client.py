@@ -63,6 +63,8 @@ class Client:
                     note("cost_at_most", lost)
                     self._bill.lose(lost)
                     problem, wait = self._passing(error)
+            if stop.is_set():
+                raise Lost("stopped")
             if attempt > self._teacher.max_retries or wait > MAX_WAIT:
                 break
             wait = max(wait, min(MAX_WAIT, self._first_wait * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
@@ -98,7 +100,9 @@ class Client:
         start = time.monotonic()
         try:
             if request.endpoint == "chat":
-                reply: Any = self._openai.chat.completions.create(messages=[{"role": "user", "content": request.prompt}], **settings)
+                system = [{"role": "system", "content": request.system}] if request.system else []
+                messages: Any = [*system, {"role": "user", "content": request.prompt}]
+                reply: Any = self._openai.chat.completions.create(messages=messages, **settings)
             else:
                 reply = self._openai.completions.create(prompt=request.prompt, **settings)
         except (openai.APIResponseValidationError, ValueError):

@@ -19,6 +19,7 @@ class Request:
     top_p: float
     seed: int
     stop: tuple[str, ...] = ()
+    system: str = ""  # the system message of a chat; empty: the server's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
