@@ -48,6 +48,7 @@ class Json:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._variant = functools.cache(self._make)  # by start and special: four at most
         self._main = self._variant(True, True)
         added = self._main.get_added_tokens_decoder()
         self.specials = {token.content: id for id, token in added.items() if token.special}
@@ -57,8 +58,7 @@ class Json:
     def leading_id(self) -> int | None:
         return next(iter(self._main.encode("").ids), None)
 
-    @functools.cache  # noqa: B019 - four small variants, which live as long as the tokenizer
-    def _variant(self, start: bool, special: bool) -> Any:
+    def _make(self, start: bool, special: bool) -> Any:
         import tokenizers
 
         spec = json.loads(self._text) | {"truncation": None, "padding": None}
@@ -119,6 +119,7 @@ class SentencePiece:
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        ids = [id for id in ids if id < self.vocab_size]  # a model may have more rows, which are no text
         if skip_special:
             return self._start.decode([id for id in ids if id not in self.specials.values()])
         parts: list[list[int] | str] = [[]]

@@ -133,6 +133,13 @@ def test_stream_never_shows_half_a_character(kind: str, request: pytest.FixtureR
     assert cut.rest().strip("\ufffd") == ""
 
 
+@pytest.mark.parametrize("kind", ["llama", "smol"])
+def test_ids_beyond_the_vocabulary_are_no_text(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(kind)
+    ids = tokenizer.encode("a b")
+    assert tokenizer.decode([*ids, tokenizer.vocab_size, tokenizer.vocab_size + 99]) == "a b"
+
+
 def test_chat_template_of_the_model(smol: Tokenizer) -> None:
     text = smol.render_chat([{"role": "user", "content": "Hi"}])
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")

@@ -47,22 +47,23 @@ def test_logits_and_greedy_tokens_equal_transformers(smol: Any, smollm2: Path) -
     transformers = pytest.importorskip("transformers")
     model, params, logits = smol
     theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32).eval()
-    length = 80  # all prompts at one length, so that ours compiles once
+    prompts = [model.tokenizer.encode(prompt, special=True) for prompt in PROMPTS]
+    width = max(map(len, prompts))
+    left_padded = torch.tensor([[2] * (width - len(ids)) + ids for ids in prompts])
+    # Without a mask `generate` guesses one, and hides every <|im_end|>, since it is the padding as well.
+    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+    settings = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False, "eos_token_id": None}
+    answers = theirs.generate(left_padded, attention_mask=mask, **settings)[:, width:].tolist()
     worst = 0.0
-    for prompt in PROMPTS:
-        ids = model.tokenizer.encode(prompt, special=True)
-        start = torch.tensor([ids])
-        # Without a mask `generate` guesses one, and hides <|im_end|>, since it is the padding as well.
-        settings = {"attention_mask": torch.ones_like(start), "max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    for ids, answer in zip(prompts, answers, strict=True):
+        tokens = np.zeros((1, width + 32), np.int32)  # all prompts at one length, so that ours compiles once
+        tokens[0, : len(ids) + 32] = ids + answer
         with torch.no_grad():
-            chosen = theirs.generate(start, eos_token_id=None, **settings)
-            expected = theirs(chosen).logits.numpy()
-        padded = np.zeros((1, length), np.int32)
-        padded[0, : chosen.shape[1]] = chosen[0]
-        ours = np.asarray(logits(params, padded))[:, : chosen.shape[1]]
+            expected = theirs(torch.tensor([ids + answer])).logits.numpy()[0]
+        ours = np.asarray(logits(params, tokens))[0, : len(expected)]
         worst = max(worst, float(np.abs(ours - expected).max()))
         # Greedy tokens are the same where each one is our choice too behind those before it.
-        assert ours[0, len(ids) - 1 : -1].argmax(-1).tolist() == chosen[0, len(ids) :].tolist(), prompt
+        assert ours[len(ids) - 1 : -1].argmax(-1).tolist() == answer
     print(f"largest difference of a logit: {worst:.2e}")
     assert worst < 2e-3
 

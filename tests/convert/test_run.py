@@ -1,0 +1,159 @@
+"""SmolLM2 as a Hugging Face folder that `transformers` loads, and targets and sources that convert refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alpaca_jax.config import parse
+from alpaca_jax.convert import run as convert
+from alpaca_jax.convert.config import Config
+from alpaca_jax.data.template import Alpaca
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import huggingface, names, native, pretrained
+from alpaca_jax.model import llama
+
+
+def _config(source: Path | str, target: Path, **changes: Any) -> Config:
+    return parse(Config, {"dir": str(target.parent), "source": str(source), "target": str(target), **changes})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch and transformers
+def test_smollm2_in_transformers(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = convert.run(_config("smollm2-135m-instruct", tmp_path / "hf", license="apache-2.0"))
+    assert "model.safetensors" in capsys.readouterr().out
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+    source, again = pretrained.open(smollm2), pretrained.open(folder)
+    assert again.architecture == source.architecture
+    assert again.eos_ids == source.eos_ids
+    state = theirs.state_dict()
+    for path, weight in names.weights(source.architecture).items():
+        ours = source.read(path)
+        np.testing.assert_array_equal(again.read(path), ours)
+        for (name, _), layer in zip(weight.tensors("huggingface"), ours if weight.name.stacked else ours[None], strict=True):
+            np.testing.assert_array_equal(state[name].numpy(), weight.name.to_theirs(layer), err_msg=name)
+    assert set(state) - {"lm_head.weight"} == {
+        name for w in names.weights(source.architecture).values() for name, _ in w.tensors("huggingface")
+    }
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "user", "content": "In 2024, name 3 cities."}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert ids == source.tokenizer.apply_chat(messages)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits.numpy()
+    tokens = np.array([ids], np.int32)
+    positions = np.arange(len(ids), dtype=np.int32)[None]
+    params = pretrained.load_params(again)
+    hidden = llama.forward(again.architecture, params, tokens, np.ones_like(tokens), positions)
+    difference = float(np.abs(np.asarray(llama.logits(params, hidden)) - expected).max())
+    print(f"largest difference of a logit: {difference:.2e}")
+    assert difference < 2e-3
+    assert theirs.generation_config.eos_token_id == 2
+
+
+@pytest.fixture
+def tiny(tiny_architecture: Any, smollm2: Path, tmp_path: Path) -> Path:
+    """A tiny model in Hugging Face format with SmolLM2's tokenizer."""
+    import dataclasses
+
+    import jax
+
+    tokenizer = pretrained.open(smollm2).tokenizer.with_chat_template(Alpaca().chat_template())
+    architecture = dataclasses.replace(tiny_architecture, vocab_size=tokenizer.vocab_size)
+    held = dict(names.leaves(jax.tree.map(np.asarray, llama.init(architecture, jax.random.key(0)))))
+    huggingface.export(tmp_path / "tiny", architecture, tokenizer, held.__getitem__)
+    return tmp_path / "tiny"
+
+
+def test_same_conversion_again_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    config = _config(tiny, tmp_path / "new" / "hf", dtype="bfloat16")
+    folder = convert.run(config)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    convert.run(config)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["hf"]
+    assert pretrained.open(folder).read(("embed", "weight")).dtype == jnp.bfloat16
+    with pytest.raises(UserError, match=r"another conversion: dtype \(bfloat16 there, float32 now\)"):
+        convert.run(_config(tiny, tmp_path / "new" / "hf"))
+
+
+def test_card_shows_the_prompt(tiny: Path, tmp_path: Path) -> None:
+    card = (convert.run(_config(tiny, tmp_path / "hf", license="apache-2.0")) / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "\nlicense: apache-2.0\n" in card
+    assert "### Instruction:\nGive three tips for staying healthy.\n\n### Response:" in card
+    assert "No licence was stated" not in card
+
+
+def test_occupied_target(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        convert.run(_config(tiny, tmp_path / "hf"))
+    with pytest.raises(UserError, match="is a file"):
+        convert.run(_config(tiny, tmp_path / "hf" / "notes.txt"))
+    assert (tmp_path / "hf" / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    convert.run(_config(tiny, tmp_path / "empty"))
+
+
+def test_a_write_that_fails_leaves_nothing(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def full(*arguments: Any, **keywords: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(huggingface, "save_file", full)
+    with pytest.raises(UserError, match=r"No space left on device.*is the disk full"):
+        convert.run(_config(tiny, tmp_path / "out" / "hf"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_killed_conversion_is_cleared_away(tiny: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".hf.partial"
+    left.mkdir()
+    (left / "0.safetensors").write_bytes(b"half")
+    folder = convert.run(_config(tiny, tmp_path / "hf"))
+    assert not left.exists()
+    assert not (folder / "0.safetensors").exists()
+
+
+def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        convert.run(_config(tmp_path / "absent", tmp_path / "hf"))
+    (tmp_path / "weights.bin").write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match="is no GGUF file"):
+        convert.run(_config(tmp_path / "weights.bin", tmp_path / "hf"))
+    with pytest.raises(UserError, match="holds no model"):
+        convert.run(_config(tmp_path, tmp_path / "hf"))
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("stored_vocab", [None, 49_280])
+def test_a_training_run(stored_vocab: int | None, tiny: Path, tmp_path: Path) -> None:
+    from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
+
+    model = pretrained.open(tiny)
+    native.write(tmp_path / "run" / "train" / "model", model.architecture, model.tokenizer, eos_ids=(2, 0), source="a-teacher")
+    with pytest.raises(UserError, match="has no checkpoint"):
+        pretrained.open(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run" / "train" / "checkpoints", CheckpointConfig(asynchronous=False))
+    checkpoints.save(3, {"params": pretrained.load_params(model, stored_vocab=stored_vocab)}, {})
+    checkpoints.close()
+
+    folder = convert.run(_config(tmp_path / "run", tmp_path / "hf"))
+    assert "a-teacher" in (folder / "README.md").read_text()
+    exported, trained = pretrained.open(folder), pretrained.open(tmp_path / "run" / "train")
+    assert exported.architecture == trained.architecture == model.architecture
+    assert exported.eos_ids == trained.eos_ids == (2, 0)
+    assert exported.tokenizer.fingerprint == model.tokenizer.fingerprint
+    assert exported.tokenizer.chat_template == model.tokenizer.chat_template
+    for path in names.weights(model.architecture):
+        np.testing.assert_array_equal(exported.read(path), model.read(path))
