@@ -38,7 +38,7 @@ def run(config: Config) -> dict[str, Any]:
     rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN)
     setup = prepare(config)
     rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
-    native.write(folder.path("train", "model"), setup.architecture, setup.tokenizer)
+    native.write(folder.path("train", "model"), setup.architecture, setup.tokenizer, setup.eos_ids, config.model.source)
     _introduce(console, config, setup)
 
     checkpoints = Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)

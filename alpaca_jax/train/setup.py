@@ -34,6 +34,7 @@ class Setup:
 
     architecture: Architecture
     tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]
     data: Dataset
     batches: Batches
     steps: int
@@ -71,6 +72,7 @@ def prepare(config: Config) -> Setup:
     return Setup(
         architecture=architecture,
         tokenizer=tokenizer.with_chat_template(template.get(config.data.template, tokenizer).chat_template()),
+        eos_ids=() if source is None else source.eos_ids,
         data=data,
         batches=batches,
         steps=steps,
