@@ -1,12 +1,12 @@
-"""Eight virtual CPU devices, strict dtypes, and the fixtures that several tests share."""
+"""Eight virtual CPU devices, strict dtype promotion, and the fixtures that several tests share."""
 
 import fnmatch
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports JAX; a child process inherits these.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
@@ -14,6 +14,18 @@ import pytest
 
 # Not through XLA_FLAGS, which children would inherit: eight devices on two cores cost them 4-5 times a step.
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Optax multiplies its integer step count with floats, so what takes an optimizer's step can't be strict.
+TAKES_STEPS = ("train", "trainer/test_step.py")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Mixing dtypes without a cast is an error; the module is the scope, so that a module's own fixtures are compiled once."""
+    path = request.path.relative_to(Path(__file__).parent)
+    relaxed = any(path.is_relative_to(each) for each in TAKES_STEPS)
+    with jax.numpy_dtype_promotion("standard" if relaxed else "strict"):
+        yield
 
 
 @pytest.fixture(scope="session")

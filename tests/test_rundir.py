@@ -21,7 +21,7 @@ def test_path_makes_the_parent_only(tmp_path):
 
 def test_path_names_a_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match="run.*give another dir="):
+    with pytest.raises(UserError, match=r"run.*give another dir="):
         rundir.RunDir(tmp_path / "run").path("train", "x")
 
 
