@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-WORDS = "river stone window garden letter music market bridge winter candle forest engine paper island thunder velvet copper meadow".split()
+WORDS = (
+    *("river", "stone", "window", "garden", "letter", "harvest", "market", "bridge", "winter", "candle"),
+    *("forest", "engine", "paper", "island", "thunder", "velvet", "copper", "meadow"),
+)
 
 
 @dataclasses.dataclass

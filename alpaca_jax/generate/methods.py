@@ -182,9 +182,9 @@ def parse_tasks(text: str, cut: bool) -> list[Candidate]:
     A task goes from its "Instruction:" to the next one, so `###` inside an output belongs to the output.
     """
     heads = list(_INSTRUCTION.finditer(text))
-    ends = [head.start() for head in heads[1:]] + [len(text)]
+    ends = [*(head.start() for head in heads[1:]), len(text)]
     tasks = []
-    for head, end in zip(heads, ends, strict=True):
+    for head, end in zip(heads, ends, strict=False):  # no head, no task
         body, number = text[head.end() : end], head.group(1)
         last = cut and end == len(text)
         found = _part(body, number, "Input")

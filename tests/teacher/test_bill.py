@@ -33,7 +33,8 @@ def test_a_request_waits_for_one_that_may_come_cheaper():
         cheap = Answer(text="x", finish_reason="stop", model="m", prompt_tokens=10, completion_tokens=10, seconds=0.1)
         bill.charge(REQUEST, cheap)
     thread.join(5.0)
-    assert entered.is_set() and bill.dollars == pytest.approx(5e-5)
+    assert entered.is_set()
+    assert bill.dollars == pytest.approx(5e-5)
 
 
 def test_over_budget_is_said_when_nothing_is_out():
@@ -56,7 +57,8 @@ def test_where_prices_come_from():
     assert prices(TeacherConfig(model="m", prices=PRICES)) is PRICES
     assert prices(TeacherConfig(source="smollm2-135m-instruct")).completion == 0.0
     listed = prices(TeacherConfig(model="gpt-4o-mini-2024-07-18", key_env="K"))
-    assert (listed.prompt, listed.completion) == (0.15, 0.60) and "2026" in listed.source
+    assert (listed.prompt, listed.completion) == (0.15, 0.60)
+    assert "2026" in listed.source
     for unknown in ({"model": "none-such"}, {"model": "gpt-4o", "base_url": "https://elsewhere.example/v1"}):
-        with pytest.raises(UserError, match="teacher.prices"):
+        with pytest.raises(UserError, match=r"teacher\.prices"):
             prices(TeacherConfig(**unknown))
