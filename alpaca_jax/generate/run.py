@@ -91,7 +91,10 @@ def _write(config: Config, run_dir: RunDir, collector: Collector, bill: Bill, st
     digest = records.write(run_dir.path("records", records.FILE), collector.kept)
     manifest = Manifest(
         method=config.method,
-        teacher={name: getattr(config.teacher, name) for name in ("model", "source", "base_url", "endpoint")},
+        teacher={
+            "model": collector.kept[0].provenance["teacher"],
+            **{name: getattr(config.teacher, name) for name in ("source", "base_url", "endpoint")},
+        },
         sampling=to_mapping(config.sampling),
         seed=config.seed,
         records=len(collector.kept),
