@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -21,6 +20,7 @@ from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.serve import protocol
 from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
 from alpaca_jax.serve.scheduler import Job, Scheduler
+from alpaca_jax.serve.shape import ChatShape, CompletionShape, Shape, usage
 from alpaca_jax.serve.text import Answer, Piece
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -74,15 +74,13 @@ class Service:
 
     async def _completions(self, request: Request) -> Response:
         asked = protocol.parse(CompletionRequest, await _body(request), self.name)
-        return await self._answer(request, asked, asked.prompts(self.tokenizer), _Completion(self, asked))
+        return await self._answer(request, asked, asked.prompts(self.tokenizer), CompletionShape(self.tokenizer, self.name, asked))
 
     async def _chat(self, request: Request) -> Response:
         asked = protocol.parse(ChatRequest, await _body(request), self.name)
-        return await self._answer(request, asked, [asked.prompt(self.tokenizer)], _Chat(self, asked))
+        return await self._answer(request, asked, [asked.prompt(self.tokenizer)], ChatShape(self.tokenizer, self.name, asked))
 
-    async def _answer(
-        self, request: Request, asked: CompletionRequest | ChatRequest, prompts: list[list[int]], shape: "_Shape"
-    ) -> Response:
+    async def _answer(self, request: Request, asked: CompletionRequest | ChatRequest, prompts: list[list[int]], shape: Shape) -> Response:
         stops = asked.stops
         # A stop string that is a special token (`<|im_end|>`) never shows in the text: it ends the answer as an id.
         special = [
@@ -92,14 +90,14 @@ class Service:
         wanted = protocol.wanted(asked, prompts, stop_ids, self._vocab_size, self.scheduler.max_length)
         answers = [Answer(index, self.tokenizer, stops) for index in range(len(wanted))]
         pieces = self._pieces(wanted, answers)
-        usage = lambda: protocol.usage(sum(map(len, prompts)), sum(answer.count for answer in answers))  # noqa: E731
+        count = lambda: usage(sum(map(len, prompts)), sum(answer.count for answer in answers))  # noqa: E731
         if asked.stream:
-            return StreamingResponse(_events(pieces, shape, usage if asked.with_usage else None), media_type="text/event-stream")
+            return StreamingResponse(_events(pieces, shape, count if asked.with_usage else None), media_type="text/event-stream")
         collected = await _unless_disconnected(request, _collect(pieces, len(wanted)))
         if collected is None:
             return Response(status_code=499)  # nobody is there to read it
         choices = [shape.choice(index, collected[index]) for index in range(len(wanted))]
-        return JSONResponse(shape.envelope(shape.kind, choices) | {"usage": usage()})
+        return JSONResponse(shape.envelope(shape.kind, choices) | {"usage": count()})
 
     async def _pieces(self, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> AsyncIterator[Piece]:
         """What each step adds to each answer, until all are finished; left early, it takes its sequences out of the engine."""
@@ -129,68 +127,6 @@ class Service:
                     self.scheduler.cancel(each)
 
 
-class _Shape:
-    """One request's answer in the JSON of its endpoint."""
-
-    kind: str
-    chunk_kind: str
-    prefix: str
-
-    def __init__(self, service: Service, asked: CompletionRequest | ChatRequest) -> None:
-        self._tokenizer = service.tokenizer
-        self._logprobs = asked.logprobs is not None and asked.logprobs is not False  # 0 asks for the chosen tokens only
-        self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
-
-    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """The object around the choices."""
-        return self._head | {"object": kind, "choices": choices}
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """The choice of a chunk that goes before a choice's first text, if there is one."""
-        return None
-
-    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """A whole choice."""
-        raise NotImplementedError
-
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        """The choice of one chunk."""
-        raise NotImplementedError
-
-
-class _Completion(_Shape):
-    kind = chunk_kind = "text_completion"
-    prefix = "cmpl"
-
-    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        logprobs = protocol.completion_logprobs(self._tokenizer, pieces) if self._logprobs else None
-        text = "".join(piece.text for piece in pieces)
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
-
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        return self.choice(piece.index, [piece])
-
-
-class _Chat(_Shape):
-    kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-    prefix = "chatcmpl"
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-
-    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
-        return {"index": index, "message": message} | self._ending(pieces)
-
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        return {"index": piece.index, "delta": {"content": piece.text} if piece.text else {}} | self._ending([piece])
-
-    def _ending(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        logprobs = protocol.chat_logprobs(self._tokenizer, pieces) if self._logprobs else None
-        return {"logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
-
-
 async def _collect(pieces: AsyncIterator[Piece], count: int) -> list[list[Piece]]:
     """The pieces of each of `count` answers, complete."""
     collected: list[list[Piece]] = [[] for _ in range(count)]
@@ -213,7 +149,7 @@ async def _unless_disconnected(request: Request, answer: Any) -> Any:
         await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def _events(pieces: AsyncIterator[Piece], shape: _Shape, usage: Any) -> AsyncIterator[str]:
+async def _events(pieces: AsyncIterator[Piece], shape: Shape, count: Callable[[], dict[str, int]] | None) -> AsyncIterator[str]:
     """Server-sent events: a chunk for each piece that says something, the usage if it is asked for, `[DONE]`."""
     chunk = lambda choices: shape.envelope(shape.chunk_kind, choices)  # noqa: E731
     opened: set[int] = set()
@@ -226,8 +162,8 @@ async def _events(pieces: AsyncIterator[Piece], shape: _Shape, usage: Any) -> As
                         yield _event(chunk([opening]))
                 if piece.text or piece.tokens or piece.finish_reason is not None:
                     yield _event(chunk([shape.delta(piece)]))
-        if usage is not None:
-            yield _event(chunk([]) | {"usage": usage()})
+        if count is not None:
+            yield _event(chunk([]) | {"usage": count()})
         yield "data: [DONE]\n\n"
     except ApiError as error:  # the status line is long sent
         yield _event(error.body)

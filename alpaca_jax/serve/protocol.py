@@ -1,15 +1,14 @@
-"""OpenAI's requests, checked, and its answers, as JSON."""
+"""OpenAI's requests, checked, and its errors."""
 
 import json
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.decode.engine import TOP, Options, Token
-from alpaca_jax.serve.text import Piece
+from alpaca_jax.decode.generation import TOP, Options
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
@@ -182,43 +181,3 @@ def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[
         for prompt in prompts
         for number in range(request.n or 1)
     ]
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """The usage object; each prompt counts once, however many choices it has."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-def completion_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
-    """The logprobs object of a completion's choice."""
-    tokens = [token for piece in pieces for token in piece.tokens]
-    return {
-        "tokens": [token_text(tokenizer, token.id) for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        # The chosen token is always among them, as in OpenAI's answers.
-        "top_logprobs": [{token_text(tokenizer, id): logprob for id, logprob in (*token.top, token[:2])} for token in tokens],
-        "text_offset": [offset for piece in pieces for offset in piece.offsets],
-    }
-
-
-def chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
-    """The logprobs object of a chat's choice."""
-
-    def entry(id: int, logprob: float) -> dict[str, Any]:
-        text = token_text(tokenizer, id)
-        # A token may be a part of a character; its text then stands for no bytes.
-        return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
-
-    def whole(token: Token) -> dict[str, Any]:
-        return entry(token.id, token.logprob) | {"top_logprobs": [entry(*likely) for likely in token.top]}
-
-    return {"content": [whole(token) for piece in pieces for token in piece.tokens], "refusal": None}
-
-
-def token_text(tokenizer: Tokenizer, id: int) -> str:
-    """The text of one token alone, special tokens by their names."""
-    return tokenizer.decode([id], skip_special=False)

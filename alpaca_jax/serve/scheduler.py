@@ -5,7 +5,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from alpaca_jax.decode.engine import Engine, Generation, Options, Token
+from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode.generation import Generation, Options, Token
 
 Deliver = Callable[[list[Token], str | None], None]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alpaca_jax.data.tokenizer import TextStream, Tokenizer
-from alpaca_jax.decode.engine import Token
+from alpaca_jax.decode.generation import Token
 
 
 class Piece(NamedTuple):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alpaca_jax.decode.engine import Engine, Options, _up
+from alpaca_jax.decode.engine import Engine, _up
+from alpaca_jax.decode.generation import Options
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 

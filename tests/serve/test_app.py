@@ -11,7 +11,8 @@ from http.client import HTTPConnection
 import openai
 import pytest
 
-from alpaca_jax.decode.engine import TOP, Engine, Options
+from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode.generation import TOP, Options
 from alpaca_jax.serve.app import PAGE
 from alpaca_jax.serve.scheduler import Job, Scheduler
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpaca_jax.decode.engine import Token
+from alpaca_jax.decode.generation import Token
 from alpaca_jax.serve.text import Answer
 
 

@@ -1,0 +1,114 @@
+"""Answers in the JSON of OpenAI's endpoints: whole, or chunk by chunk."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.decode.generation import Token
+from alpaca_jax.serve.protocol import ChatRequest, CompletionRequest
+from alpaca_jax.serve.text import Piece
+
+
+class Shape:
+    """One request's answer in the JSON of its endpoint."""
+
+    kind: str
+    chunk_kind: str
+    prefix: str
+
+    def __init__(self, tokenizer: Tokenizer, model: str, asked: CompletionRequest | ChatRequest) -> None:
+        self._tokenizer = tokenizer
+        self._logprobs = asked.logprobs is not None and asked.logprobs is not False  # 0 asks for the chosen tokens only
+        self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The object around the choices."""
+        return self._head | {"object": kind, "choices": choices}
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The choice of a chunk that goes before a choice's first text, if there is one."""
+        return None
+
+    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """A whole choice."""
+        raise NotImplementedError
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        """The choice of one chunk."""
+        raise NotImplementedError
+
+
+class CompletionShape(Shape):
+    """Of /v1/completions."""
+
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl"
+
+    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        logprobs = _completion_logprobs(self._tokenizer, pieces) if self._logprobs else None
+        text = "".join(piece.text for piece in pieces)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        return self.choice(piece.index, [piece])
+
+
+class ChatShape(Shape):
+    """Of /v1/chat/completions."""
+
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    prefix = "chatcmpl"
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+
+    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
+        return {"index": index, "message": message} | self._ending(pieces)
+
+    def delta(self, piece: Piece) -> dict[str, Any]:
+        return {"index": piece.index, "delta": {"content": piece.text} if piece.text else {}} | self._ending([piece])
+
+    def _ending(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        logprobs = _chat_logprobs(self._tokenizer, pieces) if self._logprobs else None
+        return {"logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The usage object; each prompt counts once, however many choices it has."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def _completion_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
+    tokens = [token for piece in pieces for token in piece.tokens]
+    return {
+        "tokens": [_text(tokenizer, token.id) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        # The chosen token is always among them, as in OpenAI's answers.
+        "top_logprobs": [{_text(tokenizer, id): logprob for id, logprob in (*token.top, token[:2])} for token in tokens],
+        "text_offset": [offset for piece in pieces for offset in piece.offsets],
+    }
+
+
+def _chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def entry(id: int, logprob: float) -> dict[str, Any]:
+        text = _text(tokenizer, id)
+        # A token may be a part of a character; its text then stands for no bytes.
+        return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
+
+    def whole(token: Token) -> dict[str, Any]:
+        return entry(token.id, token.logprob) | {"top_logprobs": [entry(*likely) for likely in token.top]}
+
+    return {"content": [whole(token) for piece in pieces for token in piece.tokens], "refusal": None}
+
+
+def _text(tokenizer: Tokenizer, id: int) -> str:
+    """The text of one token alone, special tokens by their names."""
+    return tokenizer.decode([id], skip_special=False)
