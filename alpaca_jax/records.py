@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,11 +139,19 @@ def _items(file: Path, content: bytes) -> Iterator[tuple[str, Callable[[], Any]]
         except ValueError as problem:
             raise UserError(f"{file}: not a JSON array ({problem}). It may be cut off: fetch or make it again.") from None
         for number, item in enumerate(array, start=1):
-            yield f"record {number}", lambda item=item: item
+            yield f"record {number}", partial(_same, item)
         return
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            yield f"line {number}", lambda line=line: json.loads(line.decode())
+            yield f"line {number}", partial(_parsed, line)
+
+
+def _same(item: Any) -> Any:
+    return item
+
+
+def _parsed(line: bytes) -> Any:
+    return json.loads(line.decode())
 
 
 def _record(item: Any) -> tuple[Record, bool]:

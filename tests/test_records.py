@@ -107,9 +107,24 @@ def test_the_published_alpaca_records(data_dir):
 
 def test_a_manifest_is_read_back_and_a_foreign_one_refused(tmp_path):
     manifest = Manifest(
-        method="magpie", teacher={"model": "m"}, sampling={}, seed=1, records=2, sha256="s", counts={"kept": 2}, requests=4, prompt_tokens=5,
-        completion_tokens=6, dollars=0.0, doubtful_dollars=0.0, prices={}, seconds=1.5, stopped_by="count", versions={}, made="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+        method="magpie",
+        teacher={"model": "m"},
+        sampling={},
+        seed=1,
+        records=2,
+        sha256="s",
+        counts={"kept": 2},
+        requests=4,
+        prompt_tokens=5,
+        completion_tokens=6,
+        dollars=0.0,
+        doubtful_dollars=0.0,
+        prices={},
+        seconds=1.5,
+        stopped_by="count",
+        versions={},
+        made="2026-01-01T00:00:00+00:00",
+    )
     manifest.write(tmp_path / "manifest.json")
     assert Manifest.read(tmp_path / "manifest.json") == manifest
     (tmp_path / "manifest.json").write_text('{"other": 1}')

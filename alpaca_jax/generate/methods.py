@@ -117,7 +117,7 @@ class SelfInstructMethod:
         if len(seeds) < shown:
             raise UserError(f"seeds={config.seeds}: {len(seeds)} tasks, but self_instruct.shown={shown} go into a prompt. Add seed tasks.")
         self.yields = asked - shown
-        self.known = [seed.instruction for seed in seeds]
+        self.known: Sequence[str] = [seed.instruction for seed in seeds]
         widest = sorted(len(_shown(1, seed)) for seed in seeds)[-shown:]
         self.longest = (len(REQUIREMENTS) + sum(widest)) // 2 + 64 + config.self_instruct.max_tokens
 
