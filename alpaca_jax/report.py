@@ -207,7 +207,7 @@ def _draw(axes, one: Series) -> None:
     if one.style == "faint":
         axes.plot(one.x, y, color=colour, linewidth=1.0, alpha=0.35)
     elif one.style == "points":
-        axes.plot(one.x, y, color=colour, marker="o", markersize=7, linestyle="none", label=one.label)
+        axes.plot(one.x, y, color=colour, marker="o", markersize=7, linestyle="none", label=one.label, clip_on=False)
         for at, value in zip(one.x, y, strict=True):
             axes.annotate(f"{value:.2f}", (at, value), (6, 7), textcoords="offset points", color=colour, fontweight="bold")
     else:

@@ -14,6 +14,11 @@ from alpaca_jax.rundir import read_json, write_json
 
 # Settings that change how a stage runs and not what it makes.
 FREE = ("mesh", "hardware", "checkpoint", "log_every", "profile")
+# Where more may change without making the folder another's: what is named here must stay, the rest the verb takes up in place.
+# Answers that a teacher was paid for are not set aside because more records are wanted, or other filters.
+IDENTITY = {
+    "generate": ("method", "seed", "seeds", "sampling", "magpie", "self_instruct", "teacher.source", "teacher.model", "teacher.endpoint")
+}
 
 
 @dataclasses.dataclass
@@ -22,7 +27,8 @@ class Marker:
 
     name: str
     command: list[str]  # what follows `alpaca-jax`
-    fingerprint: str
+    fingerprint: str  # of all that the result depends on
+    identity: str  # of what the folder is bound to
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     state: Literal["started", "done"] = "started"
     starts: int = 0
@@ -48,14 +54,26 @@ def read(path: Path) -> Marker | None:
 def expected(name: str, command: list[str], resolved: Mapping[str, Any], previous: Marker | None) -> Marker:
     """Returns the marker a fresh start of the stage would have.
 
-    The fingerprint covers the stage's resolved configuration and the very start of the stage before it: when that one is
-    done anew, even with the same configuration, everything after it is done anew too.
+    Both fingerprints cover the very start of the stage before it: when that one is done anew, even with the same
+    configuration, everything after it is done anew too.
     """
+    verb, before = command[0], previous.id if previous else None
     depends = {key: value for key, value in resolved.items() if key not in FREE}
-    text = json.dumps([command[0], depends, previous.id if previous else None], sort_keys=True)
-    return Marker(name, command, hashlib.sha256(text.encode()).hexdigest())
+    bound = {key: _at(resolved, key) for key in IDENTITY[verb]} if verb in IDENTITY else depends
+    return Marker(name, command, _hash(verb, depends, before), _hash(verb, bound, before))
 
 
 def shell(command: Sequence[str]) -> str:
     """Returns the command as it is typed in a shell."""
     return shlex.join(["alpaca-jax", *command])
+
+
+def _at(mapping: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, or None."""
+    first, _, rest = key.partition(".")
+    value = mapping.get(first)
+    return _at(value, rest) if rest and isinstance(value, Mapping) else value
+
+
+def _hash(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ from alpaca_jax import metrics, records
 from alpaca_jax.recipe import page
 from alpaca_jax.recipe.config import Config
 from alpaca_jax.recipe.marker import Marker, shell
+from alpaca_jax.recipe.units import duration
 from alpaca_jax.rundir import RunDir, read_json, write_atomic, write_json
 
 PACKAGES = ("alpaca-jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-cpu", "tensorflow", "openai", "numpy")
@@ -44,7 +45,7 @@ def read(folder: RunDir) -> dict[str, Any]:
 
 def collect(config: Config, folder: RunDir, markers: Sequence[Marker], found: dict[str, Any]) -> dict[str, Any]:
     """Returns the run's figures; None stands for what none of its stages measured."""
-    heldout = (found["scores"].get("heldout") or {})
+    heldout = found["scores"].get("heldout") or {}
     exported = [config.stages[marker.name].output for marker in markers if marker.command[0] == "convert"]
     return {
         "records_kept": found["manifest"].get("records"),
@@ -95,7 +96,7 @@ def _json(folder: RunDir, *parts: str) -> dict[str, Any]:
 
 
 def _print(summary: dict[str, Any], folder: RunDir) -> None:
-    table = Table(title=f"Done in {page.duration(summary['seconds_total'])}", title_justify="left", show_header=False)
+    table = Table(title=f"Done in {duration(summary['seconds_total'])}", title_justify="left", show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, text in page.figures(summary).items():

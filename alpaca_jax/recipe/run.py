@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from alpaca_jax.errors import Restart, UserError
-from alpaca_jax.recipe import child, marker, outcome, page
+from alpaca_jax.recipe import child, marker, outcome
 from alpaca_jax.recipe.config import Config
 from alpaca_jax.recipe.marker import Marker
+from alpaca_jax.recipe.units import duration
 from alpaca_jax.rundir import RunDir
 
 PREFIX = (sys.executable, "-m", "alpaca_jax")
@@ -40,7 +41,7 @@ def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
             markers.append(_current(path, fresh, folder.path(stage.output)))
             heading = f"[bold]{len(markers)} of {len(commands)}: {name}[/bold]"
             if markers[-1].state == "done":
-                console.print(f"{heading}  done before, in {page.duration(markers[-1].seconds)}")
+                console.print(f"{heading}  done before, in {duration(markers[-1].seconds)}")
                 continue
             console.print(heading, escape(marker.shell(commands[name])), soft_wrap=True, highlight=False)
             _finish(markers[-1], path, prefix, lock)
@@ -68,11 +69,11 @@ def _current(path: Path, expected: Marker, output: Path) -> Marker:
         return expected
     if there.fingerprint == expected.fingerprint and (there.state == "started" or output.exists()):
         return there
-    if output.exists():
+    if there.identity != expected.identity and output.exists():
         aside = path.parent.parent / "replaced" / f"{time.strftime('%Y%m%d-%H%M%S')}-{output.name}-{there.id[:6]}"
         aside.parent.mkdir(exist_ok=True)
         shutil.move(output, aside)
-        console.print(f"{expected.name}: what it depends on has changed; the old {output} is now {aside}", soft_wrap=True)
+        console.print(f"{expected.name}: what it depends on has changed; the old {output} is now {aside}", soft_wrap=True, highlight=False)
     path.unlink()
     return expected
 

@@ -83,6 +83,15 @@ def test_changed_override_redoes_that_stage_and_those_after_it(tmp_path):
     assert (tmp_path / "train" / "starts").read_text() == "1"
 
 
+def test_answers_of_a_teacher_stay_where_more_are_wanted(tmp_path):
+    run(recipe(tmp_path), PREFIX)
+    run(recipe(tmp_path, generate={"count": 128, "teacher": {"timeout": 9}}), PREFIX)
+    assert log(tmp_path)[4:] == ["generate", "train", "evaluate", "convert"]
+    assert (tmp_path / "records" / "starts").read_text() == "2"
+    run(recipe(tmp_path, generate={"count": 128, "seed": 1}), PREFIX)
+    assert (tmp_path / "records" / "starts").read_text() == "1"
+
+
 def test_settings_that_change_no_result_redo_nothing(tmp_path):
     run(recipe(tmp_path), PREFIX)
     run(recipe(tmp_path, train={"log_every": 5, "hardware": "auto"}), PREFIX)
