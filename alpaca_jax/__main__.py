@@ -29,7 +29,7 @@ USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR
 class Command:
     """What the command line asks for: a verb, its overrides, and the flags."""
 
-    verb: str | None
+    verb: str
     overrides: tuple[str, ...]
     help: bool = False
     show: bool = False
@@ -38,7 +38,6 @@ class Command:
 
     @property
     def catalog(self) -> Catalog:
-        assert self.verb
         return Catalog(self.verb, [configuration.directory(), *([self.folder] if self.folder else [])])
 
 
@@ -50,9 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end(130, "stopped; the same command goes on from here")
     except (UserError, Restart, Lost) as error:
         return _end(error.exit_code, str(error))
-    except BrokenPipeError:  # alpaca-jax --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if _disk_is_full(error):
             return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command goes on from here")
@@ -62,29 +58,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     if "--version" in argv:
-        print(f"alpaca-jax {alpaca_jax.__version__}")
-        return 0
+        return _print(f"alpaca-jax {alpaca_jax.__version__}")
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
+        _print(_overview())
         return 0 if argv else 2
     command = _parse(argv)
     if command.help:
-        print(_verb_help(command))
-        return 0
+        return _print(_verb_help(command))
     _set_environment()
     if command.multirun:
         return _multirun(command)
     config = _config(command, _compose(command))
     if command.show:
-        print(_yaml(configuration.to_mapping(config)), end="")
-        return 0
+        return _print(_yaml(configuration.to_mapping(config)).rstrip())
     return _run(command, config)
 
 
 def _config(command: Command, mapping: Any) -> Any:
     # A verb's config is light; the verb itself, with JAX behind it, is imported once the configuration is right.
     config_class = importlib.import_module(f"alpaca_jax.{command.verb}.config").Config
-    return configuration.parse(config_class, mapping, str(command.verb))
+    return configuration.parse(config_class, mapping, command.verb)
 
 
 def _run(command: Command, config: Any) -> int:
@@ -164,9 +157,13 @@ def _forced(key: str, value: str) -> str:
     try:
         OverridesParser.create().parse_overrides([override])
     except OverrideParseException:
-        text = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"++{key}='{text}'"
+        return f"++{key}={_quoted(value)}"
     return override
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
@@ -184,8 +181,8 @@ def _compose(command: Command, overrides: Sequence[str] | None = None) -> dict[s
 
     overrides = _hydra_overrides(command) if overrides is None else overrides
     try:
-        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=str(command.verb)):
-            composed = compose(str(command.verb), list(overrides))
+        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=command.verb):
+            composed = compose(command.verb, list(overrides))
         mapping = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
@@ -216,10 +213,10 @@ def _multirun(command: Command) -> int:
     except HydraException as error:
         raise UserError(_plainly(error)) from error
     # Hydra's own main exits 1 on a wrong key; so the first combination is checked before it starts.
-    first = [
-        f"{each.input_line.partition('=')[0]}={next(each.sweep_string_iterator())}" if each.is_sweep_override() else each.input_line
-        for each in parsed
-    ]
+    first = []
+    for each, override in zip(parsed, overrides, strict=True):
+        key = override.partition("=")[0]
+        first.append(f"{key}={next(each.sweep_string_iterator())}" if each.is_sweep_override() else override)
     base = _compose(command, first)
     _config(command, base)
     dir_is_swept = any(each.key_or_group == "dir" and each.is_sweep_override() for each in parsed)
@@ -234,15 +231,15 @@ def _multirun(command: Command) -> int:
         codes.append(_guarded(command, resolved))
         return codes[-1]
 
-    sweep = ["hydra.output_subdir=null", f"hydra.sweep.dir={base.get('dir', 'multirun')}", "hydra.sweep.subdir=${hydra.job.num}"]
-    arguments, sys.argv = (
-        sys.argv,
-        [f"alpaca-jax {command.verb}", "--multirun", *overrides, *sweep, "hydra/job_logging=none", "hydra/hydra_logging=none"],
-    )
+    folder = _quoted(str(base.get("dir", "multirun")))
+    settings = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.output_subdir=null"]
+    settings += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    before = sys.argv
+    sys.argv = [f"alpaca-jax {command.verb}", "--multirun", *overrides, *settings]
     try:
-        hydra.main(config_path=str(configuration.directory()), config_name=str(command.verb), version_base="1.3")(job)()
+        hydra.main(config_path=str(configuration.directory()), config_name=command.verb, version_base="1.3")(job)()
     finally:
-        sys.argv = arguments
+        sys.argv = before
     return max(codes, default=0)
 
 
@@ -291,6 +288,15 @@ def _yaml(mapping: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True)
+
+
+def _print(text: str) -> int:
+    """Prints, and is quiet about a reader that has gone, as in `--help | head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _end(code: int, message: str) -> int:
