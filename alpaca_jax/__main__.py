@@ -16,6 +16,7 @@ from alpaca_jax.config import EXPERIMENT, Catalog, body, header
 from alpaca_jax.errors import Lost, Restart, UserError
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve")
+CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # what --config-dir means to the processes below this one
 USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
 
   --help            with a verb: its groups, experiments, keys and examples
@@ -65,7 +66,7 @@ def _dispatch(argv: list[str]) -> int:
     command = _parse(argv)
     if command.help:
         return _print(_verb_help(command))
-    _set_environment()
+    _set_environment(command)
     if command.multirun:
         return _multirun(command)
     config = _config(command, _compose(command))
@@ -108,6 +109,8 @@ def _parse(argv: list[str]) -> Command:
             raise UserError(f"{argument!r} is not of the form key=value; see alpaca-jax {verb} --help")
         else:
             overrides.append(argument)
+    if "folder" not in flags and os.environ.get(CONFIG_DIR):
+        flags["folder"] = _own_folder(os.environ[CONFIG_DIR])
     return Command(verb=verb, overrides=tuple(overrides), **flags)
 
 
@@ -251,8 +254,10 @@ def _guarded(command: Command, mapping: Any) -> int:
         return _end(error.exit_code, str(error))
 
 
-def _set_environment() -> None:
-    """What the libraries read when they are imported; a value that the user has set stays."""
+def _set_environment(command: Command) -> None:
+    """What the libraries read when they are imported, and a recipe's stages when they start; a value that the user has set stays."""
+    if command.folder:
+        os.environ[CONFIG_DIR] = str(command.folder)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/alpaca_jax/xla"))
 

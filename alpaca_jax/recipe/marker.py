@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_json
 
 # Settings that change how a stage runs and not what it makes.
@@ -47,8 +48,15 @@ class Marker:
 
 
 def read(path: Path) -> Marker | None:
-    """Returns the marker at `path`, or None where the stage was never started."""
-    return Marker(**read_json(path)) if path.exists() else None
+    """Returns the marker at `path`, or None where the stage was never started; a UserError where it is none of ours."""
+    if not path.exists():
+        return None
+    try:
+        return Marker(**read_json(path))
+    except TypeError as error:
+        raise UserError(
+            f"{path} is not the marker of a stage ({error}); delete it, and the stage goes on in the folder that is there"
+        ) from None
 
 
 def expected(name: str, command: list[str], resolved: Mapping[str, Any], previous: Marker | None) -> Marker:

@@ -86,7 +86,9 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the installed packages that numbers depend on."""
-    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    installed = {
+        distribution.metadata["Name"].lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
+    }
     return {"python": platform.python_version()} | {name: installed[name] for name in PACKAGES if name in installed}
 
 

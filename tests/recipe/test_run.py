@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from alpaca_jax.errors import UserError
 from alpaca_jax.recipe.config import Config, Stage
 from alpaca_jax.recipe.run import run
 
@@ -159,11 +160,19 @@ def test_sigterm_is_passed_on_and_the_stage_answers(tmp_path):
     assert gone(pids(tmp_path)[1])
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"name": "train"}', "{"])
+def test_marker_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "train.json").write_text(content)
+    with pytest.raises(UserError, match=r"stages/train\.json.*delete"):
+        run(recipe(tmp_path), PREFIX)
+
+
 def test_second_recipe_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("alpaca_jax.recipe.run.LOCK_SECONDS", 0.5)
     process = start(tmp_path, train={"sleep": 60})
     wait_for(lambda: len(pids(tmp_path)) == 2)
-    with pytest.raises(ValueError, match="another recipe is at work"):
+    with pytest.raises(UserError, match="another recipe is at work"):
         run(recipe(tmp_path), PREFIX)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
@@ -187,3 +196,16 @@ def test_overrides_become_key_value_in_the_command():
         "optimizer.betas=[0.9, 0.95]",
         "steps=null",
     ]
+
+
+def test_stages_find_the_users_own_yaml(tmp_path):
+    mine = tmp_path / "configs" / "experiment" / "mine"
+    mine.mkdir(parents=True)
+    stage = {"verb": "convert", "output": "hf", "arguments": [f"dir={tmp_path}"]}
+    (mine / "recipe.yaml").write_text("# @package _global_\n" + json.dumps({"experiment": "mine", "stages": {"convert": stage}}))
+    (mine / "convert.yaml").write_text("# @package _global_\nsuorce: nowhere\n")
+    command = [sys.executable, "-m", "alpaca_jax", "recipe", "experiment=mine", "--config-dir", str(tmp_path / "configs")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "suorce: there is no such key; did you mean source?" in ended.stderr
+    assert "convert can't run: alpaca-jax convert experiment=mine" in ended.stderr
