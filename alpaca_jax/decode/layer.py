@@ -111,15 +111,20 @@ def prefill(
     """T consecutive tokens of every row from its start on (M = R * T): the cache with them added, and the residual stream [M, D]."""
     rows, kv_heads, pages, head_dim, _ = cache.key_RNCKP.shape
     q, k, v = (heads.reshape(rows, -1, *heads.shape[1:]) for heads in _heads(architecture, weights, x_MD, at))
-    q_RTNGK = q.reshape(*k.shape[:3], -1, head_dim) * head_dim**-0.5
+    tokens = q.shape[1]
+    # The queries that share a key/value head are the rows of one product: G * T of them.
+    q_RNGTK = q.reshape(rows, tokens, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4) * head_dim**-0.5
     write = jax.vmap(lambda row_NSK, new_TNK, start: jax.lax.dynamic_update_slice(row_NSK, new_TNK.swapaxes(0, 1), (0, start, 0)))
     keys_RNSK = write(cache.key_RNCKP.swapaxes(3, 4).reshape(cache.value_RNSK.shape), k, starts_R)
     values_RNSK = write(cache.value_RNSK, v, starts_R)
-    scores_RNGTS = jnp.einsum("rtngk,rnsk->rngts", q_RTNGK, keys_RNSK, preferred_element_type=jnp.float32)
-    positions_RT = starts_R[:, None] + jnp.arange(q.shape[1])
+    q_RNMK = q_RNGTK.reshape(rows, kv_heads, -1, head_dim)
+    scores_RNMS = jnp.einsum("rnmk,rnsk->rnms", q_RNMK, keys_RNSK, preferred_element_type=jnp.float32)
+    scores_RNGTS = scores_RNMS.reshape(*q_RNGTK.shape[:4], -1)
+    positions_RT = starts_R[:, None] + jnp.arange(tokens)
     seen_RTS = jnp.arange(pages * PAGE) <= positions_RT[:, :, None]
     shares_RNGTS = jax.nn.softmax(jnp.where(seen_RTS[:, None, None], scores_RNGTS, -jnp.inf), axis=-1)
-    mixed_RTNGK = jnp.einsum("rngts,rnsk->rtngk", shares_RNGTS.astype(x_MD.dtype), values_RNSK)
+    mixed_RNMK = jnp.einsum("rnms,rnsk->rnmk", shares_RNGTS.reshape(scores_RNMS.shape).astype(x_MD.dtype), values_RNSK)
+    mixed_RTNGK = mixed_RNMK.reshape(q_RNGTK.shape).transpose(0, 3, 1, 2, 4)
     keys_RNCKP = keys_RNSK.reshape(rows, kv_heads, pages, PAGE, head_dim).swapaxes(3, 4)
     return Cache(keys_RNCKP, values_RNSK), _finish(architecture, weights, x_MD, mixed_RTNGK.reshape(x_MD.shape[0], -1))
 
