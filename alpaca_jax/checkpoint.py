@@ -94,7 +94,7 @@ class Checkpoints:
             raise failure
 
     def newest(self, report: Callable[[str], None]) -> int | None:
-        """The newest step that is whole, or None. Leftovers of a killed save are removed; a damaged checkpoint is set aside and reported."""
+        """The newest step that is whole, or None. What a killed save left is removed; a damaged checkpoint is set aside and reported."""
         for partial in self.folder.glob(".*.partial"):
             shutil.rmtree(partial)
         for step in reversed(steps(self.folder)):
