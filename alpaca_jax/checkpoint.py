@@ -168,8 +168,8 @@ def restore_params(folder: str | Path, step: int | None = None) -> Tree:
     chosen = folder / str(found[-1] if step is None else step)
     if damage := check(chosen):
         raise UserError(f"the checkpoint {chosen} is damaged ({damage}); start the training again, it goes on from the one before")
-    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    tree = handler.metadata(chosen / "params").item_metadata.tree
+    handler = ocp.PyTreeCheckpointHandler()
+    tree = handler.metadata(chosen / "params").tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return handler.restore(chosen / "params", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 

@@ -40,7 +40,7 @@ _CHIPS = {
 
 
 def identify(config: HardwareConfig, device: Any) -> Chip:
-    """The chip that `device` (a jax.Device) is: the user's figure before the table; a CPU's fp32 product is measured (0.3 s)."""
+    """The chip that `device` (a jax.Device) is: the user's figure before the table; a CPU's fp32 product is measured (a second)."""
     if config.peak_tflops is not None:
         return Chip(config.name if config.name != "auto" else device.device_kind, config.peak_tflops * 1e12, "hardware.peak_tflops")
     wanted = device.device_kind if config.name == "auto" else config.name
@@ -52,7 +52,7 @@ def identify(config: HardwareConfig, device: Any) -> Chip:
     return Chip(wanted, None, "unknown device: no peak, so no MFU; give hardware.peak_tflops")
 
 
-def _measured_peak(device: Any, size: int = 2048, repeats: int = 4) -> float:
+def _measured_peak(device: Any, size: int = 2048, repeats: int = 8) -> float:
     import jax
     import jax.numpy as jnp
 
