@@ -35,10 +35,13 @@ class CheckpointConfig:
     every_minutes: float | None = 10.0
     keep: int = 2
     asynchronous: bool = True
+    concurrent_gb: int = 16  # at most so much is being written at a time; less of it needs less memory beside the state's copy
 
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep={self.keep}: at least one checkpoint must stay, or nothing could be resumed")
+        if self.concurrent_gb < 1:
+            raise ValueError(f"concurrent_gb={self.concurrent_gb}: give 1 or more")
 
 
 class Checkpoints:
@@ -50,7 +53,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self.config = config
         self._ocp = ocp
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._checkpointer: Any = None  # made by the first save, which knows how large the arrays are
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._last_save = time.monotonic()
@@ -74,6 +77,8 @@ class Checkpoints:
         if is_lead():
             shutil.rmtree(partial, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
+        if self._checkpointer is None:
+            self._checkpointer = self._make(items)
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardSave(tree) for name, tree in items.items()})
         try:
             self._checkpointer.save(partial, args=args)
@@ -110,7 +115,8 @@ class Checkpoints:
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
-        restored = self._checkpointer.restore(self.folder / str(step), args=args)
+        with self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
+            restored = reader.restore(self.folder / str(step), args=args)
         return {name: restored[name] for name in items}, rundir.read_json(self.folder / str(step) / MANIFEST)["meta"]
 
     def close(self) -> None:
@@ -118,7 +124,15 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+
+    def _make(self, items: dict[str, Tree]) -> Any:
+        # Orbax refuses an array that is larger than all it may have in flight.
+        largest = max(sum(shard.data.nbytes for shard in leaf.addressable_shards) for leaf in jax.tree.leaves(items))
+        limit = max(self.config.concurrent_gb, 1 + largest // 10**9)
+        handlers = {name: self._ocp.StandardCheckpointHandler(save_concurrent_gb=limit) for name in items}
+        return self._ocp.AsyncCheckpointer(self._ocp.CompositeCheckpointHandler(**handlers))
 
     def _seal(self, step: int, partial: Path, meta: dict[str, Any]) -> None:
         try:

@@ -59,7 +59,7 @@ class InstructionRecords(tfds.core.GeneratorBasedBuilder):
 
 
 class TokenizedExamples(tfds.core.GeneratorBasedBuilder):
-    """Token ids and the length of the prompt among them, in the order of the records."""
+    """Token ids and which of them are learnt, in the order of the records."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = None  # as above
@@ -71,7 +71,10 @@ class TokenizedExamples(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **place)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"ids": tfds.features.Tensor(shape=(None,), dtype=np.int32), "prompt_length": tfds.features.Scalar(np.int32)}
+        features = {
+            "ids": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "learnt": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+        }
         return tfds.core.DatasetInfo(
             builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
@@ -107,7 +110,7 @@ class StoredExamples:
     def take(self, indices: Sequence[int]) -> list[example.Example]:
         """Returns the examples of these numbers."""
         found = self.source.__getitems__(list(indices))  # type: ignore[attr-defined]
-        return [example.Example(each["ids"], int(each["prompt_length"])) for each in found]
+        return [example.Example(each["ids"], each["learnt"]) for each in found]
 
 
 @dataclasses.dataclass(frozen=True)

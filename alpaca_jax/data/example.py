@@ -16,10 +16,15 @@ AT_ONCE = 1024  # records tokenized together, on all cores
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example: `ids` int32 [n], of which the first `prompt_length` are read and the others are learnt."""
+    """One example: `ids` int32 [n], and `learnt` bool [n], true where the token is a target (nothing predicts the first)."""
 
     ids: np.ndarray
-    prompt_length: int
+    learnt: np.ndarray
+
+    @classmethod
+    def answering(cls, ids: np.ndarray, prompt_length: int) -> "Example":
+        """Returns the example whose first `prompt_length` tokens are read and whose others are learnt."""
+        return cls(ids, np.arange(len(ids)) >= max(prompt_length, 1))
 
 
 class ExampleStore(Protocol):
@@ -38,11 +43,11 @@ class ExampleStore(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Examples in memory, end to end: `ids` int32 [total tokens], `offsets` int64 [N + 1], `prompt_lengths` int32 [N]."""
+    """Examples in memory, end to end: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1]."""
 
     ids: np.ndarray
+    learnt: np.ndarray
     offsets: np.ndarray
-    prompt_lengths: np.ndarray
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
@@ -50,7 +55,8 @@ class Examples:
         examples = list(examples)
         ids = np.concatenate([np.zeros(0, np.int32), *(example.ids for example in examples)]).astype(np.int32)
         offsets = np.cumsum([0, *(len(example.ids) for example in examples)], dtype=np.int64)
-        return cls(ids, offsets, np.array([example.prompt_length for example in examples], np.int32))
+        learnt = np.concatenate([np.zeros(0, bool), *(example.learnt for example in examples)])
+        return cls(ids, learnt, offsets)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -58,11 +64,12 @@ class Examples:
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
-        return len(self.prompt_lengths)
+        return len(self.offsets) - 1
 
     def take(self, indices: Sequence[int]) -> list[Example]:
         """Returns the examples of these numbers."""
-        return [Example(self.ids[self.offsets[i] : self.offsets[i + 1]], int(self.prompt_lengths[i])) for i in indices]
+        places = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        return [Example(self.ids[place], self.learnt[place]) for place in places]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +127,7 @@ def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> 
         else:
             kept = min(length, recipe.max_length)
             counted.update(kept=1, truncated=length > kept, tokens=kept, target_tokens=kept - prompt_length)
-            yield Example(np.array(ids[:kept], np.int32), prompt_length)
+            yield Example.answering(np.array(ids[:kept], np.int32), prompt_length)
 
 
 def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[list[int], int]]:

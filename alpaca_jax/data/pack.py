@@ -68,6 +68,6 @@ def lay(places: Sequence[Sequence[Example]], rows: int, length: int) -> Batch:
             integers["segments"][row, start:stop] = segment
             integers["positions"][row, start:stop] = np.arange(stop - start)
             # The token at t predicts t + 1; the last one predicts nothing.
-            weights[row, start + max(example.prompt_length - 1, 0) : stop - 1] = 1
+            weights[row, start : stop - 1] = example.learnt[1:]
             start = stop
     return {**integers, "weights": weights}

@@ -15,6 +15,6 @@ def answers(
     """Returns one greedy answer a prompt, of at most `max_tokens` tokens; the prompts are tokenized as training tokenizes them."""
     room = engine.max_length - max_tokens
     examples, _ = tokenize([Record(prompt) for prompt in prompts], Recipe(template, tokenizer, max_length=engine.max_length))
-    ids = [example.ids[: example.prompt_length].tolist()[-room:] for example in examples.take(range(len(examples)))]
+    ids = [example.ids[~example.learnt].tolist()[-room:] for example in examples.take(range(len(examples)))]
     completions = engine.generate(ids, max_tokens, stop_ids=stop_ids)
     return [tokenizer.decode(completion.ids).strip() for completion in completions]

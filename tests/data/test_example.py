@@ -38,7 +38,7 @@ def make(outputs: list[str], max_length: int, truncation: str = "truncate", **le
     tokenizer = Letters(**letters)  # type: ignore[arg-type]
     recipe = Recipe(template.get("plain", tokenizer), tokenizer, max_length, truncation)  # type: ignore[arg-type]
     examples, counts = tokenize([records.Record("ab", output=output) for output in outputs], recipe)
-    assert all(example.prompt_length == 4 + recipe.tokenizer.adds_bos for example in examples.take(range(len(examples))))
+    assert all(int((~example.learnt).sum()) == 4 + recipe.tokenizer.adds_bos for example in examples.take(range(len(examples))))
     return [example.ids.tolist() for example in examples.take(range(len(examples)))], counts
 
 
@@ -91,7 +91,7 @@ def test_the_published_numbers(alpaca: Alpaca) -> None:
     tokens, of_prompts = 6_613_275, 3_203_779
     whole = Counts(records=ALPACA, kept=ALPACA, empty_output=28, tokens=tokens, target_tokens=tokens - of_prompts)
     assert alpaca.counts == whole
-    prompts = alpaca.examples.prompt_lengths
+    prompts = np.add.reduceat(~alpaca.examples.learnt, alpaca.examples.offsets[:-1], dtype=np.int64)
     assert (int(np.median(prompts)), int(prompts.max())) == (53, 656)
     assert sum(bool(record.input) for record in alpaca.records) == 20_679
     assert int((alpaca.examples.lengths > 1024).sum()) == 2
@@ -110,7 +110,8 @@ def test_where_one_string_would_merge_prompt_and_response(alpaca: Alpaca) -> Non
     texts = [recipe.template.prompt(record.instruction, record.input) + record.output for record in alpaca.records]
     merged = 0
     for example, ids in zip(alpaca.examples.take(range(ALPACA)), recipe.tokenizer.encode_batch(texts), strict=True):
-        if example.ids[1 : example.prompt_length].tolist() == ids[: example.prompt_length - 1]:
+        prompt_length = int((~example.learnt).sum())
+        if example.ids[1:prompt_length].tolist() == ids[: prompt_length - 1]:
             assert example.ids[1:-1].tolist() == ids
         else:
             merged += 1
@@ -119,9 +120,7 @@ def test_where_one_string_would_merge_prompt_and_response(alpaca: Alpaca) -> Non
 
 def test_every_step_of_alpaca_fills_its_rows(alpaca: Alpaca) -> None:
     """128 examples cut at 512 lie in 8 rows of 2048, 99% full, in every step of three epochs."""
-    cut = Examples.of(
-        Example(each.ids[:512], each.prompt_length) for each in alpaca.examples.take(range(ALPACA)) if each.prompt_length < 512
-    )
+    cut = Examples.of(Example(each.ids[:512], each.learnt[:512]) for each in alpaca.examples.take(range(ALPACA)) if each.learnt[:512].any())
     batches = Batches(cut, BatchConfig(examples=128, sequence_length=2048), seed=0, epochs=3)
     assert (batches.steps_per_epoch, batches.left_out, batches.rows) == (406, 33, 8)
     assert min(cut.lengths[batches.indices(step)].sum() for step in range(3 * 406)) > 0.99 * 8 * 2048

@@ -19,12 +19,15 @@ def make(shapes: list[tuple[int, int]]) -> list[Example]:
     """Examples whose ids are all different, so that each can be found again."""
     starts = np.cumsum([1, *(length for length, _ in shapes)])
     return [
-        Example(np.arange(start, start + length, dtype=np.int32), prompt) for start, (length, prompt) in zip(starts, shapes, strict=False)
+        Example.answering(np.arange(start, start + length, dtype=np.int32), prompt)
+        for start, (length, prompt) in zip(starts, shapes, strict=False)
     ]
 
 
 def test_two_examples_in_one_row() -> None:
-    batch = collate([Example(np.array([1, 7, 8, 2], np.int32), 2), Example(np.array([1, 9, 2], np.int32), 1)], rows=2, length=8)
+    batch = collate(
+        [Example.answering(np.array([1, 7, 8, 2], np.int32), 2), Example.answering(np.array([1, 9, 2], np.int32), 1)], rows=2, length=8
+    )
     assert {name: array[0].tolist() for name, array in batch.items()} == {
         "tokens": [1, 7, 8, 2, 1, 9, 2, 0],
         "targets": [7, 8, 2, 0, 9, 2, 0, 0],
@@ -54,7 +57,7 @@ def test_every_token_and_target_is_in_the_batch_once(shapes: list[tuple[int, int
     real = batch["segments"] > 0
     assert sorted(batch["tokens"][real]) == list(range(1, 1 + sum(length for length, _ in shapes)))
     assert not batch["tokens"][~real].any()
-    learnt = [token for example in examples for token in example.ids[max(example.prompt_length, 1) :]]
+    learnt = [token for example in examples for token in example.ids[example.learnt]]
     assert sorted(batch["targets"][batch["weights"] > 0]) == learnt
     assert set(np.unique(batch["weights"])) <= {0, 1}
 

@@ -19,7 +19,7 @@ LENGTH = 64
 
 def make(lengths: list[int]) -> Examples:
     """Examples that carry their number as every token, the first one excepted: it is the prompt."""
-    return Examples.of(Example(np.array([0] + [i + 1] * (length - 1), np.int32), 1) for i, length in enumerate(lengths))
+    return Examples.of(Example.answering(np.array([0] + [i + 1] * (length - 1), np.int32), 1) for i, length in enumerate(lengths))
 
 
 def numbers(batch: dict[str, np.ndarray]) -> list[int]:
@@ -143,7 +143,7 @@ import numpy as np
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pipeline import Batches
-examples = Examples.of(Example(np.arange(9, dtype=np.int32), 1) for _ in range(64))
+examples = Examples.of(Example.answering(np.arange(9, dtype=np.int32), 1) for _ in range(64))
 for index, batch in enumerate(Batches(examples, BatchConfig(examples=2, sequence_length=64), 0, epochs=9).stream(0, 200)):
     if index == 3:
         break

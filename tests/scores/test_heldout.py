@@ -24,7 +24,7 @@ def params():
 
 def examples(lengths):
     random = np.random.default_rng(0)
-    return [Example(random.integers(0, 96, length).astype(np.int32), max(1, length // 3)) for length in lengths]
+    return [Example.answering(random.integers(0, 96, length).astype(np.int32), max(1, length // 3)) for length in lengths]
 
 
 @pytest.mark.parametrize(("rows", "length"), [(1, 16), (4, 32)])
@@ -35,7 +35,7 @@ def test_loss_is_the_mean_over_the_tokens_of_all_examples(params, rows, length):
     alone = [loss(params, collate([example], 1, 16)) for example in made]
     total, tokens = (sum(float(part[i]) for part in alone) for i in (0, 1))
     assert score.loss == pytest.approx(total / tokens, rel=1e-5)
-    assert score.tokens == tokens == sum(len(example.ids) - example.prompt_length for example in made)
+    assert score.tokens == tokens == sum(int(example.learnt.sum()) for example in made)
     assert score.examples == 7
     assert score.perplexity == pytest.approx(math.exp(score.loss))
 

@@ -44,9 +44,9 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(chunk, vocab_size):
 def test_packed_rows_have_the_loss_of_the_same_examples_alone():
     params = jax.jit(lambda key: llama.init(TINY, key))(jax.random.key(0))
     random = np.random.default_rng(0)
-    examples = [Example(random.integers(0, 61, n).astype(np.int32), max(1, n // 3)) for n in (5, 9, 3, 14, 7, 2)]
+    examples = [Example.answering(random.integers(0, 61, n).astype(np.int32), max(1, n // 3)) for n in (5, 9, 3, 14, 7, 2)]
     loss = jax.jit(lambda params, batch: response_loss(TINY, params, batch))
     packed, targets = loss(params, collate(examples, 3, 16))
     alone = [loss(params, collate([example], 1, 16)) for example in examples]
-    assert float(targets) == sum(float(count) for _, count in alone) == sum(len(e.ids) - e.prompt_length for e in examples)
+    assert float(targets) == sum(float(count) for _, count in alone) == sum(int(e.learnt.sum()) for e in examples)
     assert float(packed) == pytest.approx(sum(float(total) for total, _ in alone), rel=1e-5)

@@ -23,7 +23,7 @@ STORED_VOCAB = 64
 def batch(rows=8, length=16):
     random = np.random.default_rng(0)
     lengths = random.integers(6, length, rows)
-    return collate([Example(random.integers(0, 61, n).astype(np.int32), n // 3) for n in lengths], rows, length)
+    return collate([Example.answering(random.integers(0, 61, n).astype(np.int32), n // 3) for n in lengths], rows, length)
 
 
 def train(mesh, devices, steps=3, microbatches=1):
