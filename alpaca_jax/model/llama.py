@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from alpaca_jax.model import attention, remat, rope
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.linear import from_heads, linear, to_heads
 from alpaca_jax.model.norm import rms_norm
 
 Params = dict[str, Any]
@@ -81,15 +82,14 @@ class Attention(nnx.Module):
         self.out = declare.matrix(layers=a.num_layers, heads=a.num_heads, head_dim=a.head_dim, embed=a.hidden_size)
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        project = "btd,dhk->bthk"
-        q_BTHK = jnp.einsum(project, x_BTD, context.weight(self.query, "embed", "heads", "head_dim"))
-        k_BTNK = jnp.einsum(project, x_BTD, context.weight(self.key, "embed", "kv_heads", "head_dim"))
-        v_BTNK = jnp.einsum(project, x_BTD, context.weight(self.value, "embed", "kv_heads", "head_dim"))
+        q_BTHK = to_heads(x_BTD, context.weight(self.query, "embed", "heads", "head_dim"))
+        k_BTNK = to_heads(x_BTD, context.weight(self.key, "embed", "kv_heads", "head_dim"))
+        v_BTNK = to_heads(x_BTD, context.weight(self.value, "embed", "kv_heads", "head_dim"))
         q_BTHK = checkpoint_name(rope.rotate(q_BTHK, context.at), "query")
         k_BTNK = checkpoint_name(rope.rotate(k_BTNK, context.at), "key")
         v_BTNK = checkpoint_name(v_BTNK, "value")
         mixed_BTHK = checkpoint_name(attention.attend(q_BTHK, k_BTNK, v_BTNK, context.visible_BTT), "mixed")
-        return jnp.einsum("bthk,hkd->btd", mixed_BTHK, context.weight(self.out, "heads", "head_dim", "embed"))
+        return from_heads(mixed_BTHK, context.weight(self.out, "heads", "head_dim", "embed"))
 
 
 class MLP(nnx.Module):
@@ -101,9 +101,9 @@ class MLP(nnx.Module):
         self.down = declare.matrix(layers=a.num_layers, mlp=a.intermediate_size, embed=a.hidden_size)
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        gate_BTF = checkpoint_name(x_BTD @ context.weight(self.gate, "embed", "mlp"), "gate")
-        up_BTF = checkpoint_name(x_BTD @ context.weight(self.up, "embed", "mlp"), "up")
-        return (jax.nn.silu(gate_BTF) * up_BTF) @ context.weight(self.down, "mlp", "embed")
+        gate_BTF = checkpoint_name(linear(x_BTD, context.weight(self.gate, "embed", "mlp")), "gate")
+        up_BTF = checkpoint_name(linear(x_BTD, context.weight(self.up, "embed", "mlp")), "up")
+        return linear(jax.nn.silu(gate_BTF) * up_BTF, context.weight(self.down, "mlp", "embed"))
 
 
 class Layers(nnx.Module):

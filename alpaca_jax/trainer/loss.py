@@ -65,18 +65,20 @@ def summed_cross_entropy(
 
 def _forward(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk):  # type: ignore[no-untyped-def]
     def add(carry, part):  # type: ignore[no-untyped-def]
-        total, grad_VD = carry
+        total, grad_DV = carry
         hidden_BCD, targets_BC, weights_BC = part
         loss, grad_BCV = _chunk_loss(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
         grad_BCV = grad_BCV.astype(hidden_BCD.dtype)
         grad_BCD = jnp.einsum("bcv,vd->bcd", grad_BCV, weight_VD)
-        grad_VD += jnp.einsum("bcv,bcd->vd", grad_BCV, hidden_BCD, preferred_element_type=jnp.float32)
-        return (total + loss, grad_VD), grad_BCD
+        # In this order the narrow side is the one that is transposed (see model.linear).
+        tokens = (((0, 1), (0, 1)), ((), ()))
+        grad_DV += jax.lax.dot_general(hidden_BCD, grad_BCV, tokens, preferred_element_type=jnp.float32)
+        return (total + loss, grad_DV), grad_BCD
 
-    start = (jnp.zeros((), jnp.float32), jnp.zeros(weight_VD.shape, jnp.float32))
-    (total, grad_VD), grads = jax.lax.scan(add, start, _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    start = (jnp.zeros((), jnp.float32), jnp.zeros(weight_VD.shape[::-1], jnp.float32))
+    (total, grad_DV), grads = jax.lax.scan(add, start, _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
     grad_BTD = jnp.moveaxis(grads, 0, 1).reshape(hidden_BTD.shape)
-    return total, (grad_BTD, grad_VD.astype(weight_VD.dtype))
+    return total, (grad_BTD, grad_DV.T.astype(weight_VD.dtype))
 
 
 def _backward(vocab_size, chunk, grads, upstream):  # type: ignore[no-untyped-def]
