@@ -15,7 +15,7 @@ from alpaca_jax import config as configuration
 from alpaca_jax.config import EXPERIMENT, Catalog, body, header
 from alpaca_jax.errors import Lost, Restart, UserError
 
-VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve")
+VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect")
 CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # what --config-dir means to the processes below this one
 USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
 
@@ -77,8 +77,18 @@ def _dispatch(argv: list[str]) -> int:
 
 def _config(command: Command, mapping: Any) -> Any:
     # A verb's config is light; the verb itself, with JAX behind it, is imported once the configuration is right.
-    config_class = importlib.import_module(f"alpaca_jax.{command.verb}.config").Config
+    config_class = _config_class(command.verb)
+    if (base := command.catalog.base) != command.verb:
+        # It reads a part of the other verb's configuration, which has to be right as a whole.
+        read, whole = ({field.name for field in dataclasses.fields(cls)} for cls in (config_class, _config_class(base)))
+        own = read - whole
+        configuration.parse(_config_class(base), {key: value for key, value in mapping.items() if key not in own}, command.verb)
+        mapping = {key: value for key, value in mapping.items() if key in read}
     return configuration.parse(config_class, mapping, command.verb)
+
+
+def _config_class(verb: str) -> Any:
+    return importlib.import_module(f"alpaca_jax.{verb}.config").Config
 
 
 def _run(command: Command, config: Any) -> int:
@@ -136,7 +146,7 @@ def _hydra_overrides(command: Command) -> list[str]:
         choices = value.split(",") if command.multirun else [value]
         if key == EXPERIMENT and value not in ("", "null"):
             _check_choices("experiment", choices, command.catalog.experiments())
-            result.append(f"{key}=" + ",".join(f"{name}/{command.verb}" for name in choices))
+            result.append(f"{key}=" + ",".join(f"{name}/{command.catalog.base}" for name in choices))
         elif key in groups:
             _check_choices(key, choices, command.catalog.options(key))
             result.append(override)
@@ -283,7 +293,7 @@ def _verb_help(command: Command) -> str:
     lines += ["", "experiments:" if experiments else "experiments: none"]
     lines += [f"  experiment={name:<11}{header(file)[0]}" for name, file in experiments.items()]
     lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
-    lines += [f"  {line}" for line in body(catalog.primary)]
+    lines += [f"  {line}" for primary in catalog.primaries for line in body(primary)]
     for group, default in groups.items():
         lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
     return "\n".join(lines)

@@ -1,7 +1,13 @@
 """Checkpoints: Orbax writes the arrays in the background; ours is the promise that a folder named STEP is whole.
 
 A checkpoint is written as `.STEP.partial`, hashed into `manifest.json`, and only then renamed to `STEP`, so that a kill at any moment
-leaves either the whole of it or none. Before a restore the hashes are checked, since Orbax restores flipped bytes without a word.
+leaves either the whole of it or none; an old one is renamed to `.STEP.old` before it is deleted. Before a restore the hashes are
+checked, since Orbax restores flipped bytes without a word.
+
+With several processes each writes its own shards. When Orbax's `wait_until_finished` returns, all have passed its barrier behind the last
+write; then the first process alone hashes and renames, and all meet at one more barrier of the coordination service. That service runs
+beside the devices' collectives, so its barriers may be awaited in a background thread while steps run. A process that failed leaves
+without coming to the barrier, and JAX ends its peers.
 """
 
 import errno
@@ -11,12 +17,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from alpaca_jax import rundir
 from alpaca_jax.config import configclass
@@ -24,6 +32,9 @@ from alpaca_jax.distributed import is_lead
 from alpaca_jax.errors import UserError
 
 MANIFEST = "manifest.json"
+AGREE_STEPS = 16  # several processes ask the first one's clock so often
+SEAL_HOURS = 2.0  # the others wait at most so long for the hashes
+HASH_THREADS = 8
 Tree = dict[str, Any]
 
 
@@ -33,13 +44,18 @@ class CheckpointConfig:
 
     every_steps: int | None = None
     every_minutes: float | None = 10.0
-    keep: int = 2
+    keep: int = 2  # newest kept
+    keep_every: int | None = None  # a step it divides is saved too, and kept for ever
     asynchronous: bool = True
     concurrent_gb: int = 16  # at most so much is being written at a time; less of it needs less memory beside the state's copy
 
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep={self.keep}: at least one checkpoint must stay, or nothing could be resumed")
+        for name in ("every_steps", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: give 1 or more, or null")
         if self.concurrent_gb < 1:
             raise ValueError(f"concurrent_gb={self.concurrent_gb}: give 1 or more")
 
@@ -59,10 +75,17 @@ class Checkpoints:
         self._last_save = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """True when the config's steps or minutes since the last save have passed."""
-        by_steps = self.config.every_steps is not None and step % self.config.every_steps == 0
-        minutes = (time.monotonic() - self._last_save) / 60
-        return by_steps or (self.config.every_minutes is not None and minutes >= self.config.every_minutes)
+        """True when the config's steps or minutes since the last save have passed; raises what went wrong with that save meanwhile.
+
+        Several processes go by the first one's clock, at every 16th step.
+        """
+        if self._failure is not None:
+            self.wait()
+        if any(every is not None and step % every == 0 for every in (self.config.every_steps, self.config.keep_every)):
+            return True
+        if self.config.every_minutes is None or (jax.process_count() > 1 and step % AGREE_STEPS):
+            return False
+        return bool(_of_the_lead(lambda: time.monotonic() - self._last_save >= 60 * self.config.every_minutes))
 
     def save(self, step: int, items: dict[str, Tree], meta: dict[str, Any]) -> None:
         """Starts saving; returns once the arrays are copied off the devices, unless `asynchronous` is off.
@@ -71,12 +94,9 @@ class Checkpoints:
         """
         self.wait()
         self._last_save = time.monotonic()
-        if (self.folder / str(step)).exists():
-            return
         partial = self.folder / f".{step}.partial"
-        if is_lead():
-            shutil.rmtree(partial, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
+        if _of_the_lead(lambda: self._begin(step, partial)):
+            return
         if self._checkpointer is None:
             self._checkpointer = self._make(items)
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardSave(tree) for name, tree in items.items()})
@@ -99,9 +119,15 @@ class Checkpoints:
             raise failure
 
     def newest(self, report: Callable[[str], None]) -> int | None:
-        """The newest step that is whole, or None. What a killed save left is removed; a damaged checkpoint is set aside and reported."""
-        for partial in self.folder.glob(".*.partial"):
-            shutil.rmtree(partial)
+        """The newest step that is whole, or None, once the save under way is done. What a kill left is removed; what is damaged is set
+        aside and reported. The first process looks and reports, the others are told.
+        """
+        self.wait()
+        found = _of_the_lead(lambda: self._newest(report))
+        return None if found < 0 else found
+
+    def _newest(self, report: Callable[[str], None]) -> int:
+        _remove([*self.folder.glob(".*.partial*"), *self.folder.glob(".*.old")])
         for step in reversed(steps(self.folder)):
             damage = check(self.folder / str(step))
             if damage is None:
@@ -110,7 +136,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(self.folder / str(step), aside)
             report(f"checkpoint {step} is damaged ({damage}): set aside as {aside}; going on from the one before it")
-        return None
+        return -1
 
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
@@ -127,6 +153,14 @@ class Checkpoints:
             if self._checkpointer is not None:
                 self._checkpointer.close()
 
+    def _begin(self, step: int, partial: Path) -> bool:
+        """Makes room for a save; True where that step is saved already."""
+        if (self.folder / str(step)).exists():
+            return True
+        _remove(partial.parent.glob(f"{partial.name}*"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return False
+
     def _make(self, items: dict[str, Tree]) -> Any:
         # Orbax refuses an array that is larger than all it may have in flight.
         largest = max(sum(shard.data.nbytes for shard in leaf.addressable_shards) for leaf in jax.tree.leaves(items))
@@ -138,18 +172,29 @@ class Checkpoints:
         try:
             self._checkpointer.wait_until_finished()
             if is_lead():
-                rundir.write_json(partial / MANIFEST, {"step": step, "meta": meta, "sha256": _hashes(partial)})
+                content = {"step": step, "meta": meta, "sha256": _hashes(partial)}
+                rundir.write_json(partial / MANIFEST, content | {"digest": _digest(content)})
                 os.replace(partial, self.folder / str(step))
-                for old in steps(self.folder)[: -self.config.keep]:
-                    shutil.rmtree(self.folder / str(old))
+                self._prune()
+            meet = self._ocp.multihost.get_barrier_sync_fn()
+            meet(key=f"checkpoint {step} is whole", timeout_ms=int(SEAL_HOURS * 3_600_000))
         except Exception as error:
             self._failure = self._explained(error, partial)
+
+    def _prune(self) -> None:
+        saved, every = steps(self.folder), self.config.keep_every
+        for step in saved[: -self.config.keep]:
+            if every is None or step % every:
+                aside = self.folder / f".{step}.old"
+                os.replace(self.folder / str(step), aside)
+                shutil.rmtree(aside)
 
     def _explained(self, error: Exception, partial: Path) -> Exception:
         full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full:
             return error
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_lead():
+            _remove(partial.parent.glob(f"{partial.name}*"))
         return UserError(f"{self.folder}: the disk is full, the checkpoint was not saved; make room and start the same command again")
 
 
@@ -161,9 +206,12 @@ def steps(folder: Path) -> list[int]:
 def check(checkpoint: Path) -> str | None:
     """None where every file of the checkpoint has the content that was saved, else what is wrong with it."""
     try:
-        expected = json.loads((checkpoint / MANIFEST).read_bytes())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads((checkpoint / MANIFEST).read_bytes())
+        digest, expected = content.pop("digest"), content["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is absent or unreadable"
+    if digest != _digest(content):
+        return f"{MANIFEST} has changed"
     found = _hashes(checkpoint)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -171,10 +219,11 @@ def check(checkpoint: Path) -> str | None:
     return None
 
 
-def restore_params(folder: str | Path, step: int | None = None) -> Tree:
-    """The params of a checkpoint (default: the newest) as a nested dict of numpy arrays; UserError where none is there or it is damaged."""
-    import orbax.checkpoint as ocp
+def restore_params(folder: str | Path, step: int | None = None, item: str = "params") -> Tree:
+    """The params of a checkpoint (default: the newest) as a nested dict of numpy arrays; UserError where none is there or it is damaged.
 
+    `item="ema"` reads the average of the weights, and from the params those weights that were frozen and so have none.
+    """
     folder = Path(folder).absolute()
     found = steps(folder)
     if not found or (step is not None and step not in found):
@@ -182,16 +231,52 @@ def restore_params(folder: str | Path, step: int | None = None) -> Tree:
     chosen = folder / str(found[-1] if step is None else step)
     if damage := check(chosen):
         raise UserError(f"the checkpoint {chosen} is damaged ({damage}); start the training again, it goes on from the one before")
+    if not (chosen / item).is_dir():
+        items = sorted(path.name for path in chosen.iterdir() if path.is_dir())
+        remedy = ": it was trained without optimizer.ema" if item == "ema" else ""
+        raise UserError(f"the checkpoint {chosen} has no {item}{remedy}; it has {', '.join(items)}")
+    return _read(chosen, "params") if item == "params" else _laid_over(_read(chosen, "params"), _read(chosen, item))
+
+
+def _read(checkpoint: Path, item: str) -> Tree:
+    import orbax.checkpoint as ocp
+
     handler = ocp.PyTreeCheckpointHandler()
-    tree = handler.metadata(chosen / "params").tree
+    tree = handler.metadata(checkpoint / item).tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return handler.restore(chosen / "params", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return handler.restore(checkpoint / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _laid_over(below: Tree, above: Tree) -> Tree:
+    return {
+        name: value if name not in above else _laid_over(value, above[name]) if isinstance(value, dict) else above[name]
+        for name, value in below.items()
+    }
+
+
+def _of_the_lead(answer: Callable[[], int]) -> int:
+    """The first process's answer (an int or a bool) in every process; the others don't compute one."""
+    if jax.process_count() == 1:
+        return answer()
+    return int(multihost_utils.broadcast_one_to_all(np.int32(answer() if is_lead() else 0)))
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """The sha256 of a manifest's content as JSON keeps it."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def _hashes(checkpoint: Path) -> dict[str, str]:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
-    hashes = {}
-    for path in files:
-        with path.open("rb") as file:
-            hashes[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1)) as pool:
+        return dict(zip((str(path.relative_to(checkpoint)) for path in files), pool.map(_sha256, files), strict=True))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

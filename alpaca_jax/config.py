@@ -5,6 +5,7 @@ import difflib
 import enum
 import itertools
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -64,15 +65,23 @@ class Catalog:
         """The verb's own file."""
         return self.file(f"{self.verb}.yaml")
 
+    @property
+    def base(self) -> str:
+        """The verb whose configuration this one takes over, its experiments too: the other primary that its own begins with."""
+        return next((entry for entry in self._defaults(self.primary) if isinstance(entry, str) and entry != "_self_"), self.verb)
+
+    @property
+    def primaries(self) -> list[Path]:
+        """The files that hold the verb's keys: its base's, if it has one, and its own."""
+        return [*([self.file(f"{self.base}.yaml")] if self.base != self.verb else []), self.primary]
+
     def file(self, name: str) -> Path:
         """The first file of that name, such as "mesh/fsdp.yaml"."""
         return next(folder / name for folder in self.folders if (folder / name).is_file())
 
     def groups(self) -> dict[str, str]:
         """The verb's groups and the option each has unless told otherwise."""
-        import yaml
-
-        entries = [entry for entry in yaml.safe_load(self.primary.read_text())["defaults"] if isinstance(entry, dict)]
+        entries = [entry for primary in self.primaries for entry in self._defaults(primary) if isinstance(entry, dict)]
         return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
 
     def all_groups(self) -> set[str]:
@@ -84,12 +93,18 @@ class Catalog:
         return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})
 
     def experiments(self) -> dict[str, Path]:
-        """The experiments that have a file for the verb."""
+        """The experiments that have a file for the verb, or for its base."""
         found: dict[str, Path] = {}
         for folder in self.folders:
-            for file in sorted((folder / EXPERIMENT).glob(f"**/{self.verb}.yaml")):
+            for file in sorted((folder / EXPERIMENT).glob(f"**/{self.base}.yaml")):
                 found.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
         return found
+
+    @staticmethod
+    def _defaults(primary: Path) -> list[typing.Any]:
+        import yaml
+
+        return yaml.safe_load(primary.read_text())["defaults"]
 
 
 def header(path: Path) -> list[str]:
@@ -133,7 +148,7 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
 
 def _shown(key: str, value: Any) -> str:
     # A key pasted into the wrong field must not reach a terminal or a log.
-    if isinstance(value, str) and (value.startswith("sk-") or "token" in key.split(".")[-1]):
+    if isinstance(value, str) and (value.startswith("sk-") or re.search(r"(^|[._])(token|key)$", key)):
         return "a value that is not shown"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,12 +1,18 @@
 """Instruction records: read in the shapes the field uses, written in one, split the same way everywhere, described by a manifest."""
 
 import dataclasses
+import glob
+import gzip
 import hashlib
 import json
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_atomic, write_json
@@ -14,27 +20,39 @@ from alpaca_jax.rundir import read_json, write_atomic, write_json
 OnError = Literal["stop", "skip"]
 FILE = "records.jsonl"
 MANIFEST = "manifest.json"
+SHARDS = (".jsonl", ".jsonl.gz", ".json", ".txt")
+BOM = b"\xef\xbb\xbf"
+
+# Who speaks, by the names that ShareGPT's exports use.
+SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One instruction with its answer; `id` is a hash of the three texts where the file names none."""
+    """One instruction with its answer, and the exchanges (user, assistant) after it; a text for pre-training is an `output` alone.
+
+    `id` is a hash of the texts where the file names none.
+    """
 
     instruction: str
     input: str = ""
     output: str = ""
     id: str = ""
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    system: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
-            texts = json.dumps([self.instruction, self.input, self.output])
-            object.__setattr__(self, "id", hashlib.sha256(texts.encode()).hexdigest()[:16])
+            texts: list[Any] = [self.instruction, self.input, self.output]
+            if self.system or self.turns:
+                texts += [self.system, self.turns]
+            object.__setattr__(self, "id", hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16])
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """What a file held: its records in order, the broken ones skipped, the conversations cut to their first turn, the file's sha256."""
+    """What files held: records in order, how many broken ones were skipped and conversations shortened, the sha256 of it all."""
 
     records: list[Record]
     skipped: int
@@ -43,47 +61,96 @@ class Records:
 
 
 def read(path: str | Path, on_error: OnError = "stop") -> Records:
-    """The records of a JSONL file (ours, `messages` or ShareGPT), an Alpaca JSON array, or a folder holding records.jsonl.
+    """The records that `stream` yields from what `files` finds at `path`, all in memory."""
+    found, counted = files(path), Counter[str]()
+    return Records(list(stream(found, on_error, counted)), counted["skipped"], counted["shortened"], sha256(found))
 
-    A broken record raises UserError naming the file and the line (in an array the record's number, from 1); with
-    `on_error="skip"` it is counted instead. A conversation gives its first user and assistant turn; learning from later
-    turns is not supported yet, and `shortened` counts them.
+
+def files(path: str | Path) -> list[Path]:
+    """The files of records at `path`: a file, a glob pattern's files, or a folder's records.jsonl or else its shards, sorted by name.
+
+    A folder's shards are its .jsonl, .jsonl.gz, .json and .txt files; records.jsonl may lie in its folder `records` as well.
     """
-    file = _find(Path(path))
-    content = file.read_bytes()
-    records: list[Record] = []
-    skipped = shortened = 0
-    for where, load in _items(file, content):
-        try:
-            record, cut = _record(load())
-        except ValueError as problem:
-            if on_error == "stop":
-                raise UserError(f"{file}, {where}: {problem}. Mend it, or leave such records out with data.on_error=skip.") from None
-            skipped += 1
-            continue
-        records.append(record)
-        shortened += cut
-    if not records:
-        found = f"all its {skipped} records are broken" if skipped else "it is empty"
-        raise UserError(f"{file}: no record in it ({found}). Expected one JSON object a line, or the Alpaca JSON array.")
-    return Records(records, skipped, shortened, hashlib.sha256(content).hexdigest())
+    path = Path(path).expanduser()
+    choices = [path / FILE, path / "records" / FILE] if path.is_dir() else [path]
+    for file in choices:
+        if file.is_file():
+            return [file]
+    if path.is_dir():
+        among = [file for file in path.iterdir() if file.name.endswith(SHARDS) and file.name != MANIFEST and not file.name.startswith(".")]
+        choices.append(path / "*.jsonl")
+    else:
+        among = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    found = sorted(file for file in among if file.is_file())
+    if not found:
+        raise UserError(
+            f"{path}: no records there (looked for {', '.join(map(str, choices))}). Give data.records=FILE, or run `generate` first."
+        )
+    return found
+
+
+def stream(files: Sequence[Path], on_error: OnError, counted: Counter[str]) -> Iterator[Record]:
+    """Yields the records of JSONL files (ours, `messages`, ShareGPT, texts), Alpaca JSON arrays and .txt files, one at a time.
+
+    Only a JSON array and a .txt file are held whole. A broken record raises UserError naming the file and the line (in an array
+    the record's number, from 1); with `on_error="skip"` it is counted in `skipped` instead. `shortened` counts conversations
+    that lost an answer without a question before it, or a question without an answer behind it.
+    """
+    made, skipped = 0, counted["skipped"]
+    for file in files:
+        for where, load in _items(file):
+            try:
+                record, cut = _record(load())
+            except ValueError as problem:
+                if on_error == "stop":
+                    raise UserError(f"{file}, {where}: {problem}. Mend it, or leave such records out with data.on_error=skip.") from None
+                counted["skipped"] += 1
+                continue
+            made += 1
+            counted["shortened"] += cut
+            yield record
+    if not made:
+        broken = counted["skipped"] - skipped
+        found = f"all its {broken} records are broken" if broken else "it is empty"
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise UserError(f"{files[0]}{more}: no record in it ({found}). Expected one JSON object a line, or the Alpaca JSON array.")
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """The sha256 (hex) of a file; of several, of their sha256s in this order."""
+    digests = []
+    for file in files:
+        with open(file, "rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def write(path: Path, records: Iterable[Record]) -> str:
     """The sha256 of the JSONL file it puts at `path` atomically, one record a line."""
-    content = "".join(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n" for record in records).encode()
+    content = "".join(json.dumps(_written(record), ensure_ascii=False) + "\n" for record in records).encode()
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
+def rank(record: Record) -> int:
+    """A number from 0 to 2**64 - 1 that decides whether the record is held out: the start of its id's sha256."""
+    return int.from_bytes(hashlib.sha256(record.id.encode()).digest()[:8], "big")
+
+
+def heldout_ids(ranks: np.ndarray, heldout: int) -> np.ndarray:
+    """Which records are held out, bool [N]: those of the `heldout` lowest `ranks` (uint64 [N]), the earlier one of equals."""
+    if not 0 <= heldout < len(ranks):
+        raise UserError(f"data.heldout={heldout}: there are {len(ranks)} records, and at least one must be left to train on.")
+    chosen = np.zeros(len(ranks), bool)
+    chosen[np.argsort(ranks, kind="stable")[:heldout]] = True
+    return chosen
+
+
 def split(records: Sequence[Record], heldout: int) -> tuple[list[Record], list[Record]]:
-    """(train, held out), each in the given order; held out are the `heldout` lowest hashes of ids, whatever the file's order."""
-    if not 0 <= heldout < len(records):
-        raise UserError(f"data.heldout={heldout}: there are {len(records)} records, and at least one must be left to train on.")
-    rank = sorted(range(len(records)), key=lambda i: (hashlib.sha256(records[i].id.encode()).digest(), i))
-    chosen = set(rank[:heldout])
-    train = [record for i, record in enumerate(records) if i not in chosen]
-    return train, [record for i, record in enumerate(records) if i in chosen]
+    """(train, held out), each in the given order; held out are the `heldout` lowest ranks, whatever the file's order."""
+    held = heldout_ids(np.array([rank(record) for record in records], np.uint64), heldout)
+    train = [record for record, kept in zip(records, ~held, strict=True) if kept]
+    return train, [record for record, out in zip(records, held, strict=True) if out]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,29 +188,53 @@ class Manifest:
             raise UserError(f"{path}: not a manifest of records ({problem}). Make the records again with `alpaca-jax generate`.") from None
 
 
-def _find(path: Path) -> Path:
-    choices = [path / FILE, path / "records" / FILE] if path.is_dir() else [path]
-    for file in choices:
-        if file.is_file():
-            return file
-    raise UserError(
-        f"{path}: no records there (looked for {', '.join(map(str, choices))}). Give data.records=FILE, or run `generate` first."
-    )
+def _written(record: Record) -> dict[str, Any]:
+    """The record as a line holds it: without a system text and later turns where it has none, a text as `text`."""
+    fields = dataclasses.asdict(record)
+    if not record.instruction:
+        return {"text": record.output, "id": record.id, "provenance": fields["provenance"]}
+    return {name: value for name, value in fields.items() if value or name not in ("system", "turns")}
 
 
-def _items(file: Path, content: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(where, load) of each item; `load` raises ValueError on a broken line."""
-    if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        try:
-            array = json.loads(content.decode("utf-8-sig"))
-        except ValueError as problem:
-            raise UserError(f"{file}: not a JSON array ({problem}). It may be cut off: fetch or make it again.") from None
-        for number, item in enumerate(array, start=1):
-            yield f"record {number}", partial(_same, item)
-        return
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield f"line {number}", partial(_parsed, line)
+def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(where, load) of each item; `load` raises ValueError on a broken one."""
+    try:
+        with _opened(file) as content:
+            if file.name.endswith((".txt", ".txt.gz")):
+                yield "its text", partial(_document, content.read())
+            elif _first(content) == b"[":
+                yield from _array(file, content.read())
+            else:
+                for number, line in enumerate(content, start=1):
+                    line = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
+                    if line.strip():
+                        yield f"line {number}", partial(_parsed, line)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+        raise UserError(f"{file}: not a whole gzip file ({problem}). It may be cut off: fetch or make it again.") from None
+
+
+def _opened(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else open(file, "rb")
+
+
+def _first(content: BinaryIO) -> bytes:
+    """The first byte that is neither a byte order mark nor white space; the file stands at its start again."""
+    first = b""
+    for line in content:
+        first = line.removeprefix(BOM).lstrip()[:1]
+        if first:
+            break
+    content.seek(0)
+    return first
+
+
+def _array(file: Path, content: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
+    try:
+        array = json.loads(content.decode("utf-8-sig"))
+    except ValueError as problem:
+        raise UserError(f"{file}: not a JSON array ({problem}). It may be cut off: fetch or make it again.") from None
+    for number, item in enumerate(array, start=1):
+        yield f"record {number}", partial(_same, item)
 
 
 def _same(item: Any) -> Any:
@@ -154,37 +245,76 @@ def _parsed(line: bytes) -> Any:
     return json.loads(line.decode())
 
 
+def _document(content: bytes) -> Any:
+    return {"text": content.decode("utf-8-sig")}
+
+
 def _record(item: Any) -> tuple[Record, bool]:
-    """(record, whether later turns were left out); ValueError says what is wrong."""
+    """(record, whether a turn was left out); ValueError says what is wrong."""
     if not isinstance(item, dict):
         raise ValueError(f"expected a JSON object, got {type(item).__name__}")
+    shortened = False
     if "messages" in item or "conversations" in item:
-        return _conversation(item)
+        texts, turns, shortened = _conversation(item)
+    elif "text" in item and item.get("instruction") is None:
+        texts, turns = {"instruction": "", "output": _text(item, "text")}, []
+        if not texts["output"].strip():
+            raise ValueError("text is empty")
+    else:
+        texts, turns = _instruction(item)
+    texts["system"] = texts.get("system") or _text(item, "system")
+    for text in (*texts.values(), *(text for turn in turns for text in turn)):
+        text.encode()  # half a character, as JSON may spell it, is a ValueError
+    provenance = item.get("provenance") or {}
+    return Record(**texts, id=str(item.get("id") or ""), provenance=provenance, turns=tuple(turns)), shortened
+
+
+def _text(item: Mapping[str, Any], name: str) -> str:
+    text = item.get(name)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{name} must be a string, got {type(text).__name__}")
+    return text or ""
+
+
+def _instruction(item: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The texts and the later turns of a record in our own shape."""
     lacking = [name for name in ("instruction", "output") if item.get(name) is None]
     if lacking:
         raise ValueError(f"lacks the field {' and '.join(lacking)} (it has: {', '.join(map(str, item)) or 'none'})")
-    texts = {name: "" if item.get(name) is None else item[name] for name in ("instruction", "input", "output")}
-    wrong = [name for name, text in texts.items() if not isinstance(text, str)]
-    if wrong:
-        raise ValueError(f"{wrong[0]} must be a string, got {type(texts[wrong[0]]).__name__}")
+    texts = {name: _text(item, name) for name in ("instruction", "input", "output")}
     if not texts["instruction"].strip():
         raise ValueError("instruction is empty")
-    return Record(**texts, id=str(item.get("id") or ""), provenance=item.get("provenance") or {}), False
+    turns = item.get("turns") or []
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and [type(text) for text in turn] == [str, str] for turn in turns):
+        raise ValueError("turns must be a list of pairs of strings, the user's and the assistant's")
+    if not all(user.strip() for user, _ in turns):
+        raise ValueError("turns: a user's text is empty")
+    return texts, [(user, assistant) for user, assistant in turns]
 
 
-def _conversation(item: dict[str, Any]) -> tuple[Record, bool]:
-    """The first exchange of a `messages` (role, content) or ShareGPT (from, value) conversation."""
+def _conversation(item: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]], bool]:
+    """The texts, the later turns, and whether a turn was left out, of `messages` (role, content) or ShareGPT (from, value)."""
     key, who, what = ("messages", "role", "content") if "messages" in item else ("conversations", "from", "value")
     turns = item[key]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and isinstance(turn.get(what), str) for turn in turns):
         raise ValueError(f"{key} must be a list of objects with {who} and a text in {what}")
-    names = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
-    spoken = [(names.get(turn.get(who), turn.get(who)), turn[what]) for turn in turns]
-    system = next((text for role, text in spoken if role == "system"), None)
-    talk = [(role, text) for role, text in spoken if role != "system"]
-    if [role for role, _ in talk[:2]] != ["user", "assistant"]:
-        raise ValueError(f"{key} must begin with a user's turn and an assistant's answer")
-    if not talk[0][1].strip():
-        raise ValueError("the user's first turn is empty")
-    provenance = {**(item.get("provenance") or {}), **({"system": system} if system else {})}
-    return Record(talk[0][1], "", talk[1][1], id=str(item.get("id") or ""), provenance=provenance), len(talk) > 2
+    spoken = [(SPEAKERS.get(str(turn.get(who)), turn.get(who)), turn[what]) for turn in turns]
+    system = spoken[0][1] if spoken and spoken[0][0] == "system" else ""
+    talk = list(enumerate(spoken, start=1))[bool(spoken) and spoken[0][0] == "system" :]
+    whole = len(talk)
+    # Exports that were cut into parts may begin with an answer, and end with a question.
+    if talk and talk[0][1][0] == "assistant":
+        talk = talk[1:]
+    if len(talk) % 2 and talk[-1][1][0] == "user":
+        talk = talk[:-1]
+    if not talk:
+        raise ValueError(f"{key} must have a user's turn and an assistant's answer")
+    for place, (number, (role, text)) in enumerate(talk):
+        wanted = ("user", "assistant")[place % 2]
+        if role != wanted:
+            raise ValueError(f"turn {number} of {key} is by {role}, where the {wanted}'s is expected")
+        if role == "user" and not text.strip():
+            raise ValueError(f"turn {number} of {key}, the user's, is empty")
+    texts = [text for _, (_, text) in talk]
+    first = {"instruction": texts[0], "output": texts[1], "system": system}
+    return first, list(zip(texts[2::2], texts[3::2], strict=True)), len(talk) < whole

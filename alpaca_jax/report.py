@@ -103,6 +103,15 @@ class Samples:
 
 
 @dataclasses.dataclass(frozen=True)
+class Marked:
+    """Running text in parts, each with its style: "", "dim", "special" (mono and coloured), or both."""
+
+    parts: Sequence[tuple[str, str]]
+    label: str = ""
+    kind: str = "marked"
+
+
+@dataclasses.dataclass(frozen=True)
 class Plot:
     """An SVG made by `plot`, with the sentence under it."""
 
@@ -119,7 +128,7 @@ class Pair:
     kind: str = "pair"
 
 
-Block = Cards | Prose | Table | Bars | Code | Samples | Plot | Pair
+Block = Cards | Prose | Table | Bars | Code | Samples | Marked | Plot | Pair
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alpaca_jax.config import configclass
@@ -103,6 +104,26 @@ class Layout:
     def batch(self) -> NamedSharding:
         """Where batch arrays [B, T] lie."""
         return self.named(("batch", "sequence"), "compute")
+
+    def own_rows(self, rows: int) -> slice:
+        """Which of a batch's rows this process's devices hold, in one piece."""
+        places = self.batch.addressable_devices_indices_map((rows, 1)).values()
+        bounds = [index[0].indices(rows)[:2] for index in places if index is not None]
+        return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+    def place(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+        """The global batch of `rows` rows, of which `batch` holds those that `own_rows` names."""
+        first = self.own_rows(rows).start
+
+        def put(own: np.ndarray) -> jax.Array:
+            def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None
+                start, stop, _ = index[0].indices(rows)
+                return own[start - first : stop - first, index[1]]
+
+            return jax.make_array_from_callback((rows, own.shape[1]), self.batch, piece)
+
+        return {name: put(own) for name, own in batch.items()}
 
     @property
     def replicated(self) -> NamedSharding:

@@ -1,6 +1,12 @@
 """Checkpoints: whole or absent, checked before they are used, readable on another mesh."""
 
 import errno
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +16,12 @@ import pytest
 from alpaca_jax import checkpoint
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.errors import UserError
+from alpaca_jax.model.llama import WeightSpec
+from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
+from alpaca_jax.trainer import optimizer as optimizers
+from alpaca_jax.trainer import state as states
+from alpaca_jax.trainer.guard import GuardConfig
+from alpaca_jax.trainer.optimizer import OptimizerConfig
 
 
 def items(value=1.0):
@@ -49,29 +61,115 @@ def test_params_can_be_read_alone_as_numpy(checkpoints):
         checkpoint.restore_params(checkpoints.folder, 8)
 
 
-def test_restored_onto_a_mesh(checkpoints):
-    checkpoints.save(1, items(), {})
+SPECS = {
+    "embed": {"weight": WeightSpec((16, 8), jnp.bfloat16, ("vocab", "embed"))},
+    "layers": {"mlp": {"gate": WeightSpec((2, 8, 12), jnp.float32, ("layers", "embed", "mlp"))}},
+}
+
+
+def state_on(mesh, devices, name="muon"):
+    """(a state with all its parts in their places, its abstract twin) on a mesh."""
+    guard = GuardConfig(spike=2.0, window=3)
+    optimizer = optimizers.make(OptimizerConfig(name=name, momentum=0.95, moments="bfloat16", ema=0.9), 10)
+    layout = Layout(make_mesh(mesh, jax.devices()[:devices]), mesh)
+    places = states.shardings(SPECS, optimizer, layout, guard)
+    abstract = states.abstract(SPECS, optimizer, places, guard)
+    values = np.random.default_rng(0).integers(0, 100, len(jax.tree.leaves(abstract)))
+    fill = lambda leaf, value: jax.device_put(np.arange(leaf.size).reshape(leaf.shape).astype(leaf.dtype) + value, leaf.sharding)  # noqa: E731
+    leaves = [fill(leaf, np.array(value, leaf.dtype)) for leaf, value in zip(jax.tree.leaves(abstract), values, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves), abstract
+
+
+def as_bytes(tree):
+    return [(leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_the_whole_state_moves_to_another_mesh_and_back_bit_for_bit(checkpoints, name):
+    one, many = MeshConfig(), MeshConfig(data=1, fsdp=2, tensor=4)
+    first, wanted_back = state_on(one, 1, name)
+    _, wanted = state_on(many, 8, name)
+    checkpoints.save(1, states.to_items(first), {})
     checkpoints.wait()
-    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    wanted = {"params": {"a": {"b": jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=place)}}}
-    restored, _ = checkpoints.restore(1, wanted)
-    assert restored["params"]["a"]["b"].addressable_shards[0].data.shape == (2, 3)
+    spread = states.from_items(checkpoints.restore(1, states.to_items(wanted))[0])
+    assert spread.params["layers"]["mlp"]["gate"].addressable_shards[0].data.shape == (2, 4, 3)
+    assert [leaf.sharding for leaf in jax.tree.leaves(spread)] == [leaf.sharding for leaf in jax.tree.leaves(wanted)]
+    checkpoints.save(2, states.to_items(spread), {})
+    checkpoints.wait()
+    back = states.from_items(checkpoints.restore(2, states.to_items(wanted_back))[0])
+    assert as_bytes(back) == as_bytes(spread) == as_bytes(first)
+    assert jax.tree.structure(back) == jax.tree.structure(first)
+
+
+def test_the_average_is_read_over_the_frozen_weights(checkpoints):
+    saved = items(1.0)
+    saved["params"]["frozen"] = jnp.full(2, 9.0)
+    checkpoints.save(1, saved | {"ema": {"a": {"b": jnp.full((4, 3), 0.5)}}}, {})
+    checkpoints.save(2, saved, {})
+    checkpoints.wait()
+    average = checkpoint.restore_params(checkpoints.folder, 1, item="ema")
+    assert np.unique(average["a"]["b"]).tolist() == [0.5] and average["frozen"].tolist() == [9.0, 9.0]
+    with pytest.raises(UserError, match=r"has no ema: it was trained without optimizer.ema; it has optimizer, params"):
+        checkpoint.restore_params(checkpoints.folder, item="ema")
+
+
+def test_some_stay_for_ever(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep=2, keep_every=4, every_minutes=None))
+    for step in (1, 4, 5, 8, 9, 10):
+        checkpoints.save(step, items(step), {})
+    checkpoints.close()
+    assert checkpoint.steps(tmp_path) == [4, 8, 9, 10]
+    assert [checkpoints.due(step) for step in (8, 9, 12)] == [True, False, True]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 def test_one_flipped_byte_is_found_and_the_one_before_is_used(checkpoints):
     for step in (1, 2):
         checkpoints.save(step, items(step), {})
     checkpoints.wait()
-    victim = max((checkpoints.folder / "2").rglob("d/*"), key=lambda path: path.stat().st_size)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
+    flip(max((checkpoints.folder / "2").rglob("d/*"), key=lambda path: path.stat().st_size))
     with pytest.raises(UserError, match="has changed"):
         checkpoint.restore_params(checkpoints.folder, 2)
     said = []
     assert checkpoints.newest(said.append) == 1
     assert "checkpoint 2 is damaged" in said[0] and (checkpoints.folder / "2.damaged").is_dir()
+    assert checkpoints.restore(1, abstract(items()))[0]["optimizer"]["step"] == 1
+
+
+def test_a_change_in_any_file_is_named(checkpoints):
+    checkpoints.save(1, items(), {"tokens_real": 123456, "text": "as it was"})
+    checkpoints.wait()
+    whole = checkpoints.folder / "1"
+    files = [path for path in whole.rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 5
+    for path in files:
+        before = path.read_bytes()
+        flip(path)
+        assert checkpoint.check(whole).startswith((str(path.relative_to(whole)), checkpoint.MANIFEST)), path
+        path.write_bytes(before)
+        assert checkpoint.check(whole) is None
+    (whole / "extra").write_text("")
+    assert checkpoint.check(whole) == "extra was not saved with it"
+    (whole / "extra").unlink()
+    files[0].unlink()
+    assert "is missing" in checkpoint.check(whole) or "is absent" in checkpoint.check(whole)
+
+
+@pytest.mark.parametrize("change", [lambda text: text[: len(text) // 2], lambda text: text.replace("123", "124"), lambda _: "[]"])
+def test_a_manifest_cut_or_changed_sets_the_checkpoint_aside(checkpoints, change):
+    for step in (1, 2):
+        checkpoints.save(step, items(step), {"tokens_real": 123})
+    checkpoints.wait()
+    manifest = checkpoints.folder / "2" / checkpoint.MANIFEST
+    manifest.write_text(change(manifest.read_text()))
+    said = []
+    assert checkpoints.newest(said.append) == 1
+    assert "manifest.json" in said[0]
 
 
 def test_what_a_kill_left_of_a_save_is_removed(checkpoints):
@@ -82,19 +180,131 @@ def test_what_a_kill_left_of_a_save_is_removed(checkpoints):
     assert not (checkpoints.folder / ".2.partial").exists()
 
 
-def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(checkpoints, monkeypatch):
+def test_a_kill_in_the_middle_of_deleting_an_old_one_fools_nobody(checkpoints, monkeypatch):
+    for step in (1, 2):
+        checkpoints.save(step, items(step), {})
+    checkpoints.wait()
+
+    def interrupted(folder, **_):
+        next(path for path in folder.rglob("*") if path.is_file()).unlink()
+        raise OSError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", interrupted)
+        checkpoints.save(3, items(3), {})
+        with pytest.raises(OSError, match="killed here"):
+            checkpoints.wait()
+    assert (checkpoints.folder / ".1.old").is_dir()
+    assert checkpoint.steps(checkpoints.folder) == [2, 3]
+    assert checkpoints.newest(pytest.fail) == 3
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["2", "3"]
+
+
+KILLED = """
+import os, signal, sys
+import jax.numpy as jnp
+from alpaca_jax import checkpoint
+from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
+
+made = Checkpoints(sys.argv[1], CheckpointConfig())
+items = {"params": {f"w{n}": jnp.full((1 << 20,), float(n)) for n in range(8)}}
+made.save(1, items, {})
+made.wait()
+kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "hashing":
+    checkpoint._hashes = kill
+made.save(2, items, {})
+if sys.argv[2] == "writing":
+    kill()
+made.wait()
+"""
+
+
+@pytest.mark.parametrize("moment", ["writing", "hashing"])
+def test_a_save_killed_in_its_middle_leaves_the_one_before(tmp_path, moment):
+    result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], capture_output=True, text=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    left = {path.name for path in tmp_path.iterdir()}
+    found = Checkpoints(tmp_path, CheckpointConfig()).newest(pytest.fail)
+    assert found == 1 and left > {"1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert checkpoint.restore_params(tmp_path)["w7"][-1] == 7.0
+
+
+@pytest.mark.parametrize("where", ["write", "hash"])
+def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(checkpoints, monkeypatch, where):
     checkpoints.save(1, items(), {})
     checkpoints.wait()
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    victim, name = {"write": (checkpoints._checkpointer, "wait_until_finished"), "hash": (checkpoint, "_hashes")}[where]
+    whole = getattr(victim, name)
 
-    monkeypatch.setattr(checkpoint, "_hashes", full)
-    checkpoints.save(2, items(), {})
-    with pytest.raises(UserError, match="the disk is full"):
-        checkpoints.wait()
-    monkeypatch.undo()
+    def full(*args):
+        result = whole(*args)
+        if threading.current_thread().name == "checkpoint":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(victim, name, full)
+        checkpoints.save(2, items(), {})
+        checkpoints._sealing.join()
+        with pytest.raises(UserError, match="the disk is full"):
+            checkpoints.due(3)  # the very next step hears of it
+    checkpoints._checkpointer.wait_until_finished()
     assert checkpoints.newest(pytest.fail) == 1
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["1"]
+    checkpoints.save(2, items(), {})
+    checkpoints.wait()
+    assert checkpoints.newest(pytest.fail) == 2
+
+
+TOGETHER = """
+import json, sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+jax.config.update("jax_num_cpu_devices", 1)
+jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]))
+from alpaca_jax import checkpoint
+from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
+
+hashed, hashes = [], checkpoint._hashes
+checkpoint._hashes = lambda folder: hashed.append(folder.name) or hashes(folder)
+mesh = jax.make_mesh((2,), ("x",))
+place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+made = Checkpoints(sys.argv[1], CheckpointConfig(keep=1, every_minutes=0.0))
+said = []
+assert made.newest(said.append) is None
+for step in (1, 2, 2):
+    array = jax.make_array_from_callback((4, 3), place, lambda index: np.full((4, 3), step, np.float32)[index])
+    made.save(step, {"params": {"w": array}}, {"tokens_real": step})
+    jax.block_until_ready(jax.jit(lambda x: x.sum())(array))  # steps go on, with collectives, while it is sealed
+made.wait()
+wanted = {"params": {"w": jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=place)}}
+restored, meta = made.restore(made.newest(said.append), wanted)
+values = [shard.data.tolist() for shard in restored["params"]["w"].addressable_shards]
+due = [made.due(15), made.due(16)]
+made.close()
+print(json.dumps({"hashed": hashed, "said": said, "meta": meta, "values": values, "due": due}))
+jax.distributed.shutdown()
+"""
+
+
+def test_two_processes_save_together_and_one_seals(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    commands = [[sys.executable, "-c", TOGETHER, str(tmp_path), address, str(number)] for number in (0, 1)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for command in commands]
+    texts = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    lead, other = (json.loads(out.splitlines()[-1]) for out, _ in texts)
+    assert lead["hashed"] == [".1.partial", ".2.partial", "2"] and other["hashed"] == []
+    assert lead["meta"] == other["meta"] == {"tokens_real": 2}
+    assert lead["values"] == other["values"] == [[[2.0] * 3] * 2]
+    assert lead["due"] == other["due"] == [False, True]
+    assert lead["said"] == other["said"] == [] and checkpoint.steps(tmp_path) == [2]
 
 
 def test_due_by_steps_and_by_time(tmp_path):

@@ -1,6 +1,12 @@
+import gzip
+import hashlib
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alpaca_jax import records
 from alpaca_jax.errors import UserError
@@ -15,6 +21,12 @@ def lines(path, *items):
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
 
 
+def talk(*turns, **more):
+    """A conversation: "user: text" and so on, as `messages`."""
+    parted = [turn.split(": ", 1) for turn in turns]
+    return {"messages": [{"role": role, "content": text} for role, text in parted]} | more
+
+
 def test_what_is_written_is_read_back(tmp_path):
     kept = [Record("Say hi.", "", "Hi \u2028 there\n", provenance={"model": "m"}), Record("Zwölf?", "x", "")]
     digest = records.write(tmp_path / "records.jsonl", kept)
@@ -23,20 +35,111 @@ def test_what_is_written_is_read_back(tmp_path):
     assert kept[0].id != kept[1].id and len(kept[0].id) == 16
 
 
-def test_the_alpaca_array_and_conversations(tmp_path):
+def test_the_alpaca_array(tmp_path):
     (tmp_path / "a.json").write_text("\ufeff" + json.dumps([ALPACA]))
     array = records.read(tmp_path / "a.json").records
     assert (array[0].instruction, array[0].input, array[0].output) == ("Add.", "1 and 2", "3")
-    messages = [
-        {"role": "system", "content": "Be short."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Ho"},
-        {"role": "user", "content": "More"},
-    ]
+
+
+def test_system_and_later_turns_are_written_where_there_are_any_and_are_part_of_the_id(tmp_path):
+    plain = Record("Q", "", "A")
+    kept = [plain, Record("Q", "", "A", system="S"), Record("Q", "", "A", turns=(("Q2", "A2"), ("Q3", "")))]
+    records.write(tmp_path / "records.jsonl", kept)
+    assert records.read(tmp_path).records == kept
+    assert plain.id == hashlib.sha256(b'["Q", "", "A"]').hexdigest()[:16] and len({record.id for record in kept}) == 3
+    written = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    texts = ["instruction", "input", "output", "id", "provenance"]
+    assert [list(line) for line in written] == [texts, [*texts, "system"], [*texts, "turns"]]
+
+
+def test_conversations_are_read_whole(tmp_path):
     sharegpt = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
-    found = records.read(lines(tmp_path / "c.jsonl", {"messages": messages}, {"id": 7, "conversations": sharegpt}))
-    assert [(r.instruction, r.output) for r in found.records] == [("Hi", "Ho"), ("Q", "A")]
-    assert found.records[0].provenance == {"system": "Be short."} and found.records[1].id == "7" and found.shortened == 1
+    items = [
+        talk("system: Be short.", "user: Hi", "assistant: Ho", "user: More", "assistant: Ha"),
+        {"id": 7, "conversations": sharegpt, "system": "Be long."},
+        talk("user: Hi", "assistant: Ho", "user: And then?"),
+        talk("assistant: Hello!", "user: Hi", "assistant: Ho"),
+    ]
+    found = records.read(lines(tmp_path / "c.jsonl", *items))
+    first, second, third, fourth = found.records
+    assert first == Record("Hi", "", "Ho", system="Be short.", turns=(("More", "Ha"),))
+    assert second == Record("Q", "", "A", id="7", system="Be long.")
+    assert third == fourth == Record("Hi", "", "Ho")
+    assert found.shortened == 2  # the question without an answer, and the answer without a question
+
+
+def test_texts_for_pre_training(tmp_path):
+    lines(tmp_path / "a.jsonl", {"text": "One.\n", "provenance": {"from": "x"}}, ALPACA | {"text": "a template around it"})
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfTwo\r\nlines.")
+    one, instruction, two = records.read(tmp_path).records
+    assert (one.instruction, one.output, one.provenance) == ("", "One.\n", {"from": "x"})
+    assert (two.instruction, two.output) == ("", "Two\r\nlines.")
+    assert instruction.instruction == "Add."
+    records.write(tmp_path / "records.jsonl", [one, two])
+    assert records.read(tmp_path).records == [one, two]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_a_pattern_or_a_file(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "c.json", "d.txt", "e.jsonl.gz", ".hidden.jsonl", "manifest.json", "notes.md"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "f.jsonl").write_text("x")
+
+    def names(path):
+        return [str(file.relative_to(tmp_path)) for file in records.files(path)]
+
+    assert names(tmp_path) == ["a.jsonl", "b.jsonl", "c.json", "d.txt", "e.jsonl.gz"]
+    assert names(tmp_path / "*.jsonl") == ["a.jsonl", "b.jsonl"]
+    assert names(f"{tmp_path}/**/*.jsonl") == ["a.jsonl", "b.jsonl", "deep/f.jsonl"]
+    assert names(tmp_path / "notes.md") == ["notes.md"]
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "records.jsonl").write_text("x")
+    assert names(tmp_path) == ["records/records.jsonl"]
+    (tmp_path / "odd[1].jsonl").write_text("x")
+    assert names(tmp_path / "odd[1].jsonl") == ["odd[1].jsonl"]  # a file's name before it is a pattern
+
+
+def test_shards_are_read_in_order_and_the_broken_one_is_named(tmp_path):
+    lines(tmp_path / "a.jsonl", ALPACA)
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write(json.dumps(ALPACA | {"input": "2 and 2"}) + "\n" + "{\n")
+    (tmp_path / "c.json").write_text(json.dumps([ALPACA | {"input": "3 and 2"}]))
+    found = records.files(tmp_path)
+    with pytest.raises(UserError, match=r"b\.jsonl\.gz, line 2: "):
+        list(records.stream(found, "stop", Counter()))
+    counted = Counter()
+    assert [record.input for record in records.stream(found, "skip", counted)] == ["1 and 2", "2 and 2", "3 and 2"]
+    assert counted == {"skipped": 1, "shortened": 0}
+
+
+def test_a_gzip_file_that_is_cut_off_is_named(tmp_path):
+    whole = gzip.compress((json.dumps(ALPACA) + "\n").encode() * 100)
+    for content in (whole[:-20], b"no gzip at all"):
+        (tmp_path / "r.jsonl.gz").write_bytes(content)
+        with pytest.raises(UserError, match=r"r\.jsonl\.gz: not a whole gzip file"):
+            records.read(tmp_path / "r.jsonl.gz", on_error="skip")
+
+
+def test_a_stream_holds_one_line_at_a_time(tmp_path):
+    long = tmp_path / "long.jsonl"
+    long.write_bytes((json.dumps(ALPACA | {"output": "x" * 100_000}).encode() + b"\n") * 20)
+    stream = records.stream([long], "stop", Counter())
+    next(stream)
+    with open(long, "r+b") as file:
+        file.truncate(300_000)
+    with pytest.raises(UserError, match=r"long\.jsonl, line [23]: "):
+        list(stream)
+
+
+def test_the_sha256_is_of_contents_and_order(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert records.sha256([a]) == hashlib.sha256(b"1").hexdigest()
+    assert len({records.sha256(files) for files in ([a], [b], [a, b], [b, a], [a, a])}) == 5
 
 
 @pytest.mark.parametrize(
@@ -47,7 +150,20 @@ def test_the_alpaca_array_and_conversations(tmp_path):
         ({"instruction": " ", "output": "y"}, "instruction is empty"),
         ({"instruction": ["x"], "output": "y"}, "instruction must be a string, got list"),
         ([1], "expected a JSON object, got list"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "must begin with a user's turn"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages must have a user's turn and an assistant's answer"),
+        ({"messages": []}, "messages must have a user's turn and an assistant's answer"),
+        (talk("system: s", "user: a", "user: b", "assistant: c"), "turn 3 of messages is by user, where the assistant's is expected"),
+        (talk("user: a", "assistant: b", "assistant: c"), "turn 3 of messages is by assistant, where the user's is expected"),
+        (talk("user: a", "assistant: b", "system: c", "user: d", "assistant: e"), "turn 3 of messages is by system"),
+        (talk("user: a", "tool: b", "assistant: c"), "turn 2 of messages is by tool"),
+        (talk("user:  ", "assistant: b"), "turn 1 of messages, the user's, is empty"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages must be a list of objects with role and a text in content"),
+        (ALPACA | {"turns": [["only one"]]}, "turns must be a list of pairs of strings"),
+        (ALPACA | {"turns": [[" ", "x"]]}, "turns: a user's text is empty"),
+        (ALPACA | {"system": 1}, "system must be a string, got int"),
+        ({"text": " "}, "text is empty"),
+        ({"text": 3}, "text must be a string, got int"),
+        ('{"instruction": "x", "output": "\\ud83d"}', "surrogates not allowed"),
         ({"conversations": [{"from": "human"}]}, "conversations must be a list of objects with from and a text in value"),
     ],
 )
@@ -97,6 +213,23 @@ def test_the_split_does_not_depend_on_the_order_of_the_file():
     assert {r.id for r in records.split(made, 6)[1]} <= {r.id for r in heldout}
     with pytest.raises(UserError, match="heldout=50"):
         records.split(made, 50)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.data())
+def test_the_lowest_ranks_are_held_out(ranks, data):
+    heldout = data.draw(st.integers(0, len(ranks) - 1))
+    chosen = records.heldout_ids(np.array(ranks, np.uint64), heldout)
+    assert chosen.dtype == bool
+    assert sorted(np.flatnonzero(chosen)) == sorted(sorted(range(len(ranks)), key=lambda i: (ranks[i], i))[:heldout])
+
+
+def test_a_rank_is_the_start_of_the_hash_of_the_id():
+    made = [Record(f"instruction {i}", id=f"{i}") for i in range(300)]
+    digests = [hashlib.sha256(record.id.encode()).digest() for record in made]
+    assert [records.rank(record).to_bytes(8, "big") for record in made] == [digest[:8] for digest in digests]
+    whole = sorted(range(300), key=lambda i: digests[i])[:40]
+    assert {record.id for record in records.split(made, 40)[1]} == {f"{i}" for i in whole}
 
 
 def test_the_published_alpaca_records(data_dir):

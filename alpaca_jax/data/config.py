@@ -1,8 +1,21 @@
 """What the groups `data` and `batch` of a train config hold."""
 
+import dataclasses
+import math
 from typing import Literal
 
 from alpaca_jax.config import configclass
+
+
+@configclass
+class SourceConfig:
+    """One of several sets of records that are trained on together."""
+
+    records: str  # a file or folder
+    weight: float | None = None  # its share of the tokens, against the other sources' weights
+    epochs: float | None = None  # instead: how often an epoch shows each of its examples; 1.1: all once, and a random tenth twice
+    template: str | None = None  # null: data.template
+    truncation: Literal["truncate", "drop", "split"] | None = None  # null: data.truncation
 
 
 @configclass
@@ -14,26 +27,86 @@ class DataConfig:
     heldout: int = 0  # records kept out of training, chosen by the hash of their id
     on_error: Literal["stop", "skip"] = "stop"  # at a broken record
     max_length: int = 512  # tokens of one example, BOS and EOS included
-    truncation: Literal["truncate", "drop"] = "truncate"  # what happens to a longer one
+    truncation: Literal["truncate", "drop", "split"] = "truncate"  # what happens to a longer one
     cache: str | None = None  # where built datasets lie; null: ~/.cache/alpaca_jax/data
+    sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)  # instead of records: several sets, by name
 
     def __post_init__(self) -> None:
         if self.heldout < 0:
             raise ValueError(f"data.heldout={self.heldout}: give 0 or more records")
         if self.max_length < 2:
             raise ValueError(f"data.max_length={self.max_length}: an example needs a prompt and a target token; give 2 or more")
+        if self.sources:
+            self._check_sources(self.sources)
+
+    def _check_sources(self, sources: dict[str, SourceConfig]) -> None:
+        if self.records is not None:
+            raise ValueError(f"data.records={self.records} and data.sources: give one of them; records may become a source of its own")
+        for name, source in sources.items():
+            if source.weight is None and source.epochs is None:
+                raise ValueError(
+                    f"data.sources.{name}: give weight, its share of the tokens, or epochs, such as data.sources.{name}.epochs=1"
+                )
+            for key in ("weight", "epochs"):
+                value = getattr(source, key)
+                if value is not None and not 0 < value < math.inf:
+                    raise ValueError(f"data.sources.{name}.{key}={value:g}: give more than 0, or leave the source out")
+        weighted = [name for name, source in sources.items() if source.weight is not None]
+        repeated = [name for name, source in sources.items() if source.epochs is not None]
+        if weighted and repeated:
+            raise ValueError(
+                f"data.sources.{weighted[0]}.weight and data.sources.{repeated[0]}.epochs can't be mixed: "
+                "give every source a weight, or every source epochs"
+            )
 
 
 @configclass
 class BatchConfig:
-    """How many examples a step takes, and the rows they lie in."""
+    """How many examples or tokens a step takes, and the rows they lie in."""
 
-    examples: int
+    examples: int | None = None  # a step takes exactly so many
+    tokens: int | None = None  # instead: a step has so many slots, filled with as many examples as fit
     sequence_length: int = 512  # slots of a row
     rows: int | None = None  # null: the smallest number that holds every step of the run
     packing: Literal["packed", "none"] = "packed"  # none: one example a row
+    buckets: tuple[int, ...] | None = None  # the row lengths of packing=none; null: powers of two from 64 up, and sequence_length
 
     def __post_init__(self) -> None:
-        for name, value in (("examples", self.examples), ("sequence_length", self.sequence_length), ("rows", self.rows)):
+        for name in ("examples", "tokens", "sequence_length", "rows"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"batch.{name}={value}: give 1 or more")
+        if (self.examples is None) == (self.tokens is None):
+            raise ValueError(
+                f"batch.examples={_text(self.examples)} and batch.tokens={_text(self.tokens)}: give one of them, the other as null"
+            )
+        if self.tokens is not None:
+            self._check_tokens(self.tokens)
+        if self.buckets is not None:
+            self._check_buckets(self.buckets)
+
+    def _check_tokens(self, tokens: int) -> None:
+        if self.packing == "none":
+            raise ValueError(f"batch.tokens={tokens} fills packed rows: give batch.packing=packed, or batch.examples instead")
+        rows, rest = divmod(tokens, self.sequence_length)
+        if rest:
+            raise ValueError(
+                f"batch.tokens={tokens} is no whole number of rows of batch.sequence_length={self.sequence_length}: "
+                f"give batch.tokens={max(rows, 1) * self.sequence_length}"
+            )
+        if self.rows not in (None, rows):
+            raise ValueError(f"batch.tokens={tokens} is {rows} rows of {self.sequence_length}, not batch.rows={self.rows}: leave rows null")
+
+    def _check_buckets(self, buckets: tuple[int, ...]) -> None:
+        if self.packing != "none":
+            raise ValueError(
+                "batch.buckets are the row lengths of batch.packing=none; packed rows have batch.sequence_length: leave it null"
+            )
+        if not buckets or min(buckets) < 1 or max(buckets) > self.sequence_length:
+            raise ValueError(
+                f"batch.buckets={list(buckets)}: give lengths from 1 to batch.sequence_length={self.sequence_length}, which is always one"
+            )
+
+
+def _text(value: int | None) -> str:
+    return "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Records become examples: token ids of prompt and response, and where the response begins."""
+"""Records become examples: token ids, and which of them are learnt."""
 
 import dataclasses
 import itertools
@@ -8,8 +8,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from alpaca_jax.data.template import Template
+from alpaca_jax.data.chat import Piece
+from alpaca_jax.data.template import Document, Template
 from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.errors import UserError
+from alpaca_jax.records import Record
 
 AT_ONCE = 1024  # records tokenized together, on all cores
 
@@ -81,34 +84,29 @@ class Counts:
     truncated: int = 0  # cut at max_length: kept, but without their EOS
     dropped: int = 0  # longer than max_length, under truncation=drop
     no_target: int = 0  # the prompt alone fills max_length: nothing left to learn, so not kept
-    empty_output: int = 0  # the EOS is the only target
+    empty_output: int = 0  # an answer is empty: it ends as it begins
     tokens: int = 0
     target_tokens: int = 0
-
-
-class Record(Protocol):
-    """What an example is made from."""
-
-    @property
-    def instruction(self) -> str: ...
-    @property
-    def input(self) -> str: ...
-    @property
-    def output(self) -> str: ...
+    turns: int = 0  # answers behind the first of a kept conversation that are learnt, or their beginnings
+    split: int = 0  # examples behind the first of a kept document, under truncation=split
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides the example a record becomes."""
+    """All that decides the examples a record becomes."""
 
     template: Template
     tokenizer: Tokenizer
     max_length: int
-    truncation: Literal["truncate", "drop"] = "truncate"
+    truncation: Literal["truncate", "drop", "split"] = "truncate"
+
+    def __post_init__(self) -> None:
+        if self.truncation == "split" and not isinstance(self.template, Document):
+            raise UserError("data.truncation=split cuts texts for pre-training (data.template=text): give data.truncation=truncate or drop")
 
 
 def tokenize(records: Iterable[Record], recipe: Recipe) -> tuple[Examples, Counts]:
-    """Returns an example for each record that fits, or may be cut, to `max_length` tokens, in order, and what was counted."""
+    """Returns the examples of the records that fit, or may be cut, to `max_length` tokens, in order, and what was counted."""
     counted = Counter[str]()
     examples = Examples.of(stream(records, recipe, counted))
     return examples, Counts(**counted)
@@ -116,30 +114,81 @@ def tokenize(records: Iterable[Record], recipe: Recipe) -> tuple[Examples, Count
 
 def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> Iterator[Example]:
     """Yields what `tokenize` returns, one by one, and adds to `counted`, whose keys are the fields of Counts."""
-    for ids, prompt_length in _joined(records, recipe):
-        length = len(ids)
+    for record, ids, answers in _joined(records, recipe):
+        length, kept = len(ids), min(len(ids), recipe.max_length)
+        begun = [(start, min(end, kept)) for start, end in answers if start < kept]
         counted["records"] += 1
-        counted["empty_output"] += length == prompt_length + 1
-        if prompt_length >= recipe.max_length:
+        counted["empty_output"] += not all((record.output, *(answer for _, answer in record.turns)))
+        if not begun:
             counted["no_target"] += 1
-        elif length > recipe.max_length and recipe.truncation == "drop":
+        elif length > kept and recipe.truncation == "drop":
             counted["dropped"] += 1
+        elif length > kept and recipe.truncation == "split":
+            parts = _split(ids, kept)
+            counted["kept"] += 1
+            counted["split"] += len(parts) - 1
+            counted["tokens"] += length + len(parts) - 1
+            counted["target_tokens"] += length - 1
+            yield from parts
         else:
-            kept = min(length, recipe.max_length)
-            counted.update(kept=1, truncated=length > kept, tokens=kept, target_tokens=kept - prompt_length)
-            yield Example.answering(np.array(ids[:kept], np.int32), prompt_length)
+            counted["kept"] += 1
+            counted["truncated"] += length > kept
+            counted["turns"] += len(begun) - 1
+            counted["tokens"] += kept
+            counted["target_tokens"] += sum(end - start for start, end in begun)
+            yield Example(ids[:kept], _learnt(kept, begun))
 
 
-def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[list[int], int]]:
-    """Each record's ids, and how many of them are its prompt's."""
+def prompt_ids(template: Template, tokenizer: Tokenizer, instruction: str, input: str = "") -> list[int]:
+    """Returns the ids that training shows before the answer to this instruction, BOS included."""
+    return [*_bos(tokenizer), *tokenizer.encode(template.prompt(instruction, input), special=template.special)]
+
+
+def _bos(tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+
+
+def _learnt(length: int, answers: Iterable[tuple[int, int]]) -> np.ndarray:
+    learnt = np.zeros(length, bool)
+    for start, end in answers:
+        learnt[start:end] = True
+    return learnt
+
+
+def _split(ids: np.ndarray, length: int) -> list[Example]:
+    """Parts of at most `length` tokens; each begins with the last token of the one before it, so that every token is a target once."""
+    return [Example.answering(ids[start : start + length], 1) for start in range(0, len(ids) - 1, length - 1)]
+
+
+def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record, np.ndarray, list[tuple[int, int]]]]:
+    """Each record with its ids, and from where to where it is learnt: its answers, the token that ends each included."""
     # Apart and joined: as one string the prompt's last ":" merges with the first character of 3.3% of the Alpaca responses,
     # and a mask by the prompt's length then hides their first target. Joined ids are also what the model sees when it answers.
     template, tokenizer = recipe.template, recipe.tokenizer
-    bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-    records = iter(records)
+    records, bos = iter(records), _bos(tokenizer)
     while some := list(itertools.islice(records, AT_ONCE)):
-        prompts = tokenizer.encode_batch([template.prompt(record.instruction, record.input) for record in some], special=template.special)
-        responses = tokenizer.encode_batch([template.response(record.output) for record in some], start=False)
-        for prompt, response in zip(prompts, responses, strict=True):
-            prompt = prompt if prompt[: len(bos)] == bos else bos + prompt  # a chat template may have brought it
-            yield [*prompt, *response, tokenizer.eos_id], len(prompt)
+        pieces = [template.pieces(record) for record in some]
+        encoded = _encoded(pieces, recipe)
+        for record, parts in zip(some, pieces, strict=True):
+            ids, answers = list(bos), []
+            for piece in parts:
+                start = max(len(ids), 1)  # nothing predicts the first token
+                ids += next(encoded)
+                if piece.learnt:
+                    ids.append(template.end_id)
+                    answers.append((start, len(ids)))
+            yield record, np.array(ids, np.int32), answers
+
+
+def _encoded(records: Sequence[Sequence[Piece]], recipe: Recipe) -> Iterator[list[int]]:
+    """The ids of all pieces in order; those of a kind are encoded together."""
+    template, tokenizer = recipe.template, recipe.tokenizer
+    # An answer goes on from its prompt. A prompt behind the token that ends an answer starts anew, as a record's first piece does.
+    pieces = [(piece, (place == 0 or not piece.learnt, piece.learnt)) for record in records for place, piece in enumerate(record)]
+    encoded = {}
+    for kind in {kind for _, kind in pieces}:
+        start, learnt = kind
+        texts = [piece.text for piece, each in pieces if each == kind]
+        special = template.special_answer if learnt else template.special
+        encoded[kind] = iter(tokenizer.encode_batch(texts, start=start, special=special))
+    return (next(encoded[kind]) for _, kind in pieces)

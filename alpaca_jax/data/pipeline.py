@@ -1,132 +1,206 @@
-"""Batches: a pure function of (seed, batch index), and tf.data that makes them ahead of the step."""
+"""Batches: a pure function of (seed, batch index), made from the plans of the epochs."""
 
-import os
+import functools
+import math
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 
+from alpaca_jax.data import prefetch
 from alpaca_jax.data.config import BatchConfig
-from alpaca_jax.data.example import ExampleStore
-from alpaca_jax.data.pack import Batch, best_fit, check_fit, collate, lay
+from alpaca_jax.data.example import Example, ExampleStore
+from alpaca_jax.data.mixture import Mixture
+from alpaca_jax.data.pack import Batch, best_fit, check_fit, lay
+from alpaca_jax.data.plan import Plan, buckets, by_examples, by_rows
 from alpaca_jax.errors import UserError
 
-# Making a batch takes a millisecond or two: two threads, a few batches ahead, keep any step fed.
-THREADS = 2
-AHEAD = 4
-# TensorFlow reports on its arithmetic, of which there is none here, unless this is set before its import.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-
-
-def deal(lengths: np.ndarray, steps: int, examples: int, random: np.random.Generator) -> np.ndarray:
-    """Returns int [steps, examples]: which of the N examples each step takes, none twice, all steps close in tokens.
-
-    Which `N - steps * examples` are left out is random. The others are ordered by length, give or take 5%, and dealt in rounds of
-    `steps`: the longest of a round goes to the step with the fewest tokens so far. So chance decides among examples of like length
-    only, and the rows that hold the mean step hold every step (all of Alpaca, 128 a step: 99% full); random steps leave a fifth empty.
-    """
-    chosen = random.permutation(len(lengths))[: steps * examples]
-    order = chosen[np.argsort(-lengths[chosen] * random.uniform(1, 1.05, len(chosen)), kind="stable")]
-    dealt = np.zeros((steps, examples), np.int64)
-    tokens = np.zeros(steps, np.int64)
-    for turn, hand in enumerate(order.reshape(examples, steps)):
-        hand = hand[np.argsort(-lengths[hand], kind="stable")]
-        poorest = np.lexsort((random.permutation(steps), tokens))
-        dealt[poorest, turn] = hand
-        tokens[poorest] += lengths[hand]
-    return dealt[random.permutation(steps)]
+PLANS_KEPT = 2  # at the border of two epochs, the threads ask for both
 
 
 class Batches:
-    """The batches of a run: exactly `config.examples` examples a step, in rows whose number is fixed for the run."""
+    """The batches of a run: `config.examples` examples a step, or rows of `config.tokens` slots in all; so many `rows` in every step.
 
-    def __init__(self, examples: ExampleStore, config: BatchConfig, seed: int, epochs: int = 1, multiple: int = 1) -> None:
-        """`epochs`: how many, at least in part, the run needs. `multiple`: what `rows` must divide by, the devices that share a batch."""
-        if len(examples) < config.examples:
-            raise UserError(
-                f"batch.examples={config.examples}, but there are only {len(examples)} examples: "
-                f"give batch.examples={len(examples)} or fewer, or more records"
-            )
-        self.examples, self.config, self.seed = examples, config, seed
-        self.lengths = examples.lengths
+    Epoch after epoch, `steps_per_epoch` steps each. By examples, that is floor(N / examples). By tokens, it is the whole steps that the
+    rows of the first epoch fill, and the other epochs keep to it (`plan.by_rows` says how).
+    """
+
+    def __init__(
+        self,
+        examples: ExampleStore | Mixture,
+        config: BatchConfig,
+        seed: int,
+        epochs: float = 1,
+        multiple: int = 1,
+        steps: int | None = None,
+    ) -> None:
+        """`epochs`, or instead `steps`: how many the run needs. `multiple`: what `rows` must divide by, the devices that share a batch."""
+        self.examples, self.config, self.seed, self._multiple = examples, config, seed, multiple
+        self.lengths = np.asarray(examples.lengths)
+        self.epoch_size = examples.epoch_size if isinstance(examples, Mixture) else len(examples)  # examples of an epoch
+        if not self.epoch_size:
+            raise UserError("there are no examples to train on: give data.records that hold some")
         check_fit(self.lengths, config.sequence_length)
-        self.steps_per_epoch = len(examples) // config.examples
-        self.left_out = len(examples) - self.steps_per_epoch * config.examples  # of each epoch; the seed picks them anew
-        self._plan: tuple[int, np.ndarray] | None = None
-        self.rows = self._rows(max(epochs, 1), multiple)
+        self._buckets = buckets(config.buckets, config.sequence_length)
+        self._plans: dict[int, Plan] = {}
+        self._lock = threading.Lock()
+        if config.tokens is None:
+            self.steps_per_epoch = self._steps_of_examples()
+            needed = epochs if steps is None else steps / self.steps_per_epoch
+            self.rows = self._rows_of_examples(max(1, math.ceil(needed)))
+        else:
+            self.rows = self._rows_of_tokens(config.tokens)
+            self.steps_per_epoch = self._steps_of_tokens(config.tokens)
+        self.left_out = self.plan(0).left_out  # of the first epoch; by examples, of each. The seed picks them anew
+
+    def plan(self, epoch: int) -> Plan:
+        """Returns which examples each step of an epoch takes, and in which of its rows: a function of (seed, epoch)."""
+        found = self._planned(epoch)
+        if found.rows_needed > self.rows:
+            raise UserError(self._too_few(self.rows, found.rows_needed))
+        return found
 
     def indices(self, index: int) -> np.ndarray:
-        """Returns which examples batch `index` holds, int [config.examples]."""
+        """Returns which examples batch `index` holds, int64 [n]."""
+        return self._step(index)[0]
+
+    def row_length(self, index: int) -> int:
+        """Returns the slots of a row of batch `index`: `sequence_length`, or the bucket that holds the step's longest example."""
+        return int(self._row_lengths(self.lengths[self.indices(index)].max()))
+
+    def fill(self, index: int) -> float:
+        """Returns the share of the slots of batch `index` that hold real tokens."""
+        return float(self.lengths[self.indices(index)].sum() / (self.rows * self.row_length(index)))
+
+    def batch(self, index: int, rows: slice | None = None) -> Batch:
+        """Returns batch `index` (from 0, through all epochs): arrays [rows, row length] as in `pack.collate`.
+
+        `rows`: only these of its rows, for a host that holds no others; no other example is read.
+        """
+        wanted = range(self.rows)[rows or slice(None)]
+        indices, places = self._step(index)
+        own = np.isin(places, np.array(wanted, np.int32))
+        laid: dict[int, list[Example]] = {row: [] for row in wanted}
+        for place, example in zip(places[own].tolist(), self.examples.take(indices[own].tolist()), strict=True):
+            laid[place].append(example)
+        return lay(list(laid.values()), len(wanted), self.row_length(index))
+
+    def stream(self, start: int, stop: int, rows: slice | None = None) -> Iterator[Batch]:
+        """Yields the batches `start` to `stop - 1`, only these `rows` of each, made ahead by tf.data (without TensorFlow: by threads)."""
+        return prefetch.ahead(functools.partial(self.batch, rows=rows), start, stop)
+
+    def statistics(self, epoch: int) -> dict[str, int | float]:
+        """Returns an epoch's steps, examples taken and left out, and a step's slots (mean), real tokens and their share of the slots."""
+        plan = self.plan(epoch)
+        tokens = plan.tokens(self.lengths)
+        slots = self.rows * self._row_lengths(plan.longest(self.lengths))
+        return {
+            "steps": plan.steps,
+            "examples": len(plan.examples),
+            "left_out": plan.left_out,
+            "slots": float(slots.mean()),
+            "tokens_min": int(tokens.min()),
+            "tokens_mean": float(tokens.mean()),
+            "tokens_max": int(tokens.max()),
+            "utilisation_min": float((tokens / slots).min()),
+            "utilisation_mean": float(tokens.sum() / slots.sum()),
+        }
+
+    def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, step = divmod(index, self.steps_per_epoch)
-        plan = self._plan  # one assignment reads and writes it, since several threads ask
-        if plan is None or plan[0] != epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            plan = self._plan = (epoch, deal(self.lengths, self.steps_per_epoch, self.config.examples, random))
-        return plan[1][step]
+        return self.plan(epoch).step(step)
 
-    def batch(self, index: int) -> Batch:
-        """Returns batch `index` (from 0, through all epochs): arrays [rows, sequence_length] as in `pack.collate`."""
-        examples = self.examples.take(self.indices(index).tolist())
-        return collate(examples, self.rows, self.config.sequence_length, packed=self.config.packing == "packed")
+    def _row_lengths(self, longest: np.ndarray) -> np.ndarray:
+        if self.config.packing == "packed":
+            return np.full_like(longest, self.config.sequence_length)
+        return self._buckets[np.searchsorted(self._buckets, longest)]
 
-    def stream(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yields the batches `start` to `stop - 1`, made ahead by tf.data; an exception in one of its threads is raised here as itself."""
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        import tensorflow as tf
+    def _planned(self, epoch: int) -> Plan:
+        with self._lock:  # several threads ask, one plans
+            if epoch not in self._plans:
+                plan = self._by_tokens(epoch, self.rows, self.steps_per_epoch) if self.config.examples is None else self._by_examples(epoch)
+                while len(self._plans) >= PLANS_KEPT:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[epoch] = plan
+            return self._plans[epoch]
 
-        tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
-        failed: dict[int, Exception] = {}
+    def _by_examples(self, epoch: int) -> Plan:
+        assert self.config.examples is not None
+        capacity = self.config.sequence_length if self.config.packing == "packed" else None
+        return by_examples(self._chosen(epoch), self.lengths, self.config.examples, capacity, self._random(epoch))
 
-        def make(index: np.ndarray) -> list[np.ndarray]:
-            try:
-                return list(self.batch(int(index)).values())
-            except Exception as error:  # TensorFlow would hand on its text only
-                failed[int(index)] = error
-                raise
+    def _by_tokens(self, epoch: int, rows: int, steps: int | None) -> Plan:
+        return by_rows(self._chosen(epoch), self.lengths, rows, self.config.sequence_length, self._random(epoch), steps)
 
-        names, kinds = zip(*((name, array.dtype) for name, array in self.batch(start).items()), strict=True)
-        options = tf.data.Options()
-        options.deterministic = True
-        options.threading.private_threadpool_size = THREADS
-        options.threading.max_intra_op_parallelism = 1
-        batches = (
-            tf.data.Dataset.range(start, stop)
-            .map(lambda index: tf.numpy_function(make, [index], kinds, stateful=False), num_parallel_calls=THREADS)
-            .prefetch(AHEAD)
-            .with_options(options)
-        )
-        index = start
-        try:
-            for arrays in batches.as_numpy_iterator():
-                yield dict(zip(names, arrays, strict=True))
-                index += 1
-        except tf.errors.OpError:
-            if index in failed:
-                raise failed[index] from None
-            raise
+    def _chosen(self, epoch: int) -> np.ndarray:
+        return self.examples.chosen(self.seed, epoch) if isinstance(self.examples, Mixture) else np.arange(self.epoch_size)
 
-    def _rows(self, epochs: int, multiple: int) -> int:
-        """The rows that hold every step of all epochs; a UserError where the configured ones don't."""
-        needed = max(self._needed(index) for index in range(epochs * self.steps_per_epoch))
-        least = _multiple_above(needed, multiple)
-        rows, length = self.config.rows, self.config.sequence_length
-        if rows is None:
-            return least
-        if rows < needed:
+    def _random(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch])
+
+    # --- how many steps an epoch has, how many rows a step ---
+
+    def _steps_of_examples(self) -> int:
+        examples = self.config.examples
+        assert examples is not None
+        if self.epoch_size < examples:
             raise UserError(
-                f"batch.rows={rows} of {length} slots don't hold every step of {self.config.examples} examples, one needs {needed}: "
-                f"give batch.rows={least} or null, a larger batch.sequence_length, or fewer batch.examples"
+                f"batch.examples={examples}, but there are only {self.epoch_size} examples: "
+                f"give batch.examples={self.epoch_size} or fewer, or more records"
             )
-        if rows % multiple:
+        return self.epoch_size // examples
+
+    def _rows_of_examples(self, epochs: int) -> int:
+        """The rows that hold every step of all epochs; a UserError where the configured ones don't hold the first one's."""
+        rows = self.config.rows
+        needed = self._needed(epochs if rows is None else 1)
+        if rows is None:
+            return _multiple_above(needed, self._multiple)
+        if rows < needed:
+            raise UserError(self._too_few(rows, self._needed(epochs)))
+        if rows % self._multiple:
             raise UserError(
-                f"batch.rows={rows} can't be shared evenly by {multiple} devices: give batch.rows={_multiple_above(rows, multiple)} or null"
+                f"batch.rows={rows} can't be shared evenly by {self._multiple} devices: "
+                f"give batch.rows={_multiple_above(rows, self._multiple)} or null"
             )
         return rows
 
-    def _needed(self, index: int) -> int:
+    def _needed(self, epochs: int) -> int:
         if self.config.packing == "none":
+            assert self.config.examples is not None
             return self.config.examples
-        return len(best_fit(self.lengths[self.indices(index)], self.config.sequence_length))
+        return max(self._planned(epoch).rows_needed for epoch in reversed(range(epochs)))  # reversed: the first stays planned
+
+    def _too_few(self, rows: int, needed: int) -> str:
+        taken, length = self.config.examples, self.config.sequence_length
+        if self.config.packing == "none":
+            least = _multiple_above(needed, self._multiple)
+            return f"batch.rows={rows}, but {taken} examples, one a row, need {needed}: give batch.rows={least} or null, or pack them"
+        return (
+            f"batch.rows={rows} of {length} slots don't hold every step of {taken} examples, one needs {needed}: give "
+            f"batch.rows={_multiple_above(needed, self._multiple)} or null, a larger batch.sequence_length, or fewer batch.examples"
+        )
+
+    def _rows_of_tokens(self, tokens: int) -> int:
+        length = self.config.sequence_length
+        rows = tokens // length
+        if rows % self._multiple:
+            raise UserError(
+                f"batch.tokens={tokens} are {rows} rows of {length} slots, which {self._multiple} devices can't share evenly: "
+                f"give batch.tokens={_multiple_above(rows, self._multiple) * length}"
+            )
+        return rows
+
+    def _steps_of_tokens(self, tokens: int) -> int:
+        first = self._by_tokens(0, self.rows, None)
+        if not first.steps:
+            filled = self._by_tokens(0, 1, None).steps // self._multiple * self._multiple
+            remedy = (
+                f"give batch.tokens={filled * self.config.sequence_length} or fewer, or more records" if filled else "give more records"
+            )
+            raise UserError(f"batch.tokens={tokens} are {self.rows} rows, but all examples together don't fill one such step: {remedy}")
+        self._plans[0] = first
+        return first.steps
 
 
 def _multiple_above(number: int, of: int) -> int:

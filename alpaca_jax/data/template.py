@@ -1,126 +1,107 @@
-"""Templates: how a record reads as a prompt and a response, and the same as a chat template that travels with the checkpoint."""
+"""Templates: how a record reads as what is shown and what is learnt, and the jinja that travels with the checkpoint.
+
+Each is a chat template in `templates/NAME.jinja`, the tokenizer's own, or a file of the user's.
+"""
 
 import dataclasses
+from pathlib import Path
 from typing import Protocol
 
 from alpaca_jax.config import suggestion
+from alpaca_jax.data.chat import Chat, Piece, bos_text
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
+from alpaca_jax.records import Record
 
-# Stanford's text, word for word; the response follows the last colon directly.
-ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-ALPACA_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-)
-
-# The same in jinja, for `transformers` and for our own server: a system message stands before the text, each answer ends with EOS.
-ALPACA_CHAT = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-    "{% elif message['role'] == 'user' %}"
-    "{{ " + repr(ALPACA) + " + '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
-    "{% else %}{{ '### Response:' + message['content'] + eos_token + '\\n\\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### Response:' }}{% endif %}"
-)
-PLAIN_CHAT = (
-    "{% for message in messages %}{{ message['content'] + (eos_token if message['role'] == 'assistant' else '') + '\\n' }}{% endfor %}"
-)
+FOLDER = Path(__file__).with_name("templates")
+TEXT = "text"
+BUILT_IN = ("alpaca", "plain", "chatml", "llama2", "llama3", "vicuna", TEXT)
+NAMES = (*BUILT_IN, "chat")
+BOS = "{{ bos_token }}"
 
 
 class Template(Protocol):
-    """How a record reads: what the model is shown, what it learns to answer, and the jinja that makes a chat look the same."""
+    """How a record reads: what the model is shown and what it learns, and the jinja that makes a chat look the same."""
 
     @property
     def special(self) -> bool:
-        """Whether special tokens may be spelled in the prompt's text."""
-        ...
+        """Whether special tokens may be spelled in the text that is shown."""
+
+    @property
+    def special_answer(self) -> bool:
+        """Whether they may be spelled in the text that is learnt."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+
+    def pieces(self, record: Record) -> list[Piece]:
+        """Returns the record's text in order, without the BOS before it and the token that ends each answer."""
 
     def prompt(self, instruction: str, input: str = "") -> str:
-        """Returns the text before the response."""
-        ...
-
-    def response(self, output: str) -> str:
-        """Returns the text that is learnt, without EOS."""
-        ...
+        """Returns the text before the response, without BOS."""
 
     def chat_template(self) -> str:
-        """Returns jinja that renders one user message, with add_generation_prompt, as `prompt` does."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Alpaca:
-    """Stanford's template, with and without an input."""
-
-    bos: bool = False
-    special: bool = False
-
-    def prompt(self, instruction: str, input: str = "") -> str:
-        if input:
-            return f"{ALPACA_INPUT}### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
-        return f"{ALPACA}### Instruction:\n{instruction}\n\n### Response:"
-
-    def response(self, output: str) -> str:
-        return output
-
-    def chat_template(self) -> str:
-        return _with_bos(ALPACA_CHAT, self.bos)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plain:
-    """The instruction, the input and the response on lines of their own, without any other word."""
-
-    bos: bool = False
-    special: bool = False
-
-    def prompt(self, instruction: str, input: str = "") -> str:
-        return f"{instruction}\n{input}\n" if input else f"{instruction}\n"
-
-    def response(self, output: str) -> str:
-        return output
-
-    def chat_template(self) -> str:
-        return _with_bos(PLAIN_CHAT, self.bos)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chat:
-    """The tokenizer's own chat template: the record is one user turn, the response is the assistant's."""
-
-    tokenizer: Tokenizer
-    special: bool = True
-
-    def prompt(self, instruction: str, input: str = "") -> str:
-        content = f"{instruction}\n\n{input}" if input else instruction
-        return self.tokenizer.render_chat([{"role": "user", "content": content}])
-
-    def response(self, output: str) -> str:
-        return output
-
-    def chat_template(self) -> str:
-        assert self.tokenizer.chat_template is not None  # `get` has asked
-        return self.tokenizer.chat_template
-
-
-NAMES = ("alpaca", "plain", "chat")
+        """Returns jinja that renders a chat as `pieces` does, with BOS where the tokenizer adds one."""
 
 
 def get(name: str, tokenizer: Tokenizer) -> Template:
-    """Returns the template of that name for the tokenizer; a UserError where there is none."""
-    if name == "alpaca":
-        return Alpaca(bos=tokenizer.adds_bos)
-    if name == "plain":
-        return Plain(bos=tokenizer.adds_bos)
-    if name != "chat":
-        raise UserError(f"data.template={name}: there is no such template{suggestion(name, NAMES)}; the templates are {', '.join(NAMES)}")
-    if not tokenizer.chat_template:
-        raise UserError("data.template=chat: this tokenizer has no chat template; give data.template=alpaca or plain")
-    return Chat(tokenizer)
+    """Returns the template of that name (`NAMES`, or a jinja file) for the tokenizer; a UserError where it can't serve it."""
+    jinja = _jinja(name, tokenizer)
+    made, bos = tokenizer.with_chat_template(jinja), bos_text(tokenizer)
+    if bos and not made.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
+        # `transformers` tokenizes a rendered chat without adding BOS, so the template brings it.
+        made = made.with_chat_template(BOS + jinja)
+    if name == TEXT:
+        return Document(made)
+    # A model that was trained with one of ours brings it along as its own.
+    return Chat(name, made, ours=jinja.removeprefix(BOS) in [_built_in(each) for each in BUILT_IN if each != TEXT])
 
 
-def _with_bos(jinja: str, bos: bool) -> str:
-    # `transformers` tokenizes a rendered chat without adding BOS, so the template brings it.
-    return ("{{ bos_token }}" if bos else "") + jinja
+def _jinja(name: str, tokenizer: Tokenizer) -> str:
+    if name == "chat":
+        if not tokenizer.chat_template:
+            raise UserError("data.template=chat: this tokenizer has no chat template; give data.template=alpaca or plain")
+        return tokenizer.chat_template
+    if name in BUILT_IN:
+        return _built_in(name)
+    file = Path(name).expanduser()
+    if not file.suffix and not file.exists():
+        raise UserError(
+            f"data.template={name}: there is no such template{suggestion(name, NAMES)}; "
+            f"the templates are {', '.join(NAMES)}, or the path of a jinja file"
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.template={name}: can't be read ({error}); give the path of a jinja file, or {', '.join(NAMES)}") from error
+
+
+def _built_in(name: str) -> str:
+    return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text for pre-training, learnt from its first token to its EOS."""
+
+    tokenizer: Tokenizer
+    special: bool = False
+    special_answer: bool = False
+
+    @property
+    def end_id(self) -> int:
+        return self.tokenizer.eos_id
+
+    def pieces(self, record: Record) -> list[Piece]:
+        if record.instruction:
+            raise UserError(
+                f"record {record.id} has an instruction, and data.template={TEXT} is for texts alone: give data.template=alpaca or another"
+            )
+        return [Piece(record.output, True)]
+
+    def prompt(self, instruction: str, input: str = "") -> str:
+        return f"{instruction}\n\n{input}" if input else instruction
+
+    def chat_template(self) -> str:
+        return str(self.tokenizer.chat_template)

@@ -3,19 +3,7 @@
 from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.formats.config import ModelConfig
-
-
-@configclass
-class SamplesConfig:
-    """Prompts that are answered greedily and shown side by side."""
-
-    prompts: tuple[str, ...] = ()
-    max_tokens: int = 96  # of an answer
-    template: str | None = None  # null: data.template; chat: each model's own
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"samples.max_tokens={self.max_tokens}: give 1 or more")
+from alpaca_jax.scores.config import SamplesConfig
 
 
 @configclass

@@ -51,8 +51,11 @@ def find(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "train") if (folder / "model" / FILE).is_file()), None)
 
 
-def open(folder: Path) -> Trained:
-    """Returns the newest checkpoint of the training folder `folder`; a UserError where there is none or its parts don't fit together."""
+def open(folder: Path, item: str = "params") -> Trained:
+    """Returns the newest checkpoint of the training folder `folder`, its params or their average (`ema`).
+
+    A UserError where there is none or its parts don't fit together.
+    """
     content = read_json(folder / "model" / FILE)
     if not isinstance(content, dict) or "architecture" not in content:
         raise UserError(f"{folder / 'model' / FILE} was not written by a training run: its key `architecture` is lacking")
@@ -64,15 +67,17 @@ def open(folder: Path) -> Trained:
         raise UserError(f"{checkpoints} has no checkpoint yet: start the training again and let it save one")
     manifest = checkpoints / str(steps[-1]) / checkpoint.MANIFEST  # it has the sha256 of every other file of the checkpoint
     eos_ids = tuple(content.get("eos_ids") or (tokenizer.eos_id,))
-    return Trained(architecture, tokenizer, eos_ids, _reader(checkpoints, steps[-1], architecture), (manifest,), content.get("source"))
+    return Trained(
+        architecture, tokenizer, eos_ids, _reader(checkpoints, steps[-1], item, architecture), (manifest,), content.get("source")
+    )
 
 
-def _reader(checkpoints: Path, step: int, architecture: Architecture) -> Read:
+def _reader(checkpoints: Path, step: int, item: str, architecture: Architecture) -> Read:
     known = weights(architecture)
 
     @functools.cache
     def restored() -> dict[tuple[str, ...], np.ndarray]:
-        return dict(leaves(checkpoint.restore_params(checkpoints, step)))
+        return dict(leaves(checkpoint.restore_params(checkpoints, step, item)))
 
     def read(path: tuple[str, ...]) -> np.ndarray:
         shape, weight = known[path].shape, restored().get(path)

@@ -18,6 +18,8 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.tensors import Read
 from alpaca_jax.model.architecture import Architecture
 
+AVERAGE = "#ema"  # behind the folder of a training run: the average of its weights
+
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
@@ -56,7 +58,7 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
     if config.source is None:
         pretrained = _random(config.architecture, tokenizer)
     else:
-        pretrained = _open(sources.resolve(config.source, config.cache), config.source, tokenizer)
+        pretrained = _open(config.source, config.cache, tokenizer)
     if pretrained.tokenizer.vocab_size > pretrained.architecture.vocab_size:
         sizes = f"{pretrained.tokenizer.vocab_size} tokens, the model {pretrained.architecture.vocab_size} rows for them"
         raise UserError(f"{pretrained.source}: the tokenizer has {sizes}; give the model.tokenizer that it was trained with")
@@ -102,10 +104,12 @@ def _random(architecture: Architecture | None, tokenizer: Tokenizer | None) -> P
     return Pretrained(architecture, tokenizer, read, (tokenizer.eos_id,), "model.architecture", ())
 
 
-def _open(path: Path, source: str, tokenizer: Tokenizer | None) -> Pretrained:
+def _open(source: str, cache: str | None, tokenizer: Tokenizer | None) -> Pretrained:
+    place, averaged = source.removesuffix(AVERAGE), source.endswith(AVERAGE)
+    path = sources.resolve(place, cache)
     if path.is_dir():
         if (folder := native.find(path)) is not None:
-            trained = native.open(folder)
+            trained = native.open(folder, "ema" if averaged else "params")
             return Pretrained(
                 trained.architecture, tokenizer or trained.tokenizer, trained.read, trained.eos_ids, source, trained.files, trained.origin
             )

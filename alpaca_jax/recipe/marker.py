@@ -14,7 +14,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_json
 
 # Settings that change how a stage runs and not what it makes.
-FREE = ("mesh", "hardware", "checkpoint", "log_every", "profile")
+FREE = ("mesh", "hardware", "checkpoint", "log_every", "logging", "profile")
 # Where more may change without making the folder another's: what is named here must stay, the rest the verb takes up in place.
 # Answers that a teacher was paid for are not set aside because more records are wanted, or other filters.
 IDENTITY = {

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from alpaca_jax.data.example import Recipe, tokenize
+from alpaca_jax.data.example import prompt_ids
 from alpaca_jax.data.template import Template
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.decode.engine import Engine
-from alpaca_jax.records import Record
+from alpaca_jax.errors import UserError
 
 
 def answers(
@@ -14,7 +14,10 @@ def answers(
 ) -> list[str]:
     """Returns one greedy answer a prompt, of at most `max_tokens` tokens; the prompts are tokenized as training tokenizes them."""
     room = engine.max_length - max_tokens
-    examples, _ = tokenize([Record(prompt) for prompt in prompts], Recipe(template, tokenizer, max_length=engine.max_length))
-    ids = [example.ids[~example.learnt].tolist()[-room:] for example in examples.take(range(len(examples)))]
-    completions = engine.generate(ids, max_tokens, stop_ids=stop_ids)
+    if room < 1:
+        raise UserError(
+            f"samples.max_tokens={max_tokens} leaves no room for a prompt in the model's {engine.max_length} positions: give less"
+        )
+    ids = [prompt_ids(template, tokenizer, prompt)[-room:] for prompt in prompts]
+    completions = engine.generate(ids, max_tokens, stop_ids=[*stop_ids, template.end_id])
     return [tokenizer.decode(completion.ids).strip() for completion in completions]

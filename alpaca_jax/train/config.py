@@ -5,7 +5,10 @@ from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.hardware import HardwareConfig
+from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
+from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.sharding import MeshConfig
+from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 
 
@@ -18,8 +21,11 @@ class Config:
     epochs: float = 3.0
     steps: int | None = None  # instead of epochs
     microbatches: int = 1  # parts of the rows of a step, taken one after another
-    log_every: int = 1
-    evaluate_every: int | None = None  # steps between held-out losses; needs data.heldout
+    log_every: int = 1  # steps between two looks at the figures
+    evaluate_every: int | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
+    samples: SamplesConfig = SamplesConfig()
+    guard: GuardConfig = GuardConfig()
+    profile: ProfileConfig | None = None
     model: ModelConfig
     data: DataConfig
     batch: BatchConfig
@@ -27,6 +33,7 @@ class Config:
     mesh: MeshConfig
     hardware: HardwareConfig
     checkpoint: CheckpointConfig
+    logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs <= 0:
@@ -37,3 +44,7 @@ class Config:
                 raise ValueError(f"{name}={value}: give 1 or more")
         if self.batch.rows is not None and self.batch.rows % self.microbatches:
             raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
+        if self.evaluate_every is not None and not self.data.heldout and not self.samples.prompts:
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout or samples.prompts, or null"
+            )

@@ -5,10 +5,10 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from alpaca_jax import hardware
@@ -16,6 +16,7 @@ from alpaca_jax.data import builder, template
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.model import llama
@@ -24,6 +25,7 @@ from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.train.config import Config
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer import state as states
+from alpaca_jax.trainer.optimizer import Optimizer
 from alpaca_jax.trainer.state import State
 from alpaca_jax.trainer.step import make_step
 
@@ -40,12 +42,15 @@ class Setup:
     steps: int
     chip: hardware.Chip
     layout: Layout
-    places: State
     abstract: State
-    optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    first_params: Callable[[], llama.Params]
+    first_state: Callable[[], State]
     step: Callable[[State, dict], tuple[State, dict]]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What a checkpoint must have in common with the run that goes on from it."""
+        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
 
 
 def prepare(config: Config) -> Setup:
@@ -53,14 +58,40 @@ def prepare(config: Config) -> Setup:
     layout = Layout(make_mesh(config.mesh), config.mesh)
     source = None if config.model.source is None else pretrained.open(config.model)
     architecture, tokenizer = _origin(config, source)
-    data = builder.load_examples(config.data, config.data.records or Path(config.dir) / "records", tokenizer)
-    batches = _batches(config, data, layout)
+    with lead_first("data"):
+        data = builder.load_examples(config.data, config.data.records or Path(config.dir) / "records", tokenizer)
+    _check_ids(data, architecture, config)
+    # Every device that shares the batch, and every microbatch, takes the same number of rows.
+    multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
+    # A run that goes back goes on behind the poisoned batch, and so may reach an epoch that it would not reach otherwise.
+    reach = 2 if config.guard.policy == "rollback" else 1
+    looked_at = None if config.steps is None else reach * config.steps
+    batches = Batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, looked_at)
     steps = config.steps or max(1, math.floor(config.epochs * batches.steps_per_epoch))
+    written = template.get(config.data.template, tokenizer)
     optimizer = optimizers.make(config.optimizer, steps)
-    stored_vocab = stored_vocab_size(architecture.vocab_size, config.model.vocab_multiple)
-    specs = llama.specs(architecture, stored_vocab, jnp.dtype(config.model.dtype))
-    places = states.shardings(specs, optimizer, layout)
-    step = make_step(
+    specs = llama.specs(
+        architecture, stored_vocab_size(architecture.vocab_size, config.model.vocab_multiple), jnp.dtype(config.model.dtype)
+    )
+    places = states.shardings(specs, optimizer, layout, config.guard)
+    return Setup(
+        architecture=architecture,
+        tokenizer=tokenizer.with_chat_template(written.chat_template()),
+        eos_ids=tuple(dict.fromkeys([*(source.eos_ids if source else [tokenizer.eos_id]), written.end_id])),
+        data=data,
+        batches=batches,
+        steps=steps,
+        chip=hardware.identify(config.hardware, jax.devices()[0]),
+        layout=layout,
+        abstract=states.abstract(specs, optimizer, places, config.guard),
+        schedule=optimizers.learning_rate(config.optimizer, steps),
+        first_state=lambda: _first_state(config, architecture, source, optimizer, places, specs),
+        step=_step(config, architecture, optimizer, layout, places),
+    )
+
+
+def _step(config: Config, architecture: Architecture, optimizer: Optimizer, layout: Layout, places: State) -> Callable:
+    return make_step(
         architecture,
         optimizer,
         layout,
@@ -68,33 +99,8 @@ def prepare(config: Config) -> Setup:
         compute_dtype=jnp.dtype(config.model.compute_dtype),
         remat=config.model.remat,
         microbatches=config.microbatches,
+        guard=config.guard,
     )
-    return Setup(
-        architecture=architecture,
-        tokenizer=tokenizer.with_chat_template(template.get(config.data.template, tokenizer).chat_template()),
-        eos_ids=() if source is None else source.eos_ids,
-        data=data,
-        batches=batches,
-        steps=steps,
-        chip=hardware.identify(config.hardware, jax.devices()[0]),
-        layout=layout,
-        places=places,
-        abstract=states.abstract(specs, optimizer, places),
-        optimizer=optimizer,
-        schedule=optimizers.learning_rate(config.optimizer, steps),
-        first_params=lambda: _first_params(config, architecture, source, places, stored_vocab),
-        step=step,
-    )
-
-
-def _batches(config: Config, data: Dataset, layout: Layout) -> Batches:
-    # Every device that shares the batch, and every microbatch, takes the same number of rows.
-    multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
-    train = data.examples["train"]
-    epochs = config.epochs
-    if config.steps is not None:
-        epochs = config.steps / max(1, len(train) // config.batch.examples)
-    return Batches(train, config.batch, config.seed, epochs=math.ceil(epochs), multiple=multiple)
 
 
 def _origin(config: Config, source: pretrained.Pretrained | None) -> tuple[Architecture, Tokenizer]:
@@ -112,17 +118,34 @@ def _origin(config: Config, source: pretrained.Pretrained | None) -> tuple[Archi
     return config.model.architecture, tokenizer
 
 
-def _first_params(
-    config: Config, architecture: Architecture, source: pretrained.Pretrained | None, places: State, stored_vocab: int
-) -> llama.Params:
-    """The weights of step 0, each born in its place: read from the source, or random where there is none."""
+def _check_ids(data: Dataset, architecture: Architecture, config: Config) -> None:
+    if data.largest_id >= architecture.vocab_size:
+        raise UserError(
+            f"the examples hold the token id {data.largest_id}, the model has {architecture.vocab_size} rows for tokens: "
+            f"the tokenizer ({config.model.tokenizer or config.model.source}) does not belong to the model; "
+            "give the model.tokenizer that it was trained with"
+        )
+
+
+def _first_state(
+    config: Config,
+    architecture: Architecture,
+    source: pretrained.Pretrained | None,
+    optimizer: Optimizer,
+    places: State,
+    specs: llama.Params,
+) -> State:
+    """The state of step 0: each weight born in its place, read from the source, or random where there is none."""
+    vocab_size, dtype = specs["embed"]["weight"].shape[0], jnp.dtype(config.model.dtype)
     if source is None:
-        dtype = jnp.dtype(config.model.dtype)
-        born = jax.jit(lambda key: llama.init(architecture, key, stored_vocab, dtype), out_shardings=places.params)
-        return born(jax.random.key(config.seed))
+        born = jax.jit(lambda key: llama.init(architecture, key, vocab_size, dtype), out_shardings=places.params)
+        return states.start(born(jax.random.key(config.seed)), optimizer, places, config.guard)
 
-    def put(path: tuple[str, ...], array: Any) -> jax.Array:
+    def put(path: tuple[str, ...], array: np.ndarray) -> jax.Array:
+        if not np.isfinite(array.astype(np.float32, copy=False).sum(dtype=np.float64)):
+            raise UserError(f"{config.model.source}: the weight {'.'.join(path)} holds NaN or infinities; fetch or convert the model again")
         place = functools.reduce(lambda tree, name: tree[name], path, places.params)
-        return jax.device_put(array, place)
+        return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
-    return pretrained.load_params(source, config.model.dtype, put=put, stored_vocab=stored_vocab)
+    params = pretrained.load_params(source, config.model.dtype, put=put, stored_vocab=vocab_size)
+    return states.start(params, optimizer, places, config.guard)

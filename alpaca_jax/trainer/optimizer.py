@@ -1,29 +1,61 @@
-"""The optimizer and its schedule, through optax."""
+"""The optimizer and its schedule, through optax: clipping, a family's direction, decay, the learning rate."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from alpaca_jax.config import configclass
+from alpaca_jax.trainer import families
+from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
+from alpaca_jax.trainer.weights import Tree, split
 
 
 @configclass
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a warm-up and a decay; the defaults are the Alpaca recipe's."""
+    """One of four families, with a warm-up and a decay of its learning rate; the defaults are AdamW's (arXiv:1711.05101) in Alpaca."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
     learning_rate: float = 2e-5
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw, lion, and of muon's weights that are no layer's matrix
+    eps: float = 1e-8  # of adamw and muon
+    momentum: float | None = None  # of muon, which needs one (0.95), and of adafactor (null: none, and no memory for it)
+    weight_decay: float = 0.0  # times the learning rate; never of a norm's scale
     clip: float | None = 1.0  # the largest global norm of the gradient
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = 0.03  # share of the steps
     final: float = 0.0  # the last learning rate as a share of the peak
+    moments: Literal["float32", "bfloat16"] = "float32"  # what they are stored in; computed in float32
+    frozen: tuple[str, ...] = ()  # patterns of weights that stay as they are, such as embed.* or layers.*_norm.scale
+    ema: float | None = None  # the decay of an average of the weights, kept beside them in float32
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the steps, at least 0 and below 1; got {self.warmup}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is a decay between 0 and 1, such as 0.999, or null; got {self.ema}")
+        if self.name == "muon" and self.momentum is None:
+            raise ValueError("muon orthogonalises a momentum: give momentum=0.95")
+        if self.name in ("adamw", "lion") and self.momentum is not None:
+            raise ValueError(f"momentum is read by muon and adafactor; {self.name} has betas")
+        if any(not 0 <= decay < 1 for decay in (*self.betas, self.momentum or 0.0)):
+            raise ValueError(f"betas and momentum are at least 0 and below 1; got {self.betas} and {self.momentum}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """`init(params)` and `update(gradients, opt_state, weights)` as in optax; `frozen` and `ema` for the step that calls it.
+
+    Frozen weights have no part in the state, and `update` takes and returns what is trained alone.
+    """
+
+    init: Callable[[Tree], Any]
+    update: Callable[[Tree, Any, Tree], tuple[Tree, Any]]
+    frozen: tuple[str, ...]
+    ema: float | None
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -41,18 +73,45 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
 
 
-def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW with decay on the matrices alone (norm scales are not decayed)."""
-    adamw = optax.adamw(
-        learning_rate(config, steps),
-        b1=config.betas[0],
-        b2=config.betas[1],
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=_is_matrix if config.weight_decay else None,
-    )
-    return adamw if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+def make(config: OptimizerConfig, steps: int) -> Optimizer:
+    """Clipping, then the family's direction, decay on the matrices alone, and the learning rate of a run of `steps` steps."""
+    direction = {
+        "adamw": lambda: families.adamw(config.betas, config.eps),
+        "adafactor": lambda: families.adafactor(config.momentum),
+        "lion": lambda: families.lion(config.betas),
+        "muon": lambda: families.muon(config.momentum or 0.0, config.betas, config.eps),
+    }[config.name]()
+    parts = [
+        None if config.clip is None else optax.clip_by_global_norm(config.clip),
+        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix) if config.weight_decay else None,
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    ]
+    chain = optax.chain(*(part for part in parts if part is not None))
+    stored = {"float32": lambda inner: inner, "bfloat16": in_bfloat16}[config.moments]
+    inner = in_fp32(stored(chain))
+
+    def update(gradients: Tree, opt_state: Any, weights: Tree) -> tuple[Tree, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count; ours stays strict under test
+            return inner.update(gradients, opt_state, weights)
+
+    return Optimizer(lambda params: inner.init(split(params, config.frozen)[0]), update, config.frozen, config.ema)
 
 
-def _is_matrix(params: dict[str, Any]) -> dict[str, Any]:
+def first_average(optimizer: Optimizer, params: Tree) -> Tree | None:
+    """The average of step 0: a copy of the trained weights in fp32; None where no average is wanted."""
+    if optimizer.ema is None:
+        return None
+    return jax.tree.map(lambda weight: jnp.array(weight, jnp.float32, copy=True), split(params, optimizer.frozen)[0])
+
+
+def next_average(optimizer: Optimizer, average: Tree | None, weights: Tree) -> Tree | None:
+    """The average after a step that led to these trained weights (Polyak and Juditsky 1992, with exponential weights)."""
+    if average is None or optimizer.ema is None:
+        return None
+    decay = optimizer.ema
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new.astype(jnp.float32), average, weights)
+
+
+def _is_matrix(params: Tree) -> Tree:
     return {name: _is_matrix(value) if isinstance(value, dict) else name != "scale" for name, value in params.items()}

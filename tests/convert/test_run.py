@@ -10,7 +10,7 @@ import pytest
 from alpaca_jax.config import parse
 from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
-from alpaca_jax.data.template import Alpaca
+from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import huggingface, names, native, pretrained
 from alpaca_jax.model import llama
@@ -65,7 +65,8 @@ def tiny(tiny_architecture: Any, smollm2: Path, tmp_path: Path) -> Path:
 
     import jax
 
-    tokenizer = pretrained.open(smollm2).tokenizer.with_chat_template(Alpaca().chat_template())
+    tokenizer = pretrained.open(smollm2).tokenizer
+    tokenizer = tokenizer.with_chat_template(template.get("alpaca", tokenizer).chat_template())
     architecture = dataclasses.replace(tiny_architecture, vocab_size=tokenizer.vocab_size)
     held = dict(names.leaves(jax.tree.map(np.asarray, llama.init(architecture, jax.random.key(0)))))
     huggingface.export(tmp_path / "tiny", architecture, tokenizer, held.__getitem__)

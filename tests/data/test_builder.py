@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 import tokenizers
 
 from alpaca_jax import records
-from alpaca_jax.data import builder, example
-from alpaca_jax.data.config import DataConfig
+from alpaca_jax.data import builder, example, instructions, store
+from alpaca_jax.data.config import DataConfig, SourceConfig
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 
@@ -78,7 +78,7 @@ def test_the_examples_are_those_of_the_records(config: DataConfig, file: Path, t
 
 def test_the_records_are_a_dataset_that_tfds_opens(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
     builder.load_examples(config, file, tokenizer)
-    (folder,) = Path(str(config.cache)).glob("records/*/instruction_records/1.0.0")
+    (folder,) = Path(str(config.cache)).glob("records/*/instruction_records/2.0.0")
     opened = tfds.builder_from_directory(folder)
     assert {name: split.num_examples for name, split in opened.info.splits.items()} == {"train": 15, "heldout": 5}
     first, expected = opened.as_data_source("train")[0], records.split(RECORDS, 5)[0][0]
@@ -88,12 +88,27 @@ def test_the_records_are_a_dataset_that_tfds_opens(config: DataConfig, file: Pat
         "output": expected.output,
         "id": expected.id,
         "provenance": json.dumps(expected.provenance),
+        "system": "",
+        "turns": "[]",
     }
+    assert dict(opened.info.metadata)["records"] == 20 and dict(opened.info.metadata)["with_input"] == 10
+
+
+def test_records_come_back_from_the_dataset_as_they_went_in(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    talk = records.Record(
+        "Hi", output="Hello.", system="Be kind.", turns=(("And now?", "Bye."), ("So soon?", "Yes.")), provenance={"by": "me"}
+    )
+    records.write(tmp_path / "talk.jsonl", [talk, *RECORDS])
+    config = DataConfig(template="vicuna", cache=str(tmp_path / "cache"))
+    builder.load_examples(config, tmp_path / "talk.jsonl", tokenizer)
+    (folder,) = (tmp_path / "cache" / "records").iterdir()
+    assert list(instructions.read(folder, "train")) == [talk, *RECORDS]
 
 
 def test_the_second_start_builds_nothing(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     first = builder.load_examples(config, file, tokenizer)
-    monkeypatch.setattr(builder, "_prepare", refuse)
+    monkeypatch.setattr(instructions, "prepare", refuse)
+    monkeypatch.setattr(records, "stream", refuse)
     monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
     second = builder.load_examples(config, file, tokenizer)
     assert (second.fingerprint, second.counts) == (first.fingerprint, first.counts)
@@ -130,7 +145,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
     def full(*args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(builder.np, "save", full)
+    monkeypatch.setattr(store.np, "save", full)
     with pytest.raises(UserError, match=r"examples/\w+: the disk is full \([\d.]+ MB free\); make room, or give another data\.cache="):
         builder.load_examples(config, file, tokenizer)
     monkeypatch.undo()
@@ -150,17 +165,18 @@ def test_what_a_killed_process_left_is_removed_a_day_later(config: DataConfig, f
 
 def test_a_quicker_process_is_no_failure(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     first = builder.load_examples(config, file, tokenizer)
-    other = first.folder.with_name("other")
-    first.folder.rename(other)
-    save = builder.np.save
+    folder = first.folders["records"]
+    other = folder.with_name("other")
+    folder.rename(other)
+    save = store.np.save
 
     def meanwhile(*args: Any) -> None:
         save(*args)
-        shutil.copytree(other, first.folder, dirs_exist_ok=True)
+        shutil.copytree(other, folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(builder.np, "save", meanwhile)
+    monkeypatch.setattr(store.np, "save", meanwhile)
     assert builder.load_examples(config, file, tokenizer).counts == first.counts
-    assert {path.name for path in first.folder.parent.iterdir()} == {first.folder.name, "other"}
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "other"}
 
 
 def test_records_without_a_target_are_said(file: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -177,11 +193,74 @@ def test_a_cache_that_cannot_be_written_is_said(config: DataConfig, file: Path, 
         builder.load_examples(config, file, tokenizer)
 
 
-def test_a_damaged_store_is_named(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
-    dataset = builder.load_examples(config, file, tokenizer)
-    (dataset.folder / "tokenized_examples" / "1.0.0" / "dataset_info.json").unlink()
-    with pytest.raises(UserError, match=rf"{dataset.folder} is damaged .*: delete it"):
+@pytest.mark.parametrize("name", ["counts.json", "train.ids", "train.offsets.npy"])
+def test_a_damaged_store_is_named(config: DataConfig, file: Path, tokenizer: Tokenizer, name: str) -> None:
+    folder = builder.load_examples(config, file, tokenizer).folders["records"]
+    os.truncate(folder / name, (folder / name).stat().st_size - 8)
+    with pytest.raises(UserError, match=rf"{folder} is damaged .*: delete it"):
         builder.load_examples(config, file, tokenizer)
+
+
+def test_several_sources_become_one_mixture(file: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("a longer text " * 20)
+    sources = {
+        "talk": SourceConfig(records=str(file), epochs=2),
+        "text": SourceConfig(records=str(tmp_path / "long.txt"), epochs=1, template="text", truncation="split"),
+    }
+    dataset = builder.load_examples(
+        DataConfig(template="plain", sources=sources, max_length=64, cache=str(tmp_path / "cache")), "", tokenizer
+    )
+    assert dataset.mixture is dataset.examples["train"]
+    assert [(row["source"], row["examples"], row["epochs"]) for row in dataset.mixture.table()] == [("talk", 20, 2.0), ("text", 5, 1.0)]
+    assert set(dataset.folders) == {"talk", "text"} and dataset.counts["train"].records == 21
+    assert len(set(dataset.mixture.chosen(0, 0).tolist())) == 25 and dataset.mixture.epoch_size == 45
+    [piece] = dataset.examples["train"].take([24])
+    assert piece.learnt[1:].all() and piece.ids[-1] == tokenizer.eos_id
+
+
+def test_a_text_dataset_of_tfds_is_a_source(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real text, the licence of this project, a paragraph a document."""
+    paragraphs = [part.strip() for part in (Path(__file__).parents[2] / "LICENSE").read_text().split("\n\n") if part.strip()]
+
+    class LicenceText(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()}), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Any:
+            yield from ((number, {"text": text}) for number, text in enumerate(paragraphs))
+
+    LicenceText.code_path = None
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    instructions.prepare(LicenceText(data_dir=str(tmp_path / "tfds"), file_format="array_record"))
+    monkeypatch.setattr(tfds, "builder", lambda name: LicenceText(data_dir=str(tmp_path / "tfds"), file_format="array_record"))
+    config = DataConfig(template="text", truncation="split", max_length=64, cache=str(tmp_path / "cache"))
+    dataset = builder.load_examples(config, "tfds:licence_text", tokenizer)
+    stored = dataset.examples["train"]
+    pieces = stored.take(range(len(stored)))
+    text = "".join(tokenizer.decode(made.ids[made.learnt]) for made in pieces)  # the pieces of a document overlap by one token
+    assert text == "".join(text[1:] for text in paragraphs) and stored.lengths.max() == 64
+    assert not (tmp_path / "cache" / "records").exists()  # it is a dataset already
+    with pytest.raises(UserError, match="has no split test .*it has: train"):
+        builder.load_examples(config, "tfds:licence_text#test", tokenizer)
+
+
+def test_a_dataset_that_tfds_does_not_have_is_said(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match="TFDS knows no dataset no_such_dataset"):
+        builder.load_examples(DataConfig(template="text", cache=str(tmp_path)), "tfds:no_such_dataset", tokenizer)
+
+
+def test_an_empty_file_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"empty\.jsonl.* no record"):
+        builder.load_examples(DataConfig(cache=str(tmp_path / "cache")), tmp_path / "empty.jsonl", tokenizer)
 
 
 def test_building_needs_no_tensorflow() -> None:

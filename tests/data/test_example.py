@@ -2,44 +2,61 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from bytewise import tokenizer as bytewise
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alpaca_jax import records
 from alpaca_jax.data import template
 from alpaca_jax.data.config import BatchConfig
-from alpaca_jax.data.example import Counts, Example, Examples, Recipe, tokenize
+from alpaca_jax.data.example import Counts, Example, Examples, Recipe, prompt_ids, tokenize
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.errors import UserError
 
 ALPACA = 52_002
+BYTES = bytewise()
 
 
-@dataclasses.dataclass
 class Letters:
     """A letter, a token; text that doesn't go on from other text begins with 9, as SentencePiece's begins with its dummy prefix."""
 
-    bos_id: int | None = 1
-    eos_id: int = 2
-    adds_bos: bool = True
-    chat_template: str | None = None
+    vocab_size = 300
+    specials: dict[str, int] = {"<s>": 1, "</s>": 2}
 
-    def encode_batch(self, texts: Sequence[str], start: bool = True, special: bool = False) -> list[list[int]]:
+    def encode(self, texts: list[str], start: bool, special: bool) -> list[list[int]]:
         return [[9] * start + [ord(letter) for letter in text] for text in texts]
 
-    def render_chat(self, messages: object, add_generation_prompt: bool = True) -> str:
-        raise NotImplementedError
+    def token(self, id: int) -> str:
+        return {1: "<s>", 2: "</s>"}[id]
 
 
-def make(outputs: list[str], max_length: int, truncation: str = "truncate", **letters: object) -> tuple[list[list[int]], Counts]:
-    tokenizer = Letters(**letters)  # type: ignore[arg-type]
-    recipe = Recipe(template.get("plain", tokenizer), tokenizer, max_length, truncation)  # type: ignore[arg-type]
+def letters(**more: Any) -> Tokenizer:
+    return Tokenizer(**{"backend": Letters(), "bos_id": 1, "eos_id": 2, "pad_id": 2, "adds_bos": True} | more)
+
+
+def make(outputs: list[str], max_length: int, truncation: Any = "truncate", **more: Any) -> tuple[list[list[int]], Counts]:
+    tokenizer = letters(**more)
+    recipe = Recipe(template.get("plain", tokenizer), tokenizer, max_length, truncation)
     examples, counts = tokenize([records.Record("ab", output=output) for output in outputs], recipe)
     assert all(int((~example.learnt).sum()) == 4 + recipe.tokenizer.adds_bos for example in examples.take(range(len(examples))))
     return [example.ids.tolist() for example in examples.take(range(len(examples)))], counts
+
+
+def text_of(ids: np.ndarray) -> str:
+    return BYTES.decode(ids, skip_special=False)
+
+
+def learn(name: str, made: list[records.Record], max_length: int = 1000, **more: Any) -> tuple[list[str], list[str], Counts]:
+    """The examples' texts, what of them is learnt, and the counts."""
+    examples, counts = tokenize(made, Recipe(template.get(name, BYTES), BYTES, max_length, **more))
+    all_of_them = examples.take(range(len(examples)))
+    return [text_of(each.ids) for each in all_of_them], [text_of(each.ids[each.learnt]) for each in all_of_them], counts
 
 
 def test_prompt_and_response_are_tokenized_apart_and_joined() -> None:
@@ -67,6 +84,116 @@ def test_a_prompt_that_leaves_no_target_is_not_kept(max_length: int) -> None:
     ids, counts = make(["cd"], max_length)
     assert ids == []
     assert counts == Counts(records=1, no_target=1)
+
+
+CONVERSATION = records.Record("Q1", "", "A1", system="Be brief.", turns=(("Q2", "A2"), ("Q3", "")))
+
+
+@pytest.mark.parametrize(
+    ("name", "learnt"),
+    [
+        ("plain", "A1</s>A2</s></s>"),
+        ("alpaca", "A1</s>A2</s></s>"),
+        ("chatml", "A1<|im_end|>A2<|im_end|><|im_end|>"),
+        ("llama2", " A1 </s> A2 </s>  </s>"),
+        ("llama3", "A1<|eot_id|>A2<|eot_id|><|eot_id|>"),
+        ("vicuna", " A1</s> A2</s> </s>"),
+    ],
+)
+def test_every_answer_is_learnt_and_nothing_else(name: str, learnt: str) -> None:
+    texts, found, counts = learn(name, [CONVERSATION])
+    assert found == [learnt]
+    assert all(text in texts[0] for text in ("Be brief.", "Q1", "Q2", "Q3"))
+    assert (counts.kept, counts.turns, counts.empty_output, counts.truncated) == (1, 2, 1, 0)
+
+
+def test_a_conversation_is_cut_at_max_length() -> None:
+    whole = "Be brief.\nQ1\nA1</s>\nQ2\nA2</s>\nQ3\n</s>"
+    length = len("Be brief. Q1 A1E Q2 A2E Q3 E")
+    for cut, learnt, turns in ((0, "A1</s>A2</s></s>", 2), (1, "A1</s>A2</s>", 1), (7, "A1</s>A", 1), (8, "A1</s>", 0), (15, "", None)):
+        texts, found, counts = learn("plain", [CONVERSATION], length - cut)
+        if turns is None:
+            assert (texts, counts.no_target, counts.kept) == ([], 1, 0)
+        else:
+            assert whole.startswith(texts[0]) and found == [learnt]
+            assert (counts.turns, counts.truncated, counts.tokens) == (turns, int(cut > 0), length - cut)
+
+
+def test_a_later_turn_starts_anew_behind_the_token_that_ends_an_answer() -> None:
+    tokenizer = letters()
+    recipe = Recipe(template.get("plain", tokenizer), tokenizer, 99)
+    (example,) = tokenize([records.Record("a", output="b", turns=(("c", "d"),))], recipe)[0].take([0])
+    a, b, c, d, line = (ord(letter) for letter in "abcd\n")
+    assert example.ids.tolist() == [1, 9, a, line, b, 2, 9, line, c, line, d, 2]
+
+
+# --- text for pre-training --------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_learnt_whole() -> None:
+    texts, learnt, counts = learn("text", [records.Record("", output="abcdef")])
+    assert (texts, learnt) == (["abcdef</s>"], ["bcdef</s>"])  # nothing predicts the first
+    assert counts == Counts(records=1, kept=1, tokens=7, target_tokens=6)
+    tokenizer = letters()
+    (example,) = tokenize([records.Record("", output="ab")], Recipe(template.get("text", tokenizer), tokenizer, 9))[0].take([0])
+    assert example.ids.tolist() == [1, 9, ord("a"), ord("b"), 2] and example.learnt.tolist() == [False, True, True, True, True]
+
+
+def test_a_long_text_is_cut_dropped_or_split() -> None:
+    made = [records.Record("", output="abcdef"), records.Record("", output="xy")]
+    assert learn("text", made, 4)[0] == ["abcd", "xy</s>"]
+    assert learn("text", made, 4, truncation="drop")[0] == ["xy</s>"]
+    texts, learnt, counts = learn("text", made, 4, truncation="split")
+    assert texts == ["abcd", "def</s>", "xy</s>"]
+    assert learnt == ["bcd", "ef</s>", "y</s>"]
+    assert counts == Counts(records=2, kept=2, tokens=11, target_tokens=8, split=1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=5), st.integers(2, 12))
+def test_split_texts_lose_no_target(outputs: list[str], max_length: int) -> None:
+    texts, learnt, counts = learn("text", [records.Record("", output=output) for output in outputs], max_length, truncation="split")
+    assert "".join(learnt) == "".join(output[1:] + "</s>" for output in outputs)
+    assert counts.target_tokens == sum(len(output) for output in outputs)
+    assert counts.kept + counts.split == len(texts) and counts.kept == len(outputs)
+    assert max(len(text.replace("</s>", "E")) for text in texts) <= max_length
+
+
+def test_only_texts_are_split() -> None:
+    with pytest.raises(UserError, match=r"data\.truncation=split cuts texts .*give data\.truncation=truncate or drop"):
+        Recipe(template.get("plain", letters()), letters(), 9, "split")
+
+
+# --- properties -------------------------------------------------------------------------------------------------------------------
+
+ANSWERS = st.lists(st.tuples(st.text("xyz", min_size=1, max_size=6), st.text("abc", max_size=6)), min_size=1, max_size=4)
+
+
+@settings(deadline=None)
+@given(st.lists(ANSWERS, min_size=1, max_size=4), st.integers(2, 60), st.sampled_from(["truncate", "drop"]))
+def test_masks_conserve_targets(conversations: list[list[tuple[str, str]]], max_length: int, truncation: str) -> None:
+    made = [records.Record(said[0][0], output=said[0][1], turns=tuple(said[1:])) for said in conversations]
+    texts, learnt, counts = learn("plain", made, max_length, truncation=truncation)
+    whole = ["".join(answer + "</s>" for _, answer in said) for said in conversations]
+    lengths = [sum(len(user) + len(answer) + 3 for user, answer in said) - 1 for said in conversations]
+    if truncation == "drop":
+        first = [len(said[0][0]) + 1 for said in conversations]
+        assert learnt == [answers for answers, length in zip(whole, lengths, strict=True) if length <= max_length]
+        assert counts.no_target == sum(length >= max_length for length in first)
+    else:
+        unseen = iter(whole)
+        assert all(any(answers.startswith(part) for answers in unseen) for part in learnt)  # each a beginning, in order
+        assert counts.truncated + counts.no_target == sum(length > max_length for length in lengths)
+    assert counts.records == len(made) == counts.kept + counts.dropped + counts.no_target
+    assert counts.target_tokens == sum(len(part.replace("</s>", "E")) for part in learnt)
+    assert counts.tokens == sum(len(text.replace("</s>", "E")) for text in texts)
+
+
+def test_the_prompt_is_what_training_shows() -> None:
+    tokenizer = letters()
+    made = template.get("plain", tokenizer)
+    (example,) = tokenize([records.Record("ab", "c", "d")], Recipe(made, tokenizer, 99))[0].take([0])
+    assert prompt_ids(made, tokenizer, "ab", "c") == example.ids[~example.learnt].tolist()
 
 
 @dataclasses.dataclass

@@ -1,12 +1,14 @@
 """Packing: arrays worked by hand, and what holds for any lengths."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alpaca_jax.data.example import Example
-from alpaca_jax.data.pack import best_fit, collate
+from alpaca_jax.data.pack import assign, best_fit, collate
 from alpaca_jax.errors import UserError
 
 CAPACITY = 32
@@ -48,6 +50,19 @@ def test_best_fit_loses_and_duplicates_nothing(lengths: list[int]) -> None:
     # No two rows could be one: what best-fit-decreasing promises at the least.
     sums = sorted(sum(lengths[index] for index in row) for row in rows)
     assert len(sums) < 2 or sums[0] + sums[1] > CAPACITY
+
+
+@given(st.lists(st.integers(1, CAPACITY), max_size=100), st.randoms())
+def test_rows_in_any_order_of_placing_hold_what_they_can(lengths: list[int], random: random.Random) -> None:
+    order = random.sample(range(len(lengths)), len(lengths))
+    rows = assign(np.array(lengths, np.int64), CAPACITY, np.array(order, np.int64))
+    assert rows.dtype == np.int32
+    free: list[int] = []  # the same, by looking at every row
+    for index in order:
+        space, row = min([(space, row) for row, space in enumerate(free) if space >= lengths[index]], default=(CAPACITY, len(free)))
+        free += [CAPACITY] * (row == len(free))
+        assert free[rows[index]] == space  # the fullest row that takes it
+        free[rows[index]] -= lengths[index]
 
 
 @given(batches, st.booleans())

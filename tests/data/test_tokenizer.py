@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_jax.data.template import Alpaca
+from alpaca_jax.data import template
 from alpaca_jax.data.tokenizer import TextStream, Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
@@ -21,11 +21,11 @@ def llama(data_dir: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def texts(data_dir: Path) -> list[str]:
+def texts(data_dir: Path, llama: Tokenizer) -> list[str]:
     """Every Alpaca record as one text."""
-    template = Alpaca()
+    alpaca = template.get("alpaca", llama)
     records = json.loads((data_dir / "alpaca_data.json").read_text())
-    return [template.prompt(record["instruction"], record["input"]) + record["output"] for record in records]
+    return [alpaca.prompt(record["instruction"], record["input"]) + record["output"] for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_transformers_loads_what_is_saved(kind: str, request: pytest.FixtureRequ
     transformers = pytest.importorskip("transformers")
     tokenizer: Tokenizer = request.getfixturevalue(kind)
     if kind == "llama":
-        tokenizer = tokenizer.with_chat_template(Alpaca(bos=True).chat_template())
+        tokenizer = tokenizer.with_chat_template(template.get("alpaca", tokenizer).chat_template())
     tokenizer.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     chosen = texts[:200]
@@ -100,7 +100,7 @@ def test_transformers_loads_what_is_saved(kind: str, request: pytest.FixtureRequ
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert ids == tokenizer.apply_chat(messages)
     if kind == "llama":  # a chat reads as the training prompt does
-        assert ids == [1, *tokenizer.encode(Alpaca().prompt("Name a colour."))]
+        assert ids == [1, *tokenizer.encode(template.get("alpaca", tokenizer).prompt("Name a colour."))]
 
 
 @pytest.mark.parametrize("kind", ["llama", "smol"])

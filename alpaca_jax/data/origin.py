@@ -1,0 +1,127 @@
+"""Where a source's records come from: files in the shapes the field uses, or a dataset that TFDS has prepared (`tfds:NAME`)."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from alpaca_jax import records
+from alpaca_jax.config import suggestion
+from alpaca_jax.errors import UserError
+
+PREFIX = "tfds:"
+AT_ONCE = 1024  # records read together: one by one takes six times as long
+
+
+class Origin(Protocol):
+    """Records in a fixed order, as often as they are asked for."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the content: the same fingerprint, the same records."""
+        ...
+
+    def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
+        """Yields the records one at a time; `counted` receives what was skipped and shortened."""
+        ...
+
+
+def find(where: str | Path, on_error: records.OnError = "stop") -> Origin:
+    """Returns the origin that `data.records` names: a file, a folder, a pattern, or `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`."""
+    text = str(where)
+    return Prepared.named(text) if text.startswith(PREFIX) else Files(tuple(records.files(where)), on_error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Records in files; the fingerprint is the sha256 of their contents."""
+
+    paths: tuple[Path, ...]
+    on_error: records.OnError
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{records.sha256(self.paths)} {self.on_error}"
+
+    def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
+        return records.stream(self.paths, self.on_error, counted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """One split of a dataset that TFDS has prepared: documents (the feature `text`), or instructions with the names of our fields."""
+
+    name: str
+    split: str
+    builder: Any
+
+    @classmethod
+    def named(cls, text: str) -> "Prepared":
+        """Returns the dataset that `tfds:NAME[/CONFIG][:VERSION][#SPLIT]` names; UserError where TFDS has not prepared it."""
+        import tensorflow_datasets as tfds
+
+        name, _, split = text.removeprefix(PREFIX).partition("#")
+        split = split or "train"
+        try:
+            builder = tfds.builder(name)
+        except Exception as error:  # registered under no such name, no such configuration or version: TFDS has a kind for each
+            raise UserError(f"data.records={text}: TFDS knows no dataset {name} ({str(error).splitlines()[0]})") from error
+        if not builder.info.splits:
+            raise UserError(
+                f"data.records={text}: {name} is not prepared in {builder.data_path.parent}; run `tfds build {name}`, "
+                "or set TFDS_DATA_DIR to the folder where it is"
+            )
+        if split not in builder.info.splits:
+            known = list(builder.info.splits)
+            raise UserError(f"data.records={text}: {name} has no split {split}{suggestion(split, known)} (it has: {', '.join(known)})")
+        if not {"text", "instruction"} & set(builder.info.features):
+            raise UserError(
+                f"data.records={text}: {name} has neither a feature text nor instruction (it has: {', '.join(builder.info.features)})"
+            )
+        return cls(builder.info.full_name, split, builder)
+
+    @property
+    def fingerprint(self) -> str:
+        split = self.builder.info.splits[self.split]
+        return json.dumps([self.name, self.split, split.num_examples, split.num_bytes, list(split.shard_lengths)])
+
+    def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
+        for number, item in enumerate(self._items()):
+            fields = {name: _text(value) for name, value in item.items() if name in ("instruction", "input", "output", "id")}
+            if "instruction" not in fields:
+                fields = {"instruction": "", "output": _text(item["text"]), "id": f"{self.name}/{self.split}/{number}"}
+            yield records.Record(**fields, provenance={"dataset": self.name})
+
+    def _items(self) -> Iterator[Mapping[str, Any]]:
+        import tensorflow_datasets as tfds
+
+        if self.builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            yield from many(self.builder.as_data_source(split=self.split))
+        else:
+            yield from tfds.as_numpy(self.builder.as_dataset(split=self.split, shuffle_files=False))
+
+
+def many(source: Sequence[Any]) -> Iterator[Any]:
+    """Yields the items of a TFDS data source in their order, read many at a time."""
+    for start in range(0, len(source), AT_ONCE):
+        yield from source.__getitems__(list(range(start, min(start + AT_ONCE, len(source)))))  # type: ignore[attr-defined]
+
+
+def held_out(origin: Origin, heldout: int) -> np.ndarray:
+    """Returns which of the origin's records are kept out of training, bool [N]: the `heldout` lowest hashes of their ids."""
+    ranks = np.fromiter((records.rank(record) for record in origin.stream(Counter())), np.uint64)
+    return records.heldout_ids(ranks, heldout)
+
+
+def digest(key: Any) -> str:
+    """Returns a short name for what is described by `key`, any JSON."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,52 @@
+"""Reads the records, makes the batches, and shows both; no weight is read."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alpaca_jax import rundir
+from alpaca_jax.data import builder
+from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.formats import pretrained
+from alpaca_jax.inspect import page, reading, sheet, terminal
+from alpaca_jax.inspect.config import Config
+from alpaca_jax.inspect.summary import Plan, Summary
+
+
+def run(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Shows the data sheet, the plan and the first batches of the run that `config` describes, writes `dir/inspect.html`,
+    and returns the figures."""
+    console = console or terminal.Terminal()
+    tokenizer = _tokenizer(config)
+    where = config.data.records or str(Path(config.dir) / "records")
+    data = builder.load_examples(config.data, where, tokenizer)
+    batches = Batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
+    origins = sheet.origins(config.data, where)
+    summary = Summary(
+        sources=[sheet.describe(name, origin) for name, origin in origins.items()],
+        facts=sheet.facts(itertools.chain.from_iterable(origin.stream(Counter()) for origin in origins.values())),
+        data=data,
+        lengths=sheet.lengths(data.examples["train"]),
+        plan=Plan.of(batches, config.epochs, config.steps),
+    )
+    shown = [(index, batches.batch(index)) for index in range(min(config.batches, summary.plan.steps))]
+    first = [(index, reading.rows(batch, config.rows)) for index, batch in shown]
+    path = rundir.RunDir(config.dir).path("inspect.html")
+    rundir.write_atomic(path, page.build(summary, first, tokenizer))
+
+    terminal.show_summary(console, summary)
+    terminal.legend(console)
+    for (index, batch), (_, rows) in zip(shown, first, strict=True):
+        terminal.show_batch(console, index, batch["tokens"].shape, rows, tokenizer)
+    console.print(f"\n{path}", soft_wrap=True, highlight=False, markup=False)
+    return summary.figures() | {"page": str(path)}
+
+
+def _tokenizer(config: Config) -> Tokenizer:
+    if config.model.tokenizer is not None:  # no weights are needed then, whatever model.source says
+        return Tokenizer.load(Path(config.model.tokenizer).expanduser())
+    return pretrained.open(config.model).tokenizer

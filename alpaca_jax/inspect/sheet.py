@@ -1,0 +1,130 @@
+"""The data sheet: what the records are, what became of them, and how long their examples are."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpaca_jax import records
+from alpaca_jax.data import origin
+from alpaca_jax.data.config import DataConfig
+from alpaca_jax.data.example import ExampleStore
+from alpaca_jax.data.origin import Files
+from alpaca_jax.errors import UserError
+from alpaca_jax.records import Manifest
+
+AT_ONCE = 4096  # examples read together
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is counted in the records themselves."""
+
+    records: int = 0
+    with_input: int = 0
+    with_system: int = 0
+    several_turns: int = 0
+    documents: int = 0  # texts for pre-training, without an instruction
+    empty_output: int = 0
+    same_instruction: int = 0  # as a record before it, whatever the input
+    same_prompt: int = 0  # as a record before it, input and system message included
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Tokens of each example, int64 [N]: all of them, those only read, and those learnt."""
+
+    full: np.ndarray
+    read: np.ndarray
+    learnt: np.ndarray
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """Returns mean, median, p95, p99, max and total of each kind."""
+        kinds = {"full": self.full, "read": self.read, "learnt": self.learnt}
+        return {name: _figures(lengths) for name, lengths in kinds.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where records come from, and the manifest beside them, if there is one of ours."""
+
+    name: str
+    where: tuple[str, ...]
+    manifest: Manifest | None
+    changed: bool  # the file is not the one that the manifest describes
+
+
+def origins(config: DataConfig, path: str | Path) -> dict[str, origin.Origin]:
+    """Returns where the records come from: those at `path`, or each of `config.sources`."""
+    paths = {name: source.records for name, source in config.sources.items()} or {"records": str(path)}
+    return {name: origin.find(where, config.on_error) for name, where in paths.items()}
+
+
+def describe(name: str, where: origin.Origin) -> Source:
+    """Returns the files of a source and the manifest that lies beside them."""
+    if not isinstance(where, Files):
+        return Source(name, (where.fingerprint,), None, False)
+    paths = tuple(str(path) for path in where.paths)
+    file = where.paths[0].parent / records.MANIFEST
+    try:
+        manifest = Manifest.read(file) if file.is_file() else None
+    except UserError:  # somebody else's file of that name
+        manifest = None
+    return Source(name, paths, manifest, manifest is not None and manifest.sha256 != records.sha256(where.paths))
+
+
+def facts(stream: Iterable[records.Record]) -> Facts:
+    """Returns the counts over all records."""
+    counted = Counter[str]()
+    instructions, prompts = set[int](), set[int]()
+    for record in stream:
+        prompt = (record.system, record.instruction, record.input)
+        document = not record.instruction
+        counted.update(
+            records=1,
+            with_input=bool(record.input),
+            with_system=bool(record.system),
+            several_turns=bool(record.turns),
+            documents=document,
+            empty_output=not record.output,
+            same_instruction=not document and hash(record.instruction) in instructions,
+            same_prompt=not document and hash(prompt) in prompts,
+        )
+        if not document:
+            instructions.add(hash(record.instruction))
+            prompts.add(hash(prompt))
+    return Facts(**counted)
+
+
+def lengths(store: ExampleStore) -> Lengths:
+    """Returns the lengths of all examples of the store; reads which of their tokens are learnt."""
+    learnt = np.zeros(len(store), np.int64)
+    for start in range(0, len(store), AT_ONCE):
+        stop = min(start + AT_ONCE, len(store))
+        learnt[start:stop] = [int(example.learnt.sum()) for example in store.take(range(start, stop))]
+    full = np.asarray(store.lengths, np.int64)
+    return Lengths(full, full - learnt, learnt)
+
+
+def histogram(values: np.ndarray, bins: int = 12) -> list[tuple[int, int, int]]:
+    """Returns (from, to, how many) for equal ranges of whole numbers that hold all values; the last one is open at p99 and above."""
+    top = max(int(np.percentile(values, 99)), bins)
+    width = -(-top // bins)
+    edges = range(0, width * bins, width)
+    counts = np.bincount(np.minimum(values // width, bins - 1), minlength=bins).tolist()
+    last = max(int(values.max()), edges[-1] + width - 1)
+    tops = [*(edge + width - 1 for edge in edges[:-1]), last]
+    return list(zip(edges, tops, counts, strict=True))
+
+
+def _figures(lengths: np.ndarray) -> dict[str, float]:
+    quantiles: Sequence[Any] = np.percentile(lengths, [50, 95, 99]).tolist()
+    return {
+        "mean": float(lengths.mean()),
+        **dict(zip(("median", "p95", "p99"), quantiles, strict=True)),
+        "max": int(lengths.max()),
+        "total": int(lengths.sum()),
+    }

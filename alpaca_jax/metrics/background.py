@@ -1,0 +1,143 @@
+"""Sinks: the numbers of a run go to Weights & Biases or MLflow as well, from threads of their own, so that no step waits for a network."""
+
+import contextlib
+import functools
+import importlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+
+from alpaca_jax import rundir
+from alpaca_jax.errors import UserError
+from alpaca_jax.metrics.config import LoggingConfig
+from alpaca_jax.metrics.trackers import MLflow, Tracker, WandB
+
+FILE = "logging.json"  # the trackers' own ids of the run, so that a restart goes on in the same one
+WAITING = 10_000  # lines kept for a tracker that is slow
+RETRY_SECONDS = 60.0  # before a tracker that could not be reached is asked again
+CLOSE_SECONDS = 30.0  # how long the end of a run waits for a tracker
+
+Warn = Callable[[str], None]
+
+
+class Sink(Protocol):
+    """Takes the numbers of a step; never raises and never makes a step wait."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def sinks(
+    config: LoggingConfig, run_name: str, settings: Mapping[str, Any], folder: str | Path, warn: Warn | None = None
+) -> tuple["Background", ...]:
+    """Returns a sink for each tracker that `config` names, none by default; a UserError where its package isn't installed.
+
+    `settings` is the run's configuration. The tracker's id of the run is kept in `folder/logging.json`: started again with the same
+    folder, the run is the same there too. `warn` gets one message for each tracker that fails.
+    """
+    file = Path(folder) / FILE
+    name = config.run_name or run_name
+    known = rundir.read_json(file) if file.is_file() else {}
+    trackers: list[Tracker] = []
+    if config.wandb is not None:
+        trackers.append(WandB(_package("wandb", "init"), config.wandb, name, settings, folder, known.get("wandb")))
+    if config.mlflow is not None:
+        trackers.append(MLflow(_package("mlflow", "MlflowClient"), config.mlflow, name, settings, known.get("mlflow")))
+    ids = Ids(file, known)
+    return tuple(Background(tracker, ids, warn or _warn) for tracker in trackers)
+
+
+class Ids:
+    """The trackers' ids of the run, in a file; written by several threads."""
+
+    def __init__(self, file: Path, known: Mapping[str, str]) -> None:
+        self._file, self._known = file, dict(known)
+        self._lock = threading.Lock()
+
+    def keep(self, tracker: Tracker) -> None:
+        """Writes the tracker's id down, where it has a new one."""
+        with self._lock:
+            if tracker.id is not None and self._known.get(tracker.name) != tracker.id:
+                self._known[tracker.name] = tracker.id
+                rundir.write_json(self._file, self._known)
+
+
+class Background:
+    """Feeds a tracker from a thread. What it can't take is lost to it, with one warning; metrics.jsonl has it all."""
+
+    def __init__(
+        self, tracker: Tracker, ids: Ids, warn: Warn, *, retry_seconds: float = RETRY_SECONDS, close_seconds: float = CLOSE_SECONDS
+    ) -> None:
+        self._tracker, self._ids, self._warn = tracker, ids, warn
+        self._retry_seconds, self._close_seconds = retry_seconds, close_seconds
+        self._warned = self._is_open = False
+        self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
+        self._thread = threading.Thread(target=self._feed, name=f"metrics to {tracker.name}", daemon=True)
+        self._thread.start()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Hands the numbers over and returns at once."""
+        try:
+            self._lines.put_nowait((step, dict(values)))
+        except queue.Full:
+            self._complain(f"is {WAITING} lines behind the run")
+
+    def close(self) -> None:
+        """Waits until the tracker has everything, but no longer than half a minute."""
+        deadline = time.monotonic() + self._close_seconds
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=self._close_seconds)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._complain(f"has not taken everything {self._close_seconds:.0f} s after the last step")
+
+    def _feed(self) -> None:
+        self._try(self._open)
+        asked = time.monotonic()
+        for line in iter(self._lines.get, None):
+            if not self._is_open and time.monotonic() - asked >= self._retry_seconds:
+                self._try(self._open)
+                asked = time.monotonic()
+            if self._is_open:
+                self._try(functools.partial(self._tracker.write, *line))
+        if self._is_open:
+            self._try(self._tracker.close)
+
+    def _open(self) -> None:
+        try:
+            self._tracker.open()
+        finally:
+            self._ids.keep(self._tracker)  # a tracker may have made the run, and failed after that
+        self._is_open = True
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except BaseException as error:  # its network, a full disk, even an exit of its own: nothing of a tracker's may end the training
+            self._complain(f"fails ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
+
+    def _complain(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(f"{self._tracker.name} {what}; the run goes on without it, metrics.jsonl holds every number")
+
+
+def _package(name: str, attribute: str) -> Any:
+    try:
+        package = importlib.import_module(name)
+    except ImportError:
+        package = None
+    if not hasattr(package, attribute):  # a folder of that name in the current directory is importable, too
+        raise UserError(f"logging.{name}: the package {name} is not installed; pip install 'alpaca-jax[{name}]', or logging.{name}=null")
+    return package
+
+
+def _warn(message: str) -> None:
+    Console(stderr=True).print(f"[yellow]{escape(message)}[/yellow]", highlight=False, soft_wrap=True)

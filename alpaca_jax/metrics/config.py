@@ -1,0 +1,34 @@
+"""What the group `logging` and the key `profile` of a train config hold."""
+
+from urllib.parse import urlsplit
+
+from alpaca_jax.config import configclass
+
+
+@configclass
+class LoggingConfig:
+    """Where the numbers go besides metrics.jsonl and TensorBoard events, which are always written."""
+
+    wandb: str | None = None  # a project of Weights & Biases; its key is read from WANDB_API_KEY
+    mlflow: str | None = None  # the tracking URI of an MLflow server or database
+    run_name: str | None = None  # null: the name of the run's folder
+
+    def __post_init__(self) -> None:
+        if self.mlflow is not None and urlsplit(self.mlflow).password:
+            raise ValueError(
+                "mlflow: the address holds a password, which would be written to the run's folder; "
+                "leave it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
+
+
+@configclass
+class ProfileConfig:
+    """Which steps are traced."""
+
+    start: int  # the first step traced, from 1
+    steps: int = 3  # how many
+
+    def __post_init__(self) -> None:
+        for name in ("start", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"profile.{name}={getattr(self, name)}: give 1 or more")

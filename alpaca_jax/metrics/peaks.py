@@ -1,0 +1,24 @@
+"""How much memory a process has needed at most."""
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+
+def memory() -> dict[str, int | None]:
+    """Returns `device_peak_bytes`, of the local device that needed most (None where the backend doesn't tell, as on a CPU),
+    and `host_peak_bytes`, resident, of this process."""
+    import jax
+
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    return {"device_peak_bytes": max(peaks, default=None), "host_peak_bytes": _host_peak()}
+
+
+def _host_peak(status: Path = Path("/proc/self/status")) -> int:
+    # Linux hands a parent's ru_maxrss on to the processes it starts; VmHWM is of this process alone.
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,43 @@
+"""A trace of a few steps, for TensorBoard's profiler or Perfetto."""
+
+from pathlib import Path
+from typing import Any
+
+from alpaca_jax.metrics.config import ProfileConfig
+
+
+class Profile:
+    """Traces the steps that `config` names into `folder`; without a config it does nothing.
+
+    A run that goes on from the middle of those steps traces the rest of them.
+    """
+
+    def __init__(self, config: ProfileConfig | None, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._steps = range(0) if config is None else range(config.start, config.start + config.steps)
+        self._tracing = False
+
+    def before(self, step: int) -> None:
+        """Starts the trace if `step` (from 1), which comes next, is the first of those to be traced."""
+        if step in self._steps and not self._tracing:
+            import jax
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(str(self.folder))
+            self._tracing = True
+
+    def after(self, step: int, results: Any = None) -> None:
+        """Ends the trace if `step` was the last of those, once its `results` (any tree of arrays) are there."""
+        if self._tracing and step + 1 not in self._steps:
+            import jax
+
+            jax.block_until_ready(results)
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is still going on, as when the run stops before its last step."""
+        if self._tracing:
+            import jax
+
+            self._tracing = False
+            jax.profiler.stop_trace()

@@ -1,0 +1,105 @@
+"""One JSON line a step, TensorBoard events beside it, and whoever else wants the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from alpaca_jax import rundir
+from alpaca_jax.metrics.background import Sink
+
+
+class MetricsWriter:
+    """Appends a run's numbers to `folder/metrics.jsonl` and, where a value is a number, to TensorBoard events in `folder/events`.
+
+    Each of `sinks` gets the numbers of a line, and is closed with the writer. A line that a killed process left torn is cut off
+    before the next one is written.
+    """
+
+    def __init__(self, folder: str | Path, tensorboard: bool = True, sinks: Sequence[Sink] = ()) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._sinks = tuple(sinks)
+        self._events: Any = None
+        self._purge_step: int | None = None
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends the line `{"step": step, **values}`; a number that is not finite is written as null, as JSON has no NaN."""
+        line = {"step": int(step)} | {key: _plain(value) for key, value in values.items()}
+        rundir.append_line(self.path, json.dumps(line, allow_nan=False))
+        numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
+        if self._tensorboard:
+            events = self._event_writer()
+            for key, value in numbers.items():
+                events.add_scalar(key, value, global_step=int(step))
+        for sink in self._sinks:
+            sink.write(int(step), numbers)
+
+    def rewind(self, step: int) -> int:
+        """Drops every line of a step after `step`, where training goes on from, and returns how many there were.
+
+        TensorBoard is told to hide its events of those steps; a sink gets them once more when they are taken again.
+        """
+        lines = read(self.path)
+        kept = [line for line in lines if line["step"] <= step]
+        if len(kept) < len(lines):
+            rundir.write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._close_events()
+        self._purge_step = step + 1
+        return len(lines) - len(kept)
+
+    def close(self) -> None:
+        """Flushes and closes the TensorBoard file and the sinks; nothing is written after it."""
+        self._close_events()
+        for sink in self._sinks:
+            sink.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _event_writer(self) -> Any:
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.folder / "events"), purge_step=self._purge_step, flush_secs=10)
+        return self._events
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a metrics file in order; an absent file is an empty list, and a torn last line is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON holds it: arrays and numpy scalars become Python numbers, NaN and infinities become null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,64 @@
+"""What is measured along the way: the held-out loss, and answers to fixed prompts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alpaca_jax import rundir
+from alpaca_jax.data import template
+from alpaca_jax.decode.engine import Engine
+from alpaca_jax.errors import UserError
+from alpaca_jax.scores import samples
+from alpaca_jax.scores.heldout import Scorer
+from alpaca_jax.train.config import Config
+from alpaca_jax.train.setup import Setup
+from alpaca_jax.trainer.state import State
+
+
+class Evaluation:
+    """Held-out loss (of the averaged weights as well, where there are any) and samples, every `evaluate_every` steps and at the last."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self._config, self._setup = config, setup
+        self._scorer: Scorer | None = None
+        if config.evaluate_every is None:
+            return
+        if config.samples.prompts and jax.process_count() > 1:
+            raise UserError("samples.prompts are answered in a single process only; here give [], and `evaluate` the checkpoints")
+        if "heldout" in setup.data.examples:
+            examples, length = setup.data.examples["heldout"], config.batch.sequence_length
+            self._scorer = Scorer(setup.architecture, examples, setup.batches.rows, length, config.model.compute_dtype)
+
+    def due(self, step: int) -> bool:
+        """True after the steps that are evaluated."""
+        every = self._config.evaluate_every
+        return every is not None and (step % every == 0 or step == self._setup.steps)
+
+    def losses(self, state: State) -> dict[str, float]:
+        """Returns `heldout_loss` in nats a response token, and `heldout_loss_ema` of the averaged weights; empty with none held out."""
+        if self._scorer is None:
+            return {}
+        losses = {"heldout_loss": self._scorer.loss(state.params)}
+        if state.ema is not None:
+            losses["heldout_loss_ema"] = self._scorer.loss(state.ema)
+        return losses
+
+    def samples(self, state: State) -> list[dict[str, str]]:
+        """Returns the greedy answer to each of `samples.prompts`."""
+        config, setup = self._config.samples, self._setup
+        if not config.prompts:
+            return []
+        written = template.get(config.template or self._config.data.template, setup.tokenizer)
+        dtype = jnp.dtype(self._config.model.compute_dtype)
+        engine = Engine(setup.architecture, state.params, slots=len(config.prompts), dtype=dtype)
+        answers = samples.answers(engine, setup.tokenizer, written, config.prompts, config.max_tokens, setup.eos_ids)
+        return [{"prompt": prompt, "answer": answer} for prompt, answer in zip(config.prompts, answers, strict=True)]
+
+
+def keep_samples(folder: Path, step: int, answered: list[dict[str, Any]]) -> None:
+    """Puts the answers of a step at `folder/STEP.json`."""
+    if answered:
+        rundir.write_atomic(folder / f"{step}.json", json.dumps(answered, indent=2, ensure_ascii=False) + "\n")

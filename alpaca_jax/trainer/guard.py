@@ -1,0 +1,56 @@
+"""The guard against bad steps: a loss or gradient that is not finite, or a loss far above those before it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from alpaca_jax.config import configclass
+
+RING = 256  # losses remembered, whatever the window, so that it may be changed when a run goes on
+
+
+@configclass
+class GuardConfig:
+    """What is a bad step and what follows one. Its update is withheld under every policy; the loop stops, goes on or goes back."""
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    spike: float | None = None  # a loss above so many times the median of the last good ones is bad; null: any finite loss is good
+    window: int = 32  # how many good losses that median is of; until there are so many no loss is a spike
+
+    def __post_init__(self) -> None:
+        if self.spike is not None and self.spike <= 1:
+            raise ValueError(f"spike={self.spike}: give more than 1 (a multiple of the median loss), or null")
+        if not 1 <= self.window <= RING:
+            raise ValueError(f"window={self.window}: give 1 to {RING}")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Guard:
+    """The last good losses (fp32 [RING], in turns) and how many there have been (int32)."""
+
+    losses: jax.Array
+    filled: jax.Array
+
+
+def empty() -> Guard:
+    """The Guard that has seen no step."""
+    return Guard(jnp.zeros(RING, jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def is_bad(config: GuardConfig, guard: Guard | None, loss: jax.Array, gradient_norm: jax.Array) -> jax.Array:
+    """True (a bool scalar) for a step whose update must be withheld."""
+    bad = ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
+    if guard is None or config.spike is None:
+        return bad
+    recent = guard.losses[(guard.filled - 1 - jnp.arange(config.window)) % RING]
+    return bad | ((guard.filled >= config.window) & (loss > config.spike * jnp.median(recent)))
+
+
+def remember(guard: Guard, loss: jax.Array, good: jax.Array) -> Guard:
+    """The Guard after a step of this loss; a step that is not good leaves it as it was."""
+    place = guard.filled % RING
+    losses = guard.losses.at[place].set(jnp.where(good, loss, guard.losses[place]))
+    return Guard(losses, guard.filled + good.astype(jnp.int32))

@@ -1,0 +1,40 @@
+"""A folder with a tokenizer of bytes and a few records of every kind."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+RECORDS = [
+    {"instruction": "Say one.", "input": "", "output": "One it is."},
+    {"instruction": "Say two.", "input": "in caps", "output": "TWO <it> is."},
+    {"instruction": "Say one.", "input": "", "output": "One."},  # the same prompt
+    {"instruction": "Say two.", "input": "in italics", "output": "*Two*"},  # the same instruction
+    {"instruction": "Say nothing.", "input": "", "output": ""},
+    {"messages": [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, ["Hi", "Yes?", "Bye", "So soon?"])]},  # noqa: B905
+    *({"instruction": f"Count to {n}.", "input": "", "output": "1, 2 ... " * n} for n in range(3, 9)),
+]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<|im_start|>", "<|im_end|>"])
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True})
+    )
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(files):
+    from alpaca_jax.data.tokenizer import Tokenizer
+
+    return Tokenizer.load(files / "tokenizer")

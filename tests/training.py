@@ -1,0 +1,89 @@
+"""What the tests of the verb train share: a tiny model, its tokenizer of bytes, forty records, and the verb as a process."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from alpaca_jax import metrics
+from alpaca_jax.config import parse
+from alpaca_jax.train.config import Config
+
+SIZES = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
+SIZES |= {"max_positions": 512, "tie_embeddings": True}
+STEPS = 60
+
+
+def make_files(folder):
+    """A folder with a tokenizer of bytes and forty records."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    records = [{"instruction": f"Say {n}.", "input": "", "output": f"{n} it is."} for n in range(40)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def mapping(files, folder, **changes):
+    """The settings of a run on one device, nested."""
+    return {
+        "dir": str(folder),
+        "steps": STEPS,
+        "model": {"architecture": SIZES, "tokenizer": str(files / "tokenizer")},
+        "data": {"records": str(files / "records.jsonl"), "cache": str(files / "cache"), "heldout": 8, "max_length": 256},
+        "batch": {"examples": 4, "sequence_length": 256},
+        "optimizer": {"learning_rate": 1e-2},
+        "mesh": {"data": 1},
+        "hardware": {"peak_tflops": 0.1},
+        "checkpoint": {"every_steps": 2},
+    } | changes
+
+
+def config(files, folder, **changes):
+    """The same as the verb's Config."""
+    return parse(Config, mapping(files, folder, **changes))
+
+
+def overrides(tree, prefix=""):
+    """The mapping as `key=value` words of a command line."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from overrides(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value}"
+
+
+def command(files, folder, **changes):
+    """The command that trains with these settings."""
+    return [sys.executable, "-W", "ignore", "-m", "alpaca_jax", "train", "model=tiny", *overrides(mapping(files, folder, **changes))]
+
+
+def finish(files, folder, **changes):
+    """Runs the verb to its end."""
+    done = subprocess.run(command(files, folder, **changes), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def stopped(files, folder, after, number):
+    """The exit code of a run that gets the signal once it has taken `after` steps."""
+    process = subprocess.Popen(command(files, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(metrics.read(folder / "train" / "metrics.jsonl")) < after:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    return process.wait(60)
+
+
+def losses(folder):
+    """(step, loss) of every step that was written down."""
+    lines = metrics.read(folder / "train" / "metrics.jsonl")
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
