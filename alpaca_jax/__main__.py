@@ -286,17 +286,25 @@ def _verb_help(command: Command) -> str:
     summary, *examples = [line for line in header(catalog.primary) if line]
     lines = [f"alpaca-jax {command.verb} [key=value ...]: {summary}", "", "examples:", *(f"  {line}" for line in examples)]
     lines += ["", "groups (GROUP=OPTION; * is the default):"] if groups else []
-    for group, default in groups.items():
-        for option in catalog.options(group):
-            choice = f"{group}={option}{'*' if option == default else ''}"
-            lines.append(f"  {choice:<22}{header(catalog.file(f'{group}/{option}.yaml'))[0]}")
+    choices = {
+        f"{group}={option}{'*' if option == default else ''}": catalog.file(f"{group}/{option}.yaml")
+        for group, default in groups.items()
+        for option in catalog.options(group)
+    }
+    lines += _columns(choices)
     lines += ["", "experiments:" if experiments else "experiments: none"]
-    lines += [f"  experiment={name:<11}{header(file)[0]}" for name, file in experiments.items()]
+    lines += _columns({f"experiment={name}": file for name, file in experiments.items()})
     lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
     lines += [f"  {line}" for primary in catalog.primaries for line in body(primary)]
     for group, default in groups.items():
         lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
     return "\n".join(lines)
+
+
+def _columns(described: dict[str, Path]) -> list[str]:
+    """A line each: a choice, and the first line of its file's header."""
+    width = 2 + max(map(len, described), default=0)
+    return [f"  {choice:<{width}}{header(file)[0]}" for choice, file in described.items()]
 
 
 def _yaml(mapping: dict[str, Any]) -> str:

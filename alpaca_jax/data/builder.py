@@ -45,7 +45,7 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    stores: dict[str, store.TokenStore]
+    stores: dict[str, example.Examples]
     counts: dict[str, example.Counts]
     counted: dict[str, int]
     largest_id: int
@@ -121,7 +121,7 @@ def _build_tokens(building: Path, found: Origin, heldout: np.ndarray | None, rec
                 "give a larger data.max_length"
             )
         splits[split] = counts
-    largest = max(store.read(building, split).largest_id() for split in splits)
+    largest = max(int(store.read(building, split).ids.max()) for split in splits)
     write_json(building / COUNTS, {"splits": splits, "records": counted, "largest_id": largest})
 
 

@@ -46,7 +46,7 @@ class ExampleStore(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Examples in memory, end to end: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1]."""
+    """Examples end to end, in memory or mapped into it: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1]."""
 
     ids: np.ndarray
     learnt: np.ndarray

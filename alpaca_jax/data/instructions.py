@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from alpaca_jax import records
 from alpaca_jax.data.built import shown
-from alpaca_jax.data.origin import Origin, many
+from alpaca_jax.data.origin import Origin, many, restored, stored
 
 FORMAT = "array_record"
 PER_SHARD = 100_000
@@ -39,11 +38,9 @@ class InstructionRecords(FileReaderBuilder):
         super().__init__(file_format=FORMAT, **place)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = ("id", "system", "instruction", "input", "output", "turns", "provenance")
-        features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
         self.statistics = tfds.core.MetadataDict()
         return tfds.core.DatasetInfo(
-            builder=self, description=self.__doc__, features=features, disable_shuffling=True, metadata=self.statistics
+            builder=self, description=self.__doc__, features=features(), disable_shuffling=True, metadata=self.statistics
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
@@ -66,37 +63,22 @@ class InstructionRecords(FileReaderBuilder):
         self.info.set_splits(described.splits)
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Builds the dataset, quietly: the progress shown is ours."""
+def features() -> tfds.features.FeaturesDict:
+    """Returns the features of the dataset: texts, as `origin.stored` makes them of a record."""
+    return tfds.features.FeaturesDict({name: tfds.features.Text() for name in stored(records.Record("", output="text"))})
+
+
+def prepare(builder: tfds.core.DatasetBuilder, **config: Any) -> None:
+    """Builds the dataset, quietly: the progress shown is ours. `config` goes into TFDS's DownloadConfig."""
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, **config))
 
 
 def open_splits(folder: Path) -> dict[str, Sequence[Any]]:
     """Returns the splits of a built dataset of records as TFDS data sources, read by number."""
     found = tfds.builder_from_directory(folder / InstructionRecords.name / str(InstructionRecords.VERSION))
     return dict(found.as_data_source())
-
-
-def stored(record: records.Record) -> dict[str, str]:
-    """Returns the record as the dataset holds it: texts only."""
-    return {
-        "id": record.id,
-        "system": record.system,
-        "instruction": record.instruction,
-        "input": record.input,
-        "output": record.output,
-        "turns": json.dumps(record.turns, ensure_ascii=False),
-        "provenance": json.dumps(dict(record.provenance), ensure_ascii=False),
-    }
-
-
-def restored(item: dict[str, bytes]) -> records.Record:
-    """Returns the record that `stored` made texts of."""
-    texts = {name: text.decode() for name, text in item.items()}
-    turns = tuple((user, answer) for user, answer in json.loads(texts.pop("turns")))
-    return records.Record(**texts | {"provenance": json.loads(texts["provenance"])}, turns=turns)
 
 
 def read(folder: Path, split: str) -> Iterator[records.Record]:

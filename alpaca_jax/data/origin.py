@@ -32,7 +32,10 @@ class Origin(Protocol):
 
 
 def find(where: str | Path, on_error: records.OnError = "stop") -> Origin:
-    """Returns the origin that `data.records` names: a file, a folder, a pattern, or `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`."""
+    """Returns the origin that `data.records` names: a file, a folder, a pattern, or `tfds:NAME[#SPLIT]`.
+
+    NAME is as TFDS spells it, with CONFIG and VERSION where need be, or the folder of a built dataset.
+    """
     text = str(where)
     return Prepared.named(text) if text.startswith(PREFIX) else Files(tuple(records.files(where)), on_error)
 
@@ -68,7 +71,7 @@ class Prepared:
         name, _, split = text.removeprefix(PREFIX).partition("#")
         split = split or "train"
         try:
-            builder = tfds.builder(name)
+            builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
         except Exception as error:  # registered under no such name, no such configuration or version: TFDS has a kind for each
             raise UserError(f"data.records={text}: TFDS knows no dataset {name} ({str(error).splitlines()[0]})") from error
         if not builder.info.splits:
@@ -91,6 +94,9 @@ class Prepared:
         return json.dumps([self.name, self.split, split.num_examples, split.num_bytes, list(split.shard_lengths)])
 
     def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
+        if {"turns", "provenance"} <= set(self.builder.info.features):  # written by us
+            yield from map(restored, self._items())
+            return
         for number, item in enumerate(self._items()):
             fields = {name: _text(value) for name, value in item.items() if name in ("instruction", "input", "output", "id")}
             if "instruction" not in fields:
@@ -110,6 +116,26 @@ def many(source: Sequence[Any]) -> Iterator[Any]:
     """Yields the items of a TFDS data source in their order, read many at a time."""
     for start in range(0, len(source), AT_ONCE):
         yield from source.__getitems__(list(range(start, min(start + AT_ONCE, len(source)))))  # type: ignore[attr-defined]
+
+
+def stored(record: records.Record) -> dict[str, str]:
+    """Returns the record as the dataset holds it: texts only."""
+    return {
+        "id": record.id,
+        "system": record.system,
+        "instruction": record.instruction,
+        "input": record.input,
+        "output": record.output,
+        "turns": json.dumps(record.turns, ensure_ascii=False),
+        "provenance": json.dumps(dict(record.provenance), ensure_ascii=False),
+    }
+
+
+def restored(item: dict[str, bytes]) -> records.Record:
+    """Returns the record that `stored` made texts of."""
+    texts = {name: text.decode() for name, text in item.items()}
+    turns = tuple((user, answer) for user, answer in json.loads(texts.pop("turns")))
+    return records.Record(**texts | {"provenance": json.loads(texts["provenance"])}, turns=turns)
 
 
 def held_out(origin: Origin, heldout: int) -> np.ndarray:

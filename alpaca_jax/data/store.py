@@ -3,42 +3,15 @@
 Built once and never changed, so every process of a machine shares its pages, and a batch costs a read of its own tokens.
 """
 
-import dataclasses
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from alpaca_jax.data.example import Example
+from alpaca_jax.data.example import Example, Examples
 
 KINDS = {"ids": np.dtype(np.int32), "learnt": np.dtype(np.bool_)}
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenStore:
-    """Examples by number: `ids` int32 and `learnt` bool [total tokens] on disk, `offsets` int64 [N + 1] in memory."""
-
-    ids: np.ndarray
-    learnt: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example, int64 [N]."""
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def take(self, indices: Sequence[int]) -> list[Example]:
-        """Returns the examples of these numbers; may be called from several threads."""
-        places = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
-        return [Example(np.array(self.ids[place]), np.array(self.learnt[place])) for place in places]
-
-    def largest_id(self) -> int:
-        """Returns the largest token id in the store; reads all of it."""
-        return int(self.ids.max()) if len(self.ids) else -1
 
 
 def write(folder: Path, name: str, examples: Iterable[Example]) -> int:
@@ -53,8 +26,8 @@ def write(folder: Path, name: str, examples: Iterable[Example]) -> int:
     return len(offsets) - 1
 
 
-def read(folder: Path, name: str) -> TokenStore:
-    """Returns the store that `write` made; a ValueError where the files don't fit together."""
+def read(folder: Path, name: str) -> Examples:
+    """Returns the examples that `write` put there, mapped into memory; a ValueError where the files don't fit together."""
     offsets = np.load(folder / f"{name}.offsets.npy")
     flat = {}
     for kind, dtype in KINDS.items():
@@ -64,4 +37,4 @@ def read(folder: Path, name: str) -> TokenStore:
             raise ValueError(f"{path.name} has {size} bytes, not {int(offsets[-1]) * dtype.itemsize}")
         # An empty file can't be mapped.
         flat[kind] = np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
-    return TokenStore(**flat, offsets=offsets)
+    return Examples(**flat, offsets=offsets)

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from training import config, losses, make_files, mapping
+from training import config, losses, mapping
 
 from alpaca_jax import checkpoint, metrics
 from alpaca_jax.data.pipeline import Batches
@@ -14,18 +14,6 @@ from alpaca_jax.train.run import run
 
 STEPS = 8
 POISONED = 4  # the index of the batch, which is the fifth step's
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return make_files(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: first)
-    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
 
 
 @pytest.fixture

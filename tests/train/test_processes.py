@@ -8,8 +8,7 @@ import sys
 
 import jax
 import numpy as np
-import pytest
-from training import losses, make_files, mapping
+from training import losses, mapping
 
 from alpaca_jax import checkpoint
 
@@ -25,11 +24,6 @@ from alpaca_jax.train.config import Config
 from alpaca_jax.train.run import run
 run(parse(Config, json.loads(sys.argv[5])))
 """
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return make_files(tmp_path_factory.mktemp("files"))
 
 
 def train(files, folder, processes, devices, data):

@@ -7,24 +7,11 @@ import signal
 import jax
 import numpy as np
 import pytest
-from training import SIZES, STEPS, config, finish, losses, make_files, mapping, stopped
+from training import SIZES, STEPS, config, finish, losses, mapping, stopped
 
 from alpaca_jax import checkpoint, metrics
 from alpaca_jax.errors import UserError
 from alpaca_jax.train.run import run
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return make_files(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The job of one device that the other processes of these tests are too."""
-    first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: first)
-    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
 
 
 @pytest.fixture(scope="module")

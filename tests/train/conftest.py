@@ -1,0 +1,16 @@
+import jax
+import pytest
+from training import make_files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return make_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The job of one device that the other processes of these tests are too."""
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: first)
+    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
