@@ -23,10 +23,16 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What takes too long for every change: the demo from nothing, and every benchmark against its peer.
+# What takes too long for every change: the demo from nothing, the proofs, and every benchmark against its peer (but gpu, which needs one).
 prove: $(VENV)/installed-test
 	$(BIN)/alpaca-jax recipe experiment=laptop dir=runs/prove-$$(date +%Y%m%d-%H%M%S)
-	set -e; for script in tools/benchmark/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/python -m tools.prove.loss_parity --output docs/benchmarks
+	$(BIN)/python -m tools.prove.kill_loop
+	$(BIN)/python -m tools.prove.million_records
+	$(BIN)/python -m tools.benchmark.input
+	$(BIN)/python -m tools.benchmark.real_tokens
+	$(BIN)/python -m tools.benchmark.train_step
+	$(BIN)/python -m tools.benchmark.decode
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

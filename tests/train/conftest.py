@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import jax
 import pytest
 from training import make_files
@@ -6,6 +8,14 @@ from training import make_files
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return make_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once(tmp_path_factory) -> Iterator[None]:
+    """Runs of the same shapes, of which there are many here, compile their step once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(autouse=True)

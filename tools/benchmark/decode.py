@@ -1,32 +1,24 @@
 """How fast do we decode? SmolLM2-135M in fp32, batch 8, 32 prompt tokens, 64 new ones, greedy, against `transformers.generate`.
 
 Both read the same weights and prompts, warm up once, and are timed in turns; the figure is new tokens a second, reading the prompts
-included. Prints one JSON line last. Run: python tools/benchmark/decode.py
-
-Kept results (median of 5 turns):
-- see the end of this docstring's file history for other machines; 2 cores of an AMD EPYC (AVX-512), 23 November 2026: RESULT
+included. Prints one JSON line last. Run from the root: python -m tools.benchmark.decode
 """
 
-import json
+import argparse
 import os
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
 import torch
 import transformers
 
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.formats import huggingface, pretrained
+from tools.benchmark import turns
 
-BATCH, PROMPT, NEW, TURNS = 8, 32, 64, 5
+BATCH, PROMPT, NEW = 8, 32, 64
 TEXT = """A river begins where the ground can hold no more water. Rain that falls on a hill runs down in threads, the threads meet in
 brooks, and the brooks meet in a valley whose shape an older river cut. What it carries depends on the season: clay in spring, leaves in
 autumn, and now and then a whole tree. Where the land is flat it slows, drops what it carried and builds its own banks, until one day
@@ -40,6 +32,9 @@ are only older than the water, which has never read one and goes where it must."
 
 def main() -> None:
     """Times both, in turns, and prints the JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--turns", type=int, default=5)
+    arguments = parser.parse_args()
     opened = pretrained.open("smollm2-135m-instruct")
     ids = opened.tokenizer.encode(TEXT)
     prompts = [ids[start : start + PROMPT] for start in range(0, BATCH * PROMPT, PROMPT)]
@@ -58,38 +53,18 @@ def main() -> None:
         return model.generate(batch, attention_mask=torch.ones_like(batch), **settings)[:, PROMPT:].tolist()
 
     same = sum(mine == theirs for mine, theirs in zip(ours(), peer(), strict=True))  # and warms both up
-    print(f"{same} of {BATCH} answers are the same, token for token")
-    seconds = {"ours": [], "peer": []}
-    for turn in range(TURNS):
-        for name, decode in (("ours", ours), ("peer", peer)):
-            seconds[name].append(timed(decode))
-            print(f"turn {turn + 1}, {name}: {BATCH * NEW / seconds[name][-1]:.1f} tokens/s")
-    mine, theirs = (BATCH * NEW / statistics.median(seconds[name]) for name in ("ours", "peer"))
-    result = {"name": "decode", "ours": round(mine, 1), "peer": round(theirs, 1), "ratio": round(mine / theirs, 2), "unit": "tokens/s"}
-    print(json.dumps(result | {"hardware": hardware(), "versions": {name: version(name) for name in ("jax", "transformers", "torch")}}))
+    turns.console.print(f"{same} of {BATCH} answers are the same, token for token")
+    rates = turns.rates(turns.in_turns({"ours": ours, "peer": peer}, arguments.turns, warmups=0), BATCH * NEW)
+    print(turns.result("decode", rates["ours"], rates["peer"], "tokens/s", ("jax", "transformers", "torch")))
 
 
 def peer_model(opened: pretrained.Pretrained) -> transformers.PreTrainedModel:
     """The same weights in `transformers`, fp32, on all cores."""
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(turns.num_cores())
     with tempfile.TemporaryDirectory() as folder:
         huggingface.export(Path(folder) / "hf", opened.architecture, opened.tokenizer, opened.read)
         return transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "hf", dtype=torch.float32).eval()
-
-
-def timed(decode: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    decode()
-    return time.perf_counter() - start
-
-
-def hardware() -> str:
-    """The processor and the cores this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{len(os.sched_getaffinity(0))} cores of {name}, {jax.devices()[0].platform}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What measures and proves: run from the root of the checkout, `python -m tools.benchmark.decode`."""

@@ -1,0 +1,82 @@
+"""What one process of the GPU benchmark is asked to measure, and the data and first weights that both sides take."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from alpaca_jax.data.config import BatchConfig
+from alpaca_jax.data.example import Examples
+from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.trainer.optimizer import OptimizerConfig
+from tools.benchmark import alpaca, shapes
+
+EXAMPLES, LENGTH, EPOCHS, THEIR_ROWS, WARMUPS = 128, 2048, 3, 4, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a shape is held in memory; the peer takes the dtype alone."""
+
+    stored: str  # dtype of weights and moments
+    remat: str
+    microbatches: int
+
+
+PLANS = {  # the first that fits is measured
+    "tiny": [Plan("float32", "none", 1)],
+    "smollm2": [Plan("float32", "minimal", 1), Plan("float32", "full", 4)],
+    "1b": [Plan("float32", "minimal", 1), Plan("float32", "full", 2), Plan("float32", "full", 8)],
+    "7b": [Plan("float32", "full", 1), Plan("bfloat16", "minimal", 1), Plan("bfloat16", "full", 1), Plan("bfloat16", "full", 8)],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A mode, a shape, the plan it is held by, and what the user chose."""
+
+    mode: str
+    shape: str
+    stored: str
+    remat: str
+    microbatches: int
+    steps: int | None
+    records: int | None
+    learning_rate: float
+    source: str | None
+    tokens: str | None
+
+    def examples(self) -> Examples:
+        """The examples, from a file of tokens or tokenized here, with the source's own tokenizer where there is a source."""
+        if self.tokens:
+            return alpaca.load(self.tokens)
+        return alpaca.examples(limit=self.records, tokenizer=self._opened().tokenizer if self.source else None)
+
+    def model(self) -> tuple[Architecture, Any]:
+        """The sizes, and the source's weights as numpy arrays; None where there is no source."""
+        if self.source is None:
+            return shapes.SHAPES[self.shape], None
+        from alpaca_jax.formats import pretrained
+
+        opened = self._opened()
+        return opened.architecture, pretrained.load_params(opened, put=lambda path, array: np.array(array))
+
+    def batches(self, examples: Examples) -> Batches:
+        """Our batches, whose steps the full run of the peer takes too."""
+        config = BatchConfig(examples=EXAMPLES, sequence_length=LENGTH)
+        return Batches(examples, config, seed=0, epochs=EPOCHS, multiple=self.microbatches)
+
+    def num_steps(self, batches: Batches) -> int:
+        """Steps to time, or of the full run."""
+        everything = EPOCHS * batches.steps_per_epoch
+        return min(self.steps or everything, everything) if self.mode == "full" else self.steps or 10
+
+    def optimizer(self) -> OptimizerConfig:
+        """AdamW as in the recipe."""
+        return OptimizerConfig(learning_rate=self.learning_rate, moments=self.stored)
+
+    def _opened(self) -> Any:
+        from alpaca_jax.formats import pretrained
+
+        return pretrained.open(self.source)

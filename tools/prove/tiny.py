@@ -1,0 +1,51 @@
+"""A tiny model, a tokenizer of bytes and records that take no time, for proofs that are about something else."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SIZES = {
+    "vocab_size": 258,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 8,
+    "max_positions": 512,
+    "tie_embeddings": True,
+}
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer whose tokens are the bytes, `<s>` and `</s>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<s>", "</s>"])
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+
+
+def record(number: int) -> dict[str, str]:
+    """Record `number`: each is another, some have an input, and their lengths vary."""
+    output = " ".join(str(number + step) for step in range(1 + number % 7))
+    return {
+        "instruction": f"Count on from {number}.",
+        "input": "Take your time." if number % 5 < 2 else "",
+        "output": f"{output}, and so on.",
+    }
+
+
+def overrides(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A nested mapping as the `key=value` words of a command line."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from overrides(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={'null' if value is None else value}"
