@@ -1,7 +1,14 @@
-"""Causal grouped-query attention over packed rows: a token sees the earlier tokens of its own segment and nothing else."""
+"""Causal grouped-query attention over packed rows: a token sees the earlier tokens of its own segment and nothing else.
+
+Queries are taken in blocks, each against the keys up to its own end, so that about half of the products, which a causal mask would throw
+away, are never made. Exact, and the same on every backend.
+"""
 
 import jax
 import jax.numpy as jnp
+
+MOST_BLOCKS = 8  # of a row: with eight of them 9/16 of the square is left, and every further one is more to compile
+SMALLEST_BLOCK = 64
 
 
 def visible(segments_BT: jax.Array) -> jax.Array:
@@ -14,9 +21,30 @@ def visible(segments_BT: jax.Array) -> jax.Array:
 def attend(query_BTHK: jax.Array, key_BTNK: jax.Array, value_BTNK: jax.Array, visible_BTT: jax.Array) -> jax.Array:
     """Softmax attention [B, T, H, K] in the inputs' dtype with an fp32 softmax; H query heads share N key/value heads in order."""
     batch, length, heads, head_dim = query_BTHK.shape
-    kv_heads = key_BTNK.shape[2]
-    query = query_BTHK.reshape(batch, length, kv_heads, heads // kv_heads, head_dim) * head_dim**-0.5
-    scores = jnp.einsum("btngk,bsnk->bngts", query, key_BTNK, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible_BTT[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    shares = jax.nn.softmax(scores, axis=-1).astype(value_BTNK.dtype)
-    return jnp.einsum("bngts,bsnk->btngk", shares, value_BTNK).reshape(batch, length, heads, head_dim)
+    groups = heads // key_BTNK.shape[2]
+    query_BNGTK = jnp.moveaxis(query_BTHK.reshape(batch, length, -1, groups, head_dim) * head_dim**-0.5, 1, 3)
+    key_BNTK, value_BNTK = (jnp.moveaxis(x_BTNK, 1, 2) for x_BTNK in (key_BTNK, value_BTNK))
+    block = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
+    mixed = [
+        _block(
+            query_BNGTK[:, :, :, start : start + block],
+            key_BNTK[:, :, : start + block],
+            value_BNTK[:, :, : start + block],
+            visible_BTT[:, start : start + block, : start + block],
+        )
+        for start in range(0, length, block)
+    ]
+    mixed_BNGTK = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed, axis=3)
+    return jnp.moveaxis(mixed_BNGTK, 3, 1).reshape(query_BTHK.shape)
+
+
+def _block(query_BNGTK: jax.Array, key_BNSK: jax.Array, value_BNSK: jax.Array, visible_BTS: jax.Array) -> jax.Array:
+    """The attention of some queries to the keys they may see. A group's queries are multiplied together, as one matrix."""
+    batch, kv_heads, groups, length, head_dim = query_BNGTK.shape
+    merged_BNMK = query_BNGTK.reshape(batch, kv_heads, groups * length, head_dim)
+    scores_BNMS = jnp.einsum("bnmk,bnsk->bnms", merged_BNMK, key_BNSK, preferred_element_type=jnp.float32)
+    scores_BNGTS = scores_BNMS.reshape(batch, kv_heads, groups, length, -1)
+    scores_BNGTS = jnp.where(visible_BTS[:, None, None], scores_BNGTS, jnp.finfo(jnp.float32).min)
+    shares_BNGTS = jax.nn.softmax(scores_BNGTS, axis=-1).astype(value_BNSK.dtype)
+    mixed_BNMK = jnp.einsum("bnms,bnsk->bnmk", shares_BNGTS.reshape(scores_BNMS.shape), value_BNSK)
+    return mixed_BNMK.reshape(query_BNGTK.shape)

@@ -68,7 +68,7 @@ class Loop:
         with Display(self.console, self.setup.steps, self.step) as display:
             while (end := self._stretch(stop, display)) == "back":
                 self._go_back()
-        self.stopped = end == "stopped"
+        self.stopped = end == "stopped" and self.step < self.setup.steps
         self.profile.close()
         self._save()
         with self.goodput.spent("checkpoint"):

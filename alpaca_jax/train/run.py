@@ -70,7 +70,7 @@ def _resume(console: Console, setup: Setup, checkpoints: Checkpoints) -> tuple[S
         return setup.first_state(), {}
     with console.status(f"restoring step {newest}"):
         items, meta = checkpoints.restore(newest, states.to_items(setup.abstract))
-    for what, found in meta["fingerprints"].items():
+    for what, found in meta.get("fingerprints", {}).items():
         if setup.fingerprints[what] != found:
             raise UserError(
                 f"{checkpoints.folder / str(newest)} was trained on other {what} (fingerprint {found[:12]}, now "

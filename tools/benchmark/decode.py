@@ -6,10 +6,12 @@ included. Prints one JSON line last. Run from the root: python -m tools.benchmar
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
 import torch
 import transformers

@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
+
 import numpy as np
 
 from tools.benchmark import alpaca, shapes, turns

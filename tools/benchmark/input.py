@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
+
 from alpaca_jax.data import prefetch
 from tools.benchmark import alpaca, turns
 

@@ -12,9 +12,12 @@ python -m tools.benchmark.real_tokens
 import argparse
 import os
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
 import jax
 import jax.numpy as jnp

@@ -6,9 +6,12 @@ a second of the median step. Prints one JSON line last. Run from the root: pytho
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
 import jax
 import numpy as np

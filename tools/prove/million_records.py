@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
+
 import psutil
 
 from tools.benchmark import turns
