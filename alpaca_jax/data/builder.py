@@ -109,19 +109,19 @@ def _build_records(folder: Path, found: Origin, heldout: np.ndarray | None) -> N
 
 
 def _build_tokens(building: Path, found: Origin, heldout: np.ndarray | None, recipe: example.Recipe) -> None:
-    splits, counted = {}, Counter[str]()
+    splits, counted, largest = {}, Counter[str](), -1
     for split in ("train",) if heldout is None else ("train", "heldout"):
         counts, counted = Counter[str](), Counter[str]()
         chosen = _chosen(found.stream(counted), heldout, split)
         total = None if heldout is None else int((heldout == (split == "heldout")).sum())
-        if not store.write(building, split, example.stream(shown(chosen, f"tokenizing ({split})", total), recipe, counts)):
+        found_id = store.write(building, split, example.stream(shown(chosen, f"tokenizing ({split})", total), recipe, counts))
+        if found_id < 0:
             raise UserError(
                 f"none of the {counts['records']} records ({split}) gives an example of at most {recipe.max_length} tokens: "
                 f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} are dropped as too long; "
                 "give a larger data.max_length"
             )
-        splits[split] = counts
-    largest = max(int(store.read(building, split).ids.max()) for split in splits)
+        splits[split], largest = counts, max(largest, found_id)
     write_json(building / COUNTS, {"splits": splits, "records": counted, "largest_id": largest})
 
 
