@@ -27,7 +27,7 @@ def heldout(scores: dict[str, Any]) -> Section:
 
 
 def training(found: Found) -> Section:
-    lines = [line for line in found["metrics"] if "loss" in line]
+    lines = [line for line in found["metrics"] if line.get("loss") is not None and "tokens_real" in line]
     scored = [(_tokens_at(lines, line["step"]), line["heldout_loss"]) for line in found["metrics"] if "heldout_loss" in line]
     tokens, loss = [line["tokens_real"] for line in lines], [line["loss"] for line in lines]
     curves = [
