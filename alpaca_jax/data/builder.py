@@ -37,7 +37,6 @@ class Dataset:
     counts: Mapping[str, example.Counts]  # by split; of several sources together
     skipped: int  # broken records, under data.on_error=skip
     shortened: int  # conversations of which something was left out
-    largest_id: int  # of all token ids
     fingerprint: str  # of the records, the tokenizer and the settings that made them examples
     folders: Mapping[str, Path]  # of the token stores, by source
     mixture: Mixture | None = None  # of several sources; it is then examples["train"]
@@ -48,7 +47,6 @@ class _Source:
     stores: dict[str, example.Examples]
     counts: dict[str, example.Counts]
     counted: dict[str, int]
-    largest_id: int
     folder: Path
 
 
@@ -66,8 +64,7 @@ def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) ->
     counts = {split: _sum([source.counts[split] for source in sources.values() if split in source.counts]) for split in examples}
     skipped, shortened = (sum(source.counted.get(kind, 0) for source in sources.values()) for kind in ("skipped", "shortened"))
     folders = {name: source.folder for name, source in sources.items()}
-    largest = max(source.largest_id for source in sources.values())
-    return Dataset(examples, counts, skipped, shortened, largest, fingerprint, folders, mixture)
+    return Dataset(examples, counts, skipped, shortened, fingerprint, folders, mixture)
 
 
 def _load(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> _Source:
@@ -94,7 +91,7 @@ def _load(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> _So
         described = read_json(folder / COUNTS)
         counts = {split: example.Counts(**counted) for split, counted in described["splits"].items()}
         stores = {split: store.read(folder, split) for split in counts}
-    return _Source(stores, counts, described["records"], described["largest_id"], folder)
+    return _Source(stores, counts, described["records"], folder)
 
 
 def _recipe(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> example.Recipe:
@@ -109,20 +106,19 @@ def _build_records(folder: Path, found: Origin, heldout: np.ndarray | None) -> N
 
 
 def _build_tokens(building: Path, found: Origin, heldout: np.ndarray | None, recipe: example.Recipe) -> None:
-    splits, counted, largest = {}, Counter[str](), -1
+    splits, counted = {}, Counter[str]()
     for split in ("train",) if heldout is None else ("train", "heldout"):
         counts, counted = Counter[str](), Counter[str]()
         chosen = _chosen(found.stream(counted), heldout, split)
         total = None if heldout is None else int((heldout == (split == "heldout")).sum())
-        found_id = store.write(building, split, example.stream(shown(chosen, f"tokenizing ({split})", total), recipe, counts))
-        if found_id < 0:
+        if not store.write(building, split, example.stream(shown(chosen, f"tokenizing ({split})", total), recipe, counts)):
             raise UserError(
                 f"none of the {counts['records']} records ({split}) gives an example of at most {recipe.max_length} tokens: "
                 f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} are dropped as too long; "
                 "give a larger data.max_length"
             )
-        splits[split], largest = counts, max(largest, found_id)
-    write_json(building / COUNTS, {"splits": splits, "records": counted, "largest_id": largest})
+        splits[split] = counts
+    write_json(building / COUNTS, {"splits": splits, "records": counted})
 
 
 def _chosen(stream: Iterator[records.Record], heldout: np.ndarray | None, split: str) -> Iterator[records.Record]:

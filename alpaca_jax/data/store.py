@@ -15,16 +15,15 @@ KINDS = {"ids": np.dtype(np.int32), "learnt": np.dtype(np.bool_)}
 
 
 def write(folder: Path, name: str, examples: Iterable[Example]) -> int:
-    """Writes `folder/name.ids`, `.learnt` and `.offsets.npy`, one example after another; returns the largest id, -1 where there is none."""
-    offsets, largest = array("q", [0]), -1
+    """Writes `folder/name.ids`, `.learnt` and `.offsets.npy`, one example after another, and returns how many there are."""
+    offsets = array("q", [0])
     with open(folder / f"{name}.ids", "wb") as ids, open(folder / f"{name}.learnt", "wb") as learnt:
         for example in examples:
             ids.write(example.ids.astype(KINDS["ids"], copy=False).tobytes())
             learnt.write(example.learnt.astype(KINDS["learnt"], copy=False).tobytes())
             offsets.append(offsets[-1] + len(example.ids))
-            largest = max(largest, int(example.ids.max()))
     np.save(folder / f"{name}.offsets.npy", np.frombuffer(offsets, np.int64))
-    return largest
+    return len(offsets) - 1
 
 
 def read(folder: Path, name: str) -> Examples:

@@ -18,6 +18,7 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.tensors import Read
 from alpaca_jax.model.architecture import Architecture
 
+PROBE = 'The 3 quick foxes\n\tjumped over "12" lazy dogs: naïve café, 北京!'
 AVERAGE = "#ema"  # behind the folder of a training run: the average of its weights
 
 
@@ -110,15 +111,23 @@ def _open(source: str, cache: str | None, tokenizer: Tokenizer | None) -> Pretra
     if path.is_dir():
         if (folder := native.find(path)) is not None:
             trained = native.open(folder, "ema" if averaged else "params")
-            return Pretrained(
-                trained.architecture, tokenizer or trained.tokenizer, trained.read, trained.eos_ids, source, trained.files, trained.origin
-            )
+            chosen = _belonging(tokenizer, trained.tokenizer, source)
+            return Pretrained(trained.architecture, chosen, trained.read, trained.eos_ids, source, trained.files, trained.origin)
+        if tokenizer is not None and any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+            _belonging(tokenizer, Tokenizer.load(path), source)
         found = huggingface.open(path, tokenizer)
         return Pretrained(found.architecture, found.tokenizer, found.read, found.eos_ids, source, found.files)
     if path.suffix == ".gguf" or _magic(path) == b"GGUF":
         file = gguf.open(path)
-        return Pretrained(file.architecture, tokenizer or file.tokenizer, file.read, file.eos_ids, source, (path,))
+        return Pretrained(file.architecture, _belonging(tokenizer, file.tokenizer, source), file.read, file.eos_ids, source, (path,))
     raise UserError(f"{path} is no GGUF file; give a .gguf file, a Hugging Face folder, or the folder of a run")
+
+
+def _belonging(given: Tokenizer | None, own: Tokenizer, source: str) -> Tokenizer:
+    """The given tokenizer, else the model's own; a UserError where they give other ids: the model would read another text."""
+    if given is not None and given.encode(PROBE) != own.encode(PROBE):
+        raise UserError(f"{source}: model.tokenizer gives other ids than the tokenizer that came with the model; give model.tokenizer=null")
+    return given or own
 
 
 def _magic(path: Path) -> bytes:

@@ -60,7 +60,6 @@ def prepare(config: Config) -> Setup:
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
         data = builder.load_examples(config.data, config.data.records or Path(config.dir) / "records", tokenizer)
-    _check_ids(data, architecture, config)
     # Every device that shares the batch, and every microbatch, takes the same number of rows.
     multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
     # A run that goes back goes on behind the poisoned batch, and so may reach an epoch that it would not reach otherwise.
@@ -116,15 +115,6 @@ def _origin(config: Config, source: pretrained.Pretrained | None) -> tuple[Archi
             f"{config.model.architecture.vocab_size}: give model.architecture.vocab_size={tokenizer.vocab_size}"
         )
     return config.model.architecture, tokenizer
-
-
-def _check_ids(data: Dataset, architecture: Architecture, config: Config) -> None:
-    if data.largest_id >= architecture.vocab_size:
-        raise UserError(
-            f"the examples hold the token id {data.largest_id}, the model has {architecture.vocab_size} rows for tokens: "
-            f"the tokenizer ({config.model.tokenizer or config.model.source}) does not belong to the model; "
-            "give the model.tokenizer that it was trained with"
-        )
 
 
 def _first_state(

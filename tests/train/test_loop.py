@@ -1,5 +1,6 @@
 """What happens between two steps: bad steps under each policy, evaluations, several shapes, other meshes, figures."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,6 +11,7 @@ from training import config, losses, mapping
 from alpaca_jax import checkpoint, metrics
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import native, pretrained
 from alpaca_jax.train.run import run
 
 STEPS = 8
@@ -146,15 +148,34 @@ def test_a_checkpoint_says_what_it_was_made_with(files, tmp_path):
 
 def test_weights_that_are_no_numbers_are_named_before_the_first_step(files, tmp_path, monkeypatch):
     run(config(files, tmp_path / "first", steps=2))
-    from alpaca_jax.formats import native
-
     whole = native.open
 
     def broken(*arguments):
         found = whole(*arguments)
         read = lambda path: found.read(path) * np.float32("nan" if path[-1] == "gate" else 1)  # noqa: E731
-        return found._replace(read=read)
+        return dataclasses.replace(found, read=read)
 
     monkeypatch.setattr(native, "open", broken)
     with pytest.raises(UserError, match=r"the weight layers\.mlp\.gate holds NaN or infinities"):
         run(config(files, tmp_path / "second", steps=1, model={"source": str(tmp_path / "first" / "train")}))
+
+
+def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(files, tmp_path):
+    run(config(files, tmp_path / "first", steps=2))
+    other = tmp_path / "other"
+    other.mkdir()
+    text = json.loads((files / "tokenizer" / "tokenizer.json").read_text())
+    letters = list(text["model"]["vocab"])
+    text["model"]["vocab"] = {letter: (place + 1) % len(letters) for place, letter in enumerate(letters)}
+    (other / "tokenizer.json").write_text(json.dumps(text))
+    (other / "tokenizer_config.json").write_text((files / "tokenizer" / "tokenizer_config.json").read_text())
+    model = {"source": str(tmp_path / "first" / "train"), "tokenizer": str(other)}
+    with pytest.raises(UserError, match=r"other ids than the tokenizer that came with the model; give model\.tokenizer=null"):
+        run(config(files, tmp_path / "second", steps=1, model=model))
+
+
+def test_the_averaged_weights_are_a_source(files, tmp_path):
+    run(config(files, tmp_path, steps=3, optimizer={"learning_rate": 1e-2, "ema": 0.5, "warmup": 0.0}))
+    trained, averaged = (pretrained.open(f"{tmp_path / 'train'}{suffix}") for suffix in ("", "#ema"))
+    one, other = (model.read(("layers", "mlp", "gate")) for model in (trained, averaged))
+    assert 0 < np.abs(one - other).max() < 1
