@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest
+
+# A shell that runs this in the background ignores Ctrl-C, and children would inherit that; tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Not through XLA_FLAGS, which children would inherit: eight devices on two cores cost them 4-5 times a step.
 jax.config.update("jax_num_cpu_devices", 8)
