@@ -47,7 +47,7 @@ class CheckpointConfig:
     keep: int = 2  # newest kept
     keep_every: int | None = None  # a step it divides is saved too, and kept for ever
     asynchronous: bool = True
-    concurrent_gb: int = 16  # at most so much is being written at a time; less of it needs less memory beside the state's copy
+    concurrent_gb: float = 16.0  # at most so much is being written at a time; less of it needs less memory beside the state's copy
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -56,8 +56,8 @@ class CheckpointConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: give 1 or more, or null")
-        if self.concurrent_gb < 1:
-            raise ValueError(f"concurrent_gb={self.concurrent_gb}: give 1 or more")
+        if self.concurrent_gb <= 0:
+            raise ValueError(f"concurrent_gb={self.concurrent_gb}: give more than 0")
 
 
 class Checkpoints:
@@ -164,7 +164,7 @@ class Checkpoints:
     def _make(self, items: dict[str, Tree]) -> Any:
         # Orbax refuses an array that is larger than all it may have in flight.
         largest = max(sum(shard.data.nbytes for shard in leaf.addressable_shards) for leaf in jax.tree.leaves(items))
-        limit = max(self.config.concurrent_gb, 1 + largest // 10**9)
+        limit = max(self.config.concurrent_gb, 1.1 * largest / 1e9)
         handlers = {name: self._ocp.StandardCheckpointHandler(save_concurrent_gb=limit) for name in items}
         return self._ocp.AsyncCheckpointer(self._ocp.CompositeCheckpointHandler(**handlers))
 
