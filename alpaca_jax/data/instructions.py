@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from alpaca_jax import records
 from alpaca_jax.data.built import shown
-from alpaca_jax.data.origin import Origin, many, restored, stored
+from alpaca_jax.data.origin import Origin, stored
 
 FORMAT = "array_record"
 PER_SHARD = 100_000
@@ -73,17 +71,6 @@ def prepare(builder: tfds.core.DatasetBuilder, **config: Any) -> None:
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, **config))
-
-
-def open_splits(folder: Path) -> dict[str, Sequence[Any]]:
-    """Returns the splits of a built dataset of records as TFDS data sources, read by number."""
-    found = tfds.builder_from_directory(folder / InstructionRecords.name / str(InstructionRecords.VERSION))
-    return dict(found.as_data_source())
-
-
-def read(folder: Path, split: str) -> Iterator[records.Record]:
-    """Yields the records of one split of a built dataset."""
-    yield from map(restored, many(open_splits(folder)[split]))
 
 
 def _flush(writer: tfds.core.SequentialWriter, waiting: dict[str, list[dict[str, str]]]) -> None:

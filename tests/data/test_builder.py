@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import tensorflow_datasets as tfds
 import tokenizers
 
 from alpaca_jax import records
-from alpaca_jax.data import builder, example, instructions, store
+from alpaca_jax.data import builder, example, instructions, origin, store
 from alpaca_jax.data.config import DataConfig, SourceConfig
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
@@ -101,8 +102,8 @@ def test_records_come_back_from_the_dataset_as_they_went_in(tokenizer: Tokenizer
     records.write(tmp_path / "talk.jsonl", [talk, *RECORDS])
     config = DataConfig(template="vicuna", cache=str(tmp_path / "cache"))
     builder.load_examples(config, tmp_path / "talk.jsonl", tokenizer)
-    (folder,) = (tmp_path / "cache" / "records").iterdir()
-    assert list(instructions.read(folder, "train")) == [talk, *RECORDS]
+    (folder,) = (tmp_path / "cache").glob("records/*/instruction_records/2.0.0")
+    assert list(origin.find(f"tfds:{folder}").stream(Counter())) == [talk, *RECORDS]
 
 
 def test_the_second_start_builds_nothing(config: DataConfig, file: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
