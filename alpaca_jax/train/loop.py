@@ -38,6 +38,16 @@ class Taken:
     metrics: dict[str, jax.Array]
 
 
+def latest(setup: Setup, checkpoints: Checkpoints, console: Console) -> tuple[State, dict[str, Any]]:
+    """The state of the newest whole checkpoint and its `meta`; where there is none, the first state and an empty dict."""
+    newest = checkpoints.newest(lambda message: console.print(f"[yellow]{message}[/yellow]"))
+    if newest is None:
+        return setup.first_state(), {}
+    with console.status(f"restoring step {newest}"):
+        items, meta = checkpoints.restore(newest, states.to_items(setup.abstract))
+    return states.from_items(items), meta
+
+
 class Loop:
     """Takes the steps that are left. `step`, `rollbacks`, `stopped` and `last_loss` say where it stands."""
 
@@ -215,14 +225,9 @@ class Loop:
         """The state of the newest checkpoint (or the first), with the batches up to the poisoned one behind it."""
         with self.goodput.spent("checkpoint"):
             self.checkpoints.wait()
-            newest = self.checkpoints.newest(lambda message: self.console.print(f"[yellow]{message}[/yellow]"))
             behind = self.batch_index
             self.state = None  # its buffers make room for the one that is read
-            if newest is None:
-                state, meta = self.setup.first_state(), {}
-            else:
-                items, meta = self.checkpoints.restore(newest, states.to_items(self.setup.abstract))
-                state = states.from_items(items)
+            state, meta = latest(self.setup, self.checkpoints, self.console)
             index = jax.device_put(np.int32(behind), self.setup.abstract.batch_index.sharding)
             self._start_from(dataclasses.replace(state, batch_index=index), meta)
 

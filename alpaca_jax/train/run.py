@@ -17,9 +17,8 @@ from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.formats import native
 from alpaca_jax.metrics import MetricsWriter, memory, sinks
 from alpaca_jax.train.config import Config
-from alpaca_jax.train.loop import Loop
+from alpaca_jax.train.loop import Loop, latest
 from alpaca_jax.train.setup import Setup, prepare
-from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.state import State
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
@@ -65,19 +64,16 @@ def run(config: Config) -> dict[str, Any]:
 
 def _resume(console: Console, setup: Setup, checkpoints: Checkpoints) -> tuple[State, dict[str, Any]]:
     """The state to go on from and what was counted up to it."""
-    newest = checkpoints.newest(lambda message: console.print(f"[yellow]{message}[/yellow]"))
-    if newest is None:
-        return setup.first_state(), {}
-    with console.status(f"restoring step {newest}"):
-        items, meta = checkpoints.restore(newest, states.to_items(setup.abstract))
+    state, meta = latest(setup, checkpoints, console)
     for what, found in meta.get("fingerprints", {}).items():
         if setup.fingerprints[what] != found:
             raise UserError(
-                f"{checkpoints.folder / str(newest)} was trained on other {what} (fingerprint {found[:12]}, now "
+                f"{checkpoints.folder / str(int(state.step))} was trained on other {what} (fingerprint {found[:12]}, now "
                 f"{setup.fingerprints[what][:12]}), though the settings are the same: give another dir=, or bring the {what} of before back"
             )
-    console.print(f"going on from the checkpoint of step {newest}", highlight=False)
-    return states.from_items(items), meta
+    if meta:
+        console.print(f"going on from the checkpoint of step {int(state.step)}", highlight=False)
+    return state, meta
 
 
 def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
