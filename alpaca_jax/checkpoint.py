@@ -11,6 +11,7 @@ without coming to the barrier, and JAX ends its peers.
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -127,7 +128,7 @@ class Checkpoints:
         return None if found < 0 else found
 
     def _newest(self, report: Callable[[str], None]) -> int:
-        _remove([*self.folder.glob(".*.partial*"), *self.folder.glob(".*.old")])
+        remove([*self.folder.glob(".*.partial*"), *self.folder.glob(".*.old")])
         for step in reversed(steps(self.folder)):
             damage = check(self.folder / str(step))
             if damage is None:
@@ -157,7 +158,7 @@ class Checkpoints:
         """Makes room for a save; True where that step is saved already."""
         if (self.folder / str(step)).exists():
             return True
-        _remove(partial.parent.glob(f"{partial.name}*"))
+        remove(partial.parent.glob(f"{partial.name}*"))
         self.folder.mkdir(parents=True, exist_ok=True)
         return False
 
@@ -172,8 +173,7 @@ class Checkpoints:
         try:
             self._checkpointer.wait_until_finished()
             if is_lead():
-                content = {"step": step, "meta": meta, "sha256": _hashes(partial)}
-                rundir.write_json(partial / MANIFEST, content | {"digest": _digest(content)})
+                seal(partial, step, meta)
                 os.replace(partial, self.folder / str(step))
                 self._prune()
             meet = self._ocp.multihost.get_barrier_sync_fn()
@@ -194,13 +194,19 @@ class Checkpoints:
         if not full:
             return error
         if is_lead():
-            _remove(partial.parent.glob(f"{partial.name}*"))
+            remove(partial.parent.glob(f"{partial.name}*"))
         return UserError(f"{self.folder}: the disk is full, the checkpoint was not saved; make room and start the same command again")
 
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint in `folder`, ascending."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
+
+
+def seal(checkpoint: Path, step: int, meta: dict[str, Any]) -> None:
+    """Writes the manifest of a checkpoint whose arrays are on disk: the hashes that `check` compares."""
+    content = {"step": step, "meta": meta, "sha256": _hashes(checkpoint)}
+    rundir.write_json(checkpoint / MANIFEST, content | {"digest": _digest(content)})
 
 
 def check(checkpoint: Path) -> str | None:
@@ -219,39 +225,72 @@ def check(checkpoint: Path) -> str | None:
     return None
 
 
-def restore_params(folder: str | Path, step: int | None = None, item: str = "params") -> Tree:
-    """The params of a checkpoint (default: the newest) as a nested dict of numpy arrays; UserError where none is there or it is damaged.
+class Saved:
+    """The weights of one checkpoint (default: the newest), read one by one; UserError where none is there or, on reading, it is damaged.
 
-    `item="ema"` reads the average of the weights, and from the params those weights that were frozen and so have none.
+    `item="ema"` stands for the average of the weights, and for the params of those weights that were frozen and so have none.
     """
-    folder = Path(folder).absolute()
-    found = steps(folder)
-    if not found or (step is not None and step not in found):
-        raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}; its steps are {found or 'none'}")
-    chosen = folder / str(found[-1] if step is None else step)
-    if damage := check(chosen):
-        raise UserError(f"the checkpoint {chosen} is damaged ({damage}); start the training again, it goes on from the one before")
-    if not (chosen / item).is_dir():
-        items = sorted(path.name for path in chosen.iterdir() if path.is_dir())
-        remedy = ": it was trained without optimizer.ema" if item == "ema" else ""
-        raise UserError(f"the checkpoint {chosen} has no {item}{remedy}; it has {', '.join(items)}")
-    return _read(chosen, "params") if item == "params" else _laid_over(_read(chosen, "params"), _read(chosen, item))
+
+    def __init__(self, folder: str | Path, step: int | None = None, item: str = "params") -> None:
+        folder = Path(folder).absolute()
+        found = steps(folder)
+        if not found or (step is not None and step not in found):
+            raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}; its steps are {found or 'none'}")
+        self.step = found[-1] if step is None else step
+        self.folder = folder / str(self.step)
+        if not (self.folder / item).is_dir():
+            items = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+            remedy = ": it was trained without optimizer.ema" if item == "ema" else ""
+            raise UserError(f"the checkpoint {self.folder} has no {item}{remedy}; it has {', '.join(items)}")
+        self._items = dict.fromkeys((item, "params"))  # what the first lacks is in the second
+
+    @functools.cached_property
+    def _found(self) -> dict[tuple[str, ...], tuple[str, Any]]:
+        """The item that has each weight, and what Orbax knows of it."""
+        import orbax.checkpoint as ocp
+
+        found: dict[tuple[str, ...], tuple[str, Any]] = {}
+        for item in self._items:
+            try:
+                tree = ocp.PyTreeCheckpointHandler().metadata(self.folder / item).tree
+            except Exception:
+                self._check()
+                raise
+            for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                found.setdefault(tuple(key.key for key in keys), (item, leaf))
+        return found
+
+    @functools.cache  # noqa: B019 - one hashing of all files a checkpoint
+    def _check(self) -> None:
+        if damage := check(self.folder):
+            raise UserError(f"the checkpoint {self.folder} is damaged ({damage}); start the training again, it goes on from the one before")
+
+    @property
+    def weights(self) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+        """The shape and dtype of each weight by its path."""
+        return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, (_, leaf) in self._found.items()}
+
+    def read(self, path: tuple[str, ...]) -> np.ndarray:
+        """One weight."""
+        import orbax.checkpoint as ocp
+
+        self._check()
+        item, leaf = self._found[path]
+        wanted = functools.reduce(lambda below, key: {key: below}, reversed(path), leaf)
+        whole = functools.reduce(lambda below, key: {key: below}, reversed(path), ocp.RestoreArgs(restore_type=np.ndarray))
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True)
+        restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
+        return functools.reduce(lambda tree, key: tree[key], path, restored)
 
 
-def _read(checkpoint: Path, item: str) -> Tree:
-    import orbax.checkpoint as ocp
-
-    handler = ocp.PyTreeCheckpointHandler()
-    tree = handler.metadata(checkpoint / item).tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return handler.restore(checkpoint / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-
-
-def _laid_over(below: Tree, above: Tree) -> Tree:
-    return {
-        name: value if name not in above else _laid_over(value, above[name]) if isinstance(value, dict) else above[name]
-        for name, value in below.items()
-    }
+def restore_params(folder: str | Path, step: int | None = None, item: str = "params") -> Tree:
+    """Every weight of `Saved`, as a nested dict of numpy arrays."""
+    saved = Saved(folder, step, item)
+    tree: Tree = {}
+    for path in saved.weights:
+        *parents, last = path
+        functools.reduce(lambda below, key: below.setdefault(key, {}), parents, tree)[last] = saved.read(path)
+    return tree
 
 
 def _of_the_lead(answer: Callable[[], int]) -> int:
@@ -261,7 +300,8 @@ def _of_the_lead(answer: Callable[[], int]) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(answer() if is_lead() else 0)))
 
 
-def _remove(folders: Iterable[Path]) -> None:
+def remove(folders: Iterable[Path]) -> None:
+    """Deletes folders, those that are there."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

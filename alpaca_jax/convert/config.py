@@ -10,8 +10,25 @@ class Config:
     """One conversion."""
 
     dir: str
-    source: str  # a training run, a known name, org/name, a local folder or file
-    target: str  # a folder that doesn't exist yet
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    source: str  # a training run or one of its checkpoints, a known name, org/name, a local folder or file
+    target: str  # a folder or file that doesn't exist yet
+    base: str | None = None  # what a LoRA adapter or a weight difference is laid over, or what a difference is taken to
+    to: Literal["huggingface", "gguf", "orbax", "difference"] | None = None  # null: guessed from target
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None  # null: as the source stores it
+    verify: bool = False  # compare the logits of source and result
+    dry_run: bool = False  # say what would be read and written, and stop
+    tokenizer: str | None = None  # where the source has none: a folder or file
     cache: str | None = None  # where fetched models lie; null: ~/.cache/alpaca_jax/models
     license: str | None = None  # of the weights, for the model card: an identifier of the hub such as apache-2.0
+
+    def __post_init__(self) -> None:
+        if self.dtype == "q8_0" and self.kind != "gguf":
+            raise ValueError(f"dtype=q8_0 is of GGUF files, and target={self.target} is to be {self.kind}: give target=NAME.gguf")
+        if self.kind == "difference" and self.base is None:
+            raise ValueError("to=difference needs base=, the model that the source was tuned from")
+
+    @property
+    def kind(self) -> str:
+        """The format of the target."""
+        endings = {".gguf": "gguf", ".orbax": "orbax"}
+        return self.to or next((kind for ending, kind in endings.items() if self.target.endswith(ending)), "huggingface")

@@ -1,87 +1,78 @@
-"""Reads a model of any format and writes it as a Hugging Face folder, which appears whole or not at all."""
+"""Reads a model of any format and writes it in another; the target appears whole or not at all."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from alpaca_jax.config import to_mapping
+from alpaca_jax.convert import outputs, verify
 from alpaca_jax.convert.config import Config
+from alpaca_jax.convert.outputs import RECEIPT, Output, Tensor
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface, names, pretrained
+from alpaca_jax.formats import gguf, pretrained
 from alpaca_jax.formats.config import ModelConfig
-from alpaca_jax.formats.pretrained import Pretrained
-from alpaca_jax.formats.source import sha256
+from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.formats.tensors import abbreviated
 from alpaca_jax.rundir import read_json
 
-RECEIPT = "conversion.json"
 console = Console(stderr=True)
 
 
 def run(config: Config) -> Path:
-    """Returns the folder `config.target`, which holds `config.source` in Hugging Face format; done before from the same weights, it stays.
+    """Returns the target, which holds `config.source` in the format asked for; done before from the same weights, it stays.
 
-    A UserError where the source can't be read or the target holds anything else.
+    A UserError where the source can't be read, the target holds anything else, or `verify` finds another model.
     """
-    model = pretrained.open(ModelConfig(source=config.source, cache=config.cache))
-    target = Path(config.target).expanduser()
-    receipt = {"source": config.source, "fingerprint": model.fingerprint, "dtype": config.dtype, "license": config.license}
-    if _occupied(target, receipt):
-        console.print(f"{target} holds this conversion already")
+    base = None if config.kind == "difference" else config.base
+    model = pretrained.open(ModelConfig(source=config.source, base=base, cache=config.cache, tokenizer=config.tokenizer))
+    output = outputs.plan(config, model)
+    _tell(config, model)
+    if config.dry_run:
+        read = [Tensor(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in model.stored.items()]
+        _show_tensors(f"would be read from {config.source}", read)
+        _show_tensors(f"would be written to {config.target}", output.tensors)
+        return output.path
+    receipt = {"source": config.source, "base": config.base, "identity": model.identity, "kind": config.kind}
+    receipt |= {"dtype": config.dtype or model.dtype, "license": config.license}
+    if _occupied(output.path, receipt):
+        console.print(f"{config.target} holds this conversion already", highlight=False)
     else:
-        with _progress(_tensors(model)) as advance:
-            huggingface.export(
-                target,
-                model.architecture,
-                model.tokenizer,
-                model.read,
-                dtype=config.dtype,
-                eos_ids=model.eos_ids,
-                extra={"README.md": _card(config, model), RECEIPT: huggingface.to_json(receipt)},
-                progress=advance,
-            )
-    _show(target)
-    return target
+        start = time.monotonic()
+        with _progress(len(output.tensors)) as advance:
+            output.write(receipt, advance)
+        seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
+        console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
+    if config.verify:
+        verify.compare(config, model, output.path)
+    _show(output)
+    return output.path
+
+
+def _tell(config: Config, model: Pretrained) -> None:
+    """Says what was taken for what."""
+    a = model.architecture
+    size = f"{a.family}, {a.num_parameters / 1e6:,.1f} M parameters, {model.dtype}"
+    guessed = "" if config.to else "; give to= for another format"
+    told = [f"source: {model.format} ({size})", *model.notes, f"target: {outputs.NAMES[config.kind]}{guessed}"]
+    console.print("\n".join(told), highlight=False, soft_wrap=True)
 
 
 def _occupied(target: Path, receipt: dict[str, Any]) -> bool:
     """Whether `target` is this very conversion; a UserError where it is something else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    if (target / RECEIPT).is_file():
-        there = read_json(target / RECEIPT)
-        if there == receipt:
-            return True
-        differing = ", ".join(f"{key} ({there.get(key)} there, {value} now)" for key, value in receipt.items() if there.get(key) != value)
-        raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete that folder")
-    raise UserError(f"target={target} is {'not empty' if target.is_dir() else 'a file'}; give a folder that does not exist yet")
-
-
-def _tensors(model: Pretrained) -> int:
-    return sum(len(weight.tensors("huggingface")) for weight in names.weights(model.architecture).values())
-
-
-def _card(config: Config, model: Pretrained) -> str:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
-    tokenizer = model.tokenizer
-    question = [{"role": "user", "content": "Give three tips for staying healthy."}]
-    return environment.get_template("card.md.jinja").render(
-        target=config.target,
-        license=config.license,
-        source=config.source,
-        origin=model.origin,
-        fingerprint=model.fingerprint,
-        dtype=config.dtype,
-        millions=model.architecture.num_parameters / 1e6,
-        sizes=list(to_mapping(model.architecture).items()),
-        prompt=None if tokenizer.chat_template is None else tokenizer.render_chat(question),
-    )
+    there = gguf.receipt(target) if receipt["kind"] == "gguf" else read_json(target / RECEIPT) if (target / RECEIPT).is_file() else None
+    if there is None:
+        raise UserError(f"target={target} is {'not empty' if target.is_dir() else 'a file'}; give one that does not exist yet")
+    if there == receipt:
+        return True
+    differing = ", ".join(f"{key} ({there.get(key)} there, {value} now)" for key, value in receipt.items() if there.get(key) != value)
+    raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete that one")
 
 
 @contextmanager
@@ -102,11 +93,28 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
         yield advance
 
 
-def _show(target: Path) -> None:
-    table = Table("file", "MB", "sha256", title=str(target), title_justify="left")
-    table.columns[1].justify = "right"
-    table.columns[2].overflow = "fold"
-    for file in sorted(path for path in target.iterdir() if path.is_file()):
-        table.add_row(file.name, f"{file.stat().st_size / 1e6:,.3f}", sha256(file))
+def _show_tensors(title: str, tensors: Iterable[Tensor]) -> None:
+    """Prints a row for each tensor, one for all layers of the same."""
+    table = Table("tensor", "shape", "dtype", "MB", title=title, title_justify="left")
+    table.columns[3].justify = "right"
+    tensors = list(tensors)
+    grouped: dict[tuple[str, ...], list[Tensor]] = {}
+    for tensor in tensors:
+        pattern = ".".join("*" if part.isdigit() else part for part in tensor.name.split("."))
+        grouped.setdefault((pattern, str(tensor.shape), tensor.dtype), []).append(tensor)
+    for (_, _, dtype), group in grouped.items():
+        (name,) = abbreviated(tensor.name for tensor in group)
+        table.add_row(name, " x ".join(map(str, group[0].shape)), dtype, f"{sum(tensor.nbytes for tensor in group) / 1e6:,.3f}")
+    table.add_section()
+    table.add_row(f"{len(tensors):,} tensors", "", "", f"{sum(tensor.nbytes for tensor in tensors) / 1e6:,.3f}")
     Console().print(table)
-    console.print(f"chat with it: alpaca-jax serve model.source={target}", highlight=False, soft_wrap=True)
+
+
+def _show(output: Output) -> None:
+    table = Table("file", "MB", title=str(output.path), title_justify="left")
+    table.columns[1].justify = "right"
+    files = [output.path] if output.path.is_file() else sorted(path for path in output.path.iterdir() if path.is_file())
+    for file in files:
+        table.add_row(file.name, f"{file.stat().st_size / 1e6:,.3f}")
+    Console().print(table)
+    console.print(f"chat with it: alpaca-jax serve model.source={output.path}", highlight=False, soft_wrap=True)

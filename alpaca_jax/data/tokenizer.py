@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alpaca_jax.data import tokenizer_tiktoken
 from alpaca_jax.data.tokenizer_backends import Backend, Json, SentencePiece
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_atomic
@@ -27,7 +28,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Returns the tokenizer in a folder (or a tokenizer.json or SentencePiece .model file); a UserError where it can't be read."""
+        """Returns the tokenizer in a folder (or a tokenizer.json, SentencePiece or tiktoken file); a UserError where it can't be read."""
         path = Path(path)
         folder = path if path.is_dir() else path.parent
         backend = _backend(path)
@@ -149,15 +150,19 @@ class TextStream:
 def _backend(path: Path) -> Backend:
     if path.is_file():
         return _read_backend(path)
-    found = [_read_backend(file) for name in ("tokenizer.model", "tokenizer.json") if (file := path / name).is_file()]
+    found = [_read_backend(file) for name in ("tokenizer.json", "tokenizer.model") if (file := path / name).is_file()]
     if not found:
         raise UserError(f"{path} holds no tokenizer: tokenizer.json or tokenizer.model is needed")
-    return max(found, key=lambda backend: backend.vocab_size)  # tokens added later are in tokenizer.json only
+    # Tokens added later are in tokenizer.json only.
+    return max(found, key=lambda backend: (backend.vocab_size, isinstance(backend, SentencePiece)))
 
 
 def _read_backend(file: Path) -> Backend:
     try:
-        return Json(file.read_text(encoding="utf-8")) if file.suffix == ".json" else SentencePiece(file.read_bytes())
+        content = file.read_bytes()
+        if file.suffix == ".json":
+            return Json(content.decode("utf-8"))
+        return Json(*tokenizer_tiktoken.tokenizer_json(content)) if tokenizer_tiktoken.matches(content) else SentencePiece(content)
     except Exception as error:  # both libraries raise bare Exceptions of their own
         raise UserError(f"{file} is not a tokenizer that can be read ({error}); fetch it again") from error
 

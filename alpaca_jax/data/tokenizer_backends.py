@@ -3,7 +3,8 @@
 import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from alpaca_jax.errors import UserError
@@ -42,12 +43,11 @@ class Backend(Protocol):
 
 
 class Json:
-    """A tokenizer.json of the `tokenizers` package."""
+    """A tokenizer.json of the `tokenizers` package, or one made of another file that `declared` ids."""
 
-    declared: dict[str, int] = {}
-
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, declared: Mapping[str, int] = MappingProxyType({})) -> None:
         self._text = text
+        self.declared = dict(declared)
         self._variant = functools.cache(self._make)  # by start and special: four at most
         self._main = self._variant(True, True)
         added = self._main.get_added_tokens_decoder()

@@ -140,12 +140,12 @@ class Engine:
     def _independent(self, pending: list[int]) -> list[int]:
         """Those of the pending rows that have nothing to gain from waiting until another has read what both begin with.
 
-        A row that begins as an earlier reader did takes over what that has in the cache.
+        A row that begins as an earlier reader did takes over what that has in the cache, if prompts of their lengths are rotated alike.
         """
         chosen: list[int] = []
         for row in pending:
             generation = self._live[row]
-            others = [(_common(generation.prompt, other.prompt), index) for index, other in enumerate(self._live) if index != row]
+            others = [(self._shared(generation, other), index) for index, other in enumerate(self._live) if index != row]
             done, source = max(((min(same, self._live[index].cached), index) for same, index in others), default=(0, row))
             if done >= generation.cached + SHARED:
                 self._copy(source, row)
@@ -154,6 +154,11 @@ class Engine:
             if generation.unread and gain < generation.cached + SHARED:
                 chosen.append(row)
         return chosen
+
+    def _shared(self, one: Generation, other: Generation) -> int:
+        """How many tokens of two prompts have the same keys and values."""
+        alike = rope.alike(self.architecture, len(one.prompt), len(other.prompt))
+        return _common(one.prompt, other.prompt) if alike else 0
 
     def _prefill(self, chosen: list[int]) -> None:
         """Reads the next piece of the prompts of some of the rows."""
@@ -164,7 +169,7 @@ class Engine:
         if size == LONG[1]:
             chosen = [row for row in chosen if len(self._live[row].unread) >= size]
         chosen = chosen[:several]
-        ids, starts = np.zeros((several, size), np.int32), np.zeros(several, np.int32)
+        ids, starts, lengths = np.zeros((several, size), np.int32), np.zeros(several, np.int32), np.ones(several, np.int32)
         take, put = np.zeros(several, np.int32), np.full(several, self._rows, np.int32)  # rows that only fill up are dropped
         take[: len(chosen)] = put[: len(chosen)] = chosen
         for index, row in enumerate(chosen):
@@ -172,8 +177,9 @@ class Engine:
             piece = generation.unread[:size]
             ids[index, : len(piece)], starts[index] = piece, generation.cached
             generation.cached += len(piece)
+            lengths[index] = len(generation.prompt)
         starts, take, put = jnp.asarray(starts), jnp.asarray(take), jnp.asarray(put)
-        x_MD, at = _embed(self.architecture, self._weights.embed_VD, ids, starts)
+        x_MD, at = _embed(self.architecture, self._weights.embed_VD, ids, starts, lengths)
         for index, weights in enumerate(self._weights.layers):
             own = layer.take(self._caches[index], take)
             own, x_MD = layer.prefill(self.architecture, weights, own, x_MD, starts, at)
@@ -227,10 +233,17 @@ class Chosen(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(a: Architecture, embed_VD: jax.Array, ids_RT: jax.Array, starts_R: jax.Array) -> tuple[jax.Array, rope.Angles]:
-    """What the first layer reads: the tokens' embeddings [R * T, D], and the rotations of their positions."""
-    positions_RT = starts_R[:, None] + jnp.arange(ids_RT.shape[1])
-    return embed_VD[ids_RT.reshape(-1)], rope.angles(positions_RT.reshape(-1, 1), a.head_dim, a.rope_theta)
+def _embed(
+    a: Architecture, embed_VD: jax.Array, ids_RT: jax.Array, starts_R: jax.Array, lengths_R: jax.Array | None = None
+) -> tuple[jax.Array, rope.Angles]:
+    """What the first layer reads: the tokens' embeddings [R * T, D], and the rotations of their positions.
+
+    RoPE's scaling may go by the length of the text: of the prompt while it is read, and up to each token while decoding (None).
+    """
+    tokens = ids_RT.shape[1]
+    positions_RT = starts_R[:, None] + jnp.arange(tokens)
+    lengths_M = None if lengths_R is None else jnp.repeat(lengths_R, tokens)
+    return embed_VD[ids_RT.reshape(-1)], rope.angles(positions_RT.reshape(-1, 1), a, lengths_M)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

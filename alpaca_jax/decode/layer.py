@@ -95,7 +95,7 @@ def _decode(
     q_RN1GK = q_RHK.reshape(rows_R, kv_heads, 1, -1, head_dim) * head_dim**-0.5
     q_RNCGK = jnp.broadcast_to(q_RN1GK, (rows_R, kv_heads, pages, q_RN1GK.shape[3], head_dim))
     scores_RNCGP = jnp.einsum("rncgk,rnckp->rncgp", q_RNCGK, keys, preferred_element_type=jnp.float32)
-    seen_RCP = (jnp.arange(pages * PAGE) <= positions_R[:, None]).reshape(rows_R, pages, PAGE)
+    seen_RCP = _seen(architecture, weights, pages * PAGE, positions_R[:, None]).reshape(rows_R, pages, PAGE)
     scores_RNCGP = jnp.where(seen_RCP[:, None, :, None], scores_RNCGP, -jnp.inf)
     shares_RNCGP = jnp.exp(scores_RNCGP - jnp.max(scores_RNCGP, axis=(2, 4), keepdims=True))
     total_RNG = jnp.sum(shares_RNCGP, axis=(2, 4))
@@ -121,7 +121,7 @@ def prefill(
     scores_RNMS = jnp.einsum("rnmk,rnsk->rnms", q_RNMK, keys_RNSK, preferred_element_type=jnp.float32)
     scores_RNGTS = scores_RNMS.reshape(*q_RNGTK.shape[:4], -1)
     positions_RT = starts_R[:, None] + jnp.arange(tokens)
-    seen_RTS = jnp.arange(pages * PAGE) <= positions_RT[:, :, None]
+    seen_RTS = _seen(architecture, weights, pages * PAGE, positions_RT[:, :, None])
     shares_RNGTS = jax.nn.softmax(jnp.where(seen_RTS[:, None, None], scores_RNGTS, -jnp.inf), axis=-1)
     mixed_RNMK = jnp.einsum("rnms,rnsk->rnmk", shares_RNGTS.reshape(scores_RNMS.shape).astype(x_MD.dtype), values_RNSK)
     mixed_RTNGK = mixed_RNMK.reshape(q_RNGTK.shape).transpose(0, 3, 1, 2, 4)
@@ -129,16 +129,32 @@ def prefill(
     return Cache(keys_RNCKP, values_RNSK), _finish(architecture, weights, x_MD, mixed_RTNGK.reshape(x_MD.shape[0], -1))
 
 
+def _seen(a: Architecture, weights: LayerWeights, length: int, positions: jax.Array) -> jax.Array:
+    """bool [..., S]: which places of a cache of `length` the tokens at `positions` [..., 1] look at."""
+    places_S = jnp.arange(length)
+    seen = places_S <= positions
+    if not a.sliding or a.sliding_window is None or length <= a.sliding_window:
+        return seen
+    near = places_S > positions - a.sliding_window
+    return seen & (near if weights.switches.slides is None else near | ~weights.switches.slides)
+
+
 def _heads(a: Architecture, weights: LayerWeights, x_TD: jax.Array, at: rope.Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated queries [T, H, K], rotated keys and values [T, N, K]."""
     normed_TD = rms_norm(x_TD, weights.attention_norm, a.norm_eps)
-    joint = project(weights.qkv, normed_TD).reshape(x_TD.shape[0], -1, a.head_dim)
-    rotated = rope.rotate(joint[:, None, : a.num_heads + a.num_kv_heads], at)[:, 0]
-    return rotated[:, : a.num_heads], rotated[:, a.num_heads :], joint[:, a.num_heads + a.num_kv_heads :]
+    joint = project(weights.qkv, normed_TD)
+    joint = joint if weights.qkv_bias is None else joint + weights.qkv_bias
+    joint = joint.reshape(x_TD.shape[0], -1, a.head_dim)
+    turned = joint[:, : a.num_heads + a.num_kv_heads]
+    turned = turned if weights.qk_norm is None else rms_norm(turned, weights.qk_norm, a.norm_eps)
+    at = at if weights.switches.turns is None else rope.only_if(weights.switches.turns, at)
+    turned = rope.rotate(turned[:, None], at)[:, 0]
+    return turned[:, : a.num_heads], turned[:, a.num_heads :], joint[:, a.num_heads + a.num_kv_heads :]
 
 
 def _finish(a: Architecture, weights: LayerWeights, x_TD: jax.Array, mixed: jax.Array) -> jax.Array:
     """The attention's output projection and the MLP, both added to the residual stream [T, D]."""
     x_TD = x_TD + project(weights.out, mixed)
+    x_TD = x_TD if weights.out_bias is None else x_TD + weights.out_bias
     gate_TF, up_TF = jnp.split(project(weights.gate_up, rms_norm(x_TD, weights.mlp_norm, a.norm_eps)), 2, axis=1)
     return x_TD + project(weights.down, jax.nn.silu(gate_TF) * up_TF)

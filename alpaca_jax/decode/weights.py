@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
 Params = dict[str, Any]
@@ -20,6 +21,11 @@ class LayerWeights(NamedTuple):
     mlp_norm: jax.Array  # [D]
     gate_up: jax.Array  # [2F, D]
     down: jax.Array  # [D, F]
+    switches: llama.Switches  # scalars
+    # None where the architecture has none:
+    qkv_bias: jax.Array | None = None  # [(H + 2N) * K]
+    out_bias: jax.Array | None = None  # [D]
+    qk_norm: jax.Array | None = None  # [H + N, K]
 
 
 class Weights(NamedTuple):
@@ -37,16 +43,20 @@ def prepare(architecture: Architecture, params: Params, dtype: Any = None) -> We
     trim = jax.jit(lambda table_VD: table_VD[: architecture.vocab_size].astype(dtype))
     embed_VD = trim(params["embed"]["weight"])
     head_VD = trim(params["head"]["weight"]) if "head" in params else embed_VD
-    layers = [_layer(params["layers"], index, dtype) for index in range(architecture.num_layers)]
+    switches = llama.switches(architecture, architecture.max_positions)
+    layers = [_layer(architecture, params["layers"], switches, index, dtype) for index in range(architecture.num_layers)]
     return Weights(embed_VD, layers, params["norm"]["scale"].astype(dtype), head_VD)
 
 
-@partial(jax.jit, static_argnames="dtype")
-def _layer(stacked: Params, index: int, dtype: Any) -> LayerWeights:
+@partial(jax.jit, static_argnames=("a", "dtype"))
+def _layer(a: Architecture, stacked: Params, switches: llama.Switches, index: int, dtype: Any) -> LayerWeights:
     layer = jax.tree.map(lambda leaf: leaf[index].astype(dtype), stacked)
     attention, mlp = layer["attention"], layer["mlp"]
     hidden = layer["attention_norm"]["scale"].shape[0]
     rows = [attention[name].reshape(hidden, -1).T for name in ("query", "key", "value")]
+    biases = [attention[f"{name}_bias"].reshape(-1) for name in ("query", "key", "value")] if a.qkv_bias else None
+    norms = ("query_norm", a.num_heads), ("key_norm", a.num_kv_heads)
+    scales = [jnp.broadcast_to(attention[name]["scale"], (heads, a.head_dim)) for name, heads in norms] if a.qk_norm else None
     return LayerWeights(
         attention_norm=layer["attention_norm"]["scale"],
         qkv=jnp.concatenate(rows),
@@ -54,4 +64,8 @@ def _layer(stacked: Params, index: int, dtype: Any) -> LayerWeights:
         mlp_norm=layer["mlp_norm"]["scale"],
         gate_up=jnp.concatenate([mlp["gate"].T, mlp["up"].T]),
         down=mlp["down"].T,
+        switches=jax.tree.map(lambda flags: flags[index], switches),
+        qkv_bias=None if biases is None else jnp.concatenate(biases),
+        out_bias=attention["out_bias"] if a.out_bias else None,
+        qk_norm=None if scales is None else jnp.concatenate(scales),
     )

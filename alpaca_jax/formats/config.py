@@ -11,6 +11,7 @@ class ModelConfig:
     """Which weights, or which sizes to start from at random, and how they are stored and computed with."""
 
     source: str | None = None  # a known name, a hub's ORG/NAME, a local folder or file; null: random weights
+    base: str | None = None  # the model that a LoRA adapter or a weight difference is laid over; null: the one its own file names
     cache: str | None = None  # where fetched models lie; null: ~/.cache/alpaca_jax/models
     keep_layers: int | None = None  # use the first so many layers only
     architecture: Architecture | None = None  # the sizes of random weights

@@ -1,48 +1,111 @@
-"""Reads a GGUF file, quantised or not: a LLaMA's sizes, weights, tokenizer and chat template."""
+"""Reads a GGUF file, quantised or not: a model's sizes, weights, tokenizer and chat template."""
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
-from alpaca_jax.config import parse
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import gguf_tokenizer
-from alpaca_jax.formats.tensors import Read, Tensors
-from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.formats import gguf_header, gguf_rope, gguf_tokenizer
+from alpaca_jax.formats.dtypes import widest
+from alpaca_jax.formats.files import WeightFile
+from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.formats.names import Index, whole
+from alpaca_jax.formats.tensors import Tensors
+
+PLAIN = {
+    GGMLQuantizationType.F32: np.dtype(np.float32),
+    GGMLQuantizationType.F16: np.dtype(np.float16),
+    GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
+}
+_PIECE = 1 << 22  # numbers that are dequantised at a time: the gguf package needs several copies of them
 
 
-@dataclasses.dataclass(frozen=True)
-class GGUF:
-    """An open GGUF file; `read` dequantises one stacked weight as it is asked for."""
+class Stored(NamedTuple):
+    """A tensor and where it lies: `offset` counts bytes from the beginning of the file."""
 
-    architecture: Architecture
-    tokenizer: Tokenizer
-    eos_ids: tuple[int, ...]
-    read: Read
+    offset: int
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    nbytes: int
+
+    @property
+    def dtype(self) -> str:
+        """bfloat16, Q8_0, ..."""
+        return PLAIN[self.kind].name if self.kind in PLAIN else self.kind.name
 
 
-def open(path: Path) -> GGUF:
-    """Returns the LLaMA in a GGUF file; a UserError where it is truncated, damaged or of another architecture."""
+def open(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
+    """Returns the model in a GGUF file (with `tokenizer` where it has none); a UserError where it is damaged or another model.
+
+    Quantised weights are read as float32.
+    """
+    header, stored = _parts(path)
+    _check_kinds(path, stored)
+    file = WeightFile(path)
+    load = lambda name, index: read(file, stored[name], index)  # noqa: E731
     try:
-        reader = _Reader(path)
-        header = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
-    try:
-        architecture = _architecture(header, reader)
-        tokenizer = gguf_tokenizer.build(header)
+        divisors = load(gguf_rope.FACTORS, ()).astype(np.float32) if gguf_rope.FACTORS in stored else None
+        architecture = gguf_header.architecture(header, stored, divisors)
+        if tokenizer is None or "tokenizer.ggml.tokens" in header:
+            tokenizer = gguf_tokenizer.build(header)
     except KeyError as error:
         raise UserError(f"{path}: its header lacks {error.args[0]}; fetch it again, or give another model.source") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(f"{path}: its header makes no sense ({error}); fetch it again") from error
-    return GGUF(architecture, tokenizer, _eos_ids(header, tokenizer), _tensors(path, reader, architecture).reader(architecture))
+    tensors = Tensors(path, "gguf", stored, load, header["general.architecture"] in gguf_header.INTERLEAVED)
+    return Pretrained(
+        architecture=architecture,
+        tokenizer=tokenizer,
+        read=tensors.reader(architecture),
+        eos_ids=gguf_tokenizer.eos_ids(header, tokenizer),
+        source=str(path),
+        files=(path,),
+        format=f"GGUF ({_most(stored)})",
+        dtype=widest([tensor.dtype for tensor in stored.values()]),
+        notes=tensors.notes(architecture),
+    )
+
+
+def read(file: WeightFile, tensor: Stored, index: Index = ()) -> np.ndarray:
+    """Returns the piece `index` of a tensor, float32 where it is quantised; only its rows are read, some at a time."""
+    shape = (1, *tensor.shape)[-2:]  # one dimension is one row
+    rows, columns = whole(index if len(tensor.shape) == 2 else (slice(None), *index), shape)
+    plain = PLAIN.get(tensor.kind)
+    piece = np.empty((rows.stop - rows.start, columns.stop - columns.start), plain or np.float32)
+    row, first = tensor.nbytes // shape[0], tensor.offset + rows.start * (tensor.nbytes // shape[0])
+    if plain is not None and piece.shape[1] == shape[1]:
+        file.fill(first, piece)
+    else:
+        step = max(1, _PIECE // shape[1])
+        for start in range(0, len(piece), step):
+            some = piece[start : start + step]
+            raw = file.read(first + start * row, (len(some), row), np.dtype(np.uint8))
+            some[:] = (raw.view(plain) if plain is not None else dequantize(raw, tensor.kind))[:, columns]
+    return piece if len(tensor.shape) == 2 else piece[0]
+
+
+def _parts(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """The header and where each tensor lies. Nothing of the file stays mapped: the pages that a map touches count as memory."""
+    try:
+        reader = _Reader(path)
+        header = {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
+    return header, {
+        tensor.name: Stored(
+            int(tensor.data_offset), tuple(int(size) for size in reversed(tensor.shape)), tensor.tensor_type, int(tensor.n_bytes)
+        )
+        for tensor in reader.tensors
+    }
 
 
 class _Reader(GGUFReader):
@@ -64,62 +127,21 @@ class _Reader(GGUFReader):
         return self._data[int(offset) : end].view(dtype)
 
 
-def _architecture(header: dict[str, Any], reader: GGUFReader) -> Architecture:
-    family = header["general.architecture"]
-    if family != "llama":
-        raise UserError(f"a model of the architecture {family!r}; only llama is read")
-    if header.get("llama.expert_count"):
-        raise UserError("a mixture of experts; only dense LLaMA models are read")
-    if header.get("llama.rope.scaling.type", "none") != "none" or any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
-        raise UserError("its RoPE frequencies are scaled, which is not supported; give a model with plain RoPE")
-    heads, width = header["llama.attention.head_count"], header["llama.embedding_length"]
-    head_dim = header.get("llama.attention.key_length", width // heads)
-    if header.get("llama.rope.dimension_count", head_dim) != head_dim:
-        raise UserError("RoPE turns only a part of each head, which is not supported; give another model.source")
-    sizes = {
-        "vocab_size": header.get("llama.vocab_size", len(header["tokenizer.ggml.tokens"])),
-        "hidden_size": width,
-        "intermediate_size": header["llama.feed_forward_length"],
-        "num_layers": header["llama.block_count"],
-        "num_heads": heads,
-        "num_kv_heads": header.get("llama.attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "rope_theta": _exact(header.get("llama.rope.freq_base", 10000.0)),
-        "norm_eps": _exact(header["llama.attention.layer_norm_rms_epsilon"]),
-        "max_positions": header["llama.context_length"],
-        "tie_embeddings": all(tensor.name != "output.weight" for tensor in reader.tensors),
-    }
-    return parse(Architecture, sizes)
-
-
-def _exact(value: float) -> float:
-    """The decimal number that was meant by a float32: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
-
-
-def _eos_ids(header: dict[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
-    turn = header.get("tokenizer.ggml.eot_token_id", tokenizer.eos_id)
-    return tuple(dict.fromkeys((tokenizer.eos_id, turn)))
-
-
-def _tensors(path: Path, reader: GGUFReader, architecture: Architecture) -> Tensors:
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-
-    def load(name: str) -> np.ndarray:
-        tensor = tensors[name]
+def _check_kinds(path: Path, stored: Mapping[str, Stored]) -> None:
+    for kind in {tensor.kind for tensor in stored.values()} - set(PLAIN):
         try:
-            weight = dequantize(tensor.data, tensor.tensor_type)
+            with np.errstate(all="ignore"):
+                dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
         except NotImplementedError as error:
-            raise UserError(f"{path}: {name} is stored as {tensor.tensor_type.name}, which the gguf package can't read") from error
-        if name.endswith("attn_q.weight"):
-            return _unpermuted(weight, architecture.num_heads)
-        return _unpermuted(weight, architecture.num_kv_heads) if name.endswith("attn_k.weight") else weight
-
-    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
-    return Tensors(path, "gguf", shapes, load)
+            name = next(name for name, tensor in stored.items() if tensor.kind == kind)
+            raise UserError(
+                f"{path}: {name} is stored as {kind.name}, which the gguf package can't read; give a file of another quantisation"
+            ) from error
 
 
-def _unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
-    # GGUF interleaves the two halves of each head's rows that RoPE turns together; Hugging Face and we keep the halves whole.
-    rows, columns = weight.shape
-    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+def _most(stored: Mapping[str, Stored]) -> str:
+    """What most numbers are stored as."""
+    counts: dict[str, int] = {}
+    for tensor in stored.values():
+        counts[tensor.kind.name] = counts.get(tensor.kind.name, 0) + int(np.prod(tensor.shape))
+    return max(counts, key=lambda kind: counts[kind]) if counts else "no tensors"

@@ -1,6 +1,7 @@
-"""One table of what each weight is called here, in Hugging Face LLaMA checkpoints and in GGUF files, and how its layout differs."""
+"""One table of what each weight is called here, at Hugging Face, in GGUF files and in Meta's, and how its layout differs."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,50 +10,114 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
 Path = tuple[str, ...]
+Index = tuple[slice, ...]
 
 
 class Name(NamedTuple):
     """One weight. `inputs`: how many of our leading axes (behind `layers`) it contracts; None where the layout is the same there.
 
-    Hugging Face stores a linear layer as [outputs, inputs]; ours is [inputs..., outputs...] with heads and head_dim as axes of their own.
+    The others store a linear layer as [outputs, inputs]; ours is [inputs..., outputs...] with heads and head_dim as axes of their own.
+    `paired`: its outputs are heads that RoPE turns; some formats interleave the two halves of each.
     """
 
     path: Path
     huggingface: str
     gguf: str
+    meta: str
     inputs: int | None = None
+    paired: bool = False
 
     @property
     def stacked(self) -> bool:
         """Whether ours holds all layers, and theirs one tensor a layer."""
         return self.path[0] == "layers"
 
-    def to_theirs(self, weight: np.ndarray) -> np.ndarray:
-        """Returns a weight of ours (of one layer) in the layout of Hugging Face; a view."""
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape there of a weight (of one layer) with our `shape`."""
+        if self.inputs is None:
+            return shape
+        rows, columns = math.prod(shape[self.inputs :]), math.prod(shape[: self.inputs])
+        return (rows, columns) if self.inputs else (rows,)
+
+    def to_theirs(self, weight: np.ndarray, interleaved: bool = False) -> np.ndarray:
+        """Returns a weight of ours (of one layer) in the layout of the others; a view, where nothing is `interleaved`."""
         if self.inputs is None:
             return weight
-        rows = int(np.prod(weight.shape[: self.inputs]))
-        return weight.reshape(rows, -1).T
+        theirs = weight.reshape(math.prod(weight.shape[: self.inputs]), -1).T.reshape(self.their_shape(weight.shape))
+        return _swapped(theirs, (weight.shape[-2], 2, -1)) if interleaved and self.paired else theirs
 
-    def to_ours(self, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns a weight of Hugging Face in our layout, where it has the `shape` (of one layer); a view."""
-        return weight if self.inputs is None else weight.T.reshape(shape)
+    def to_ours(self, weight: np.ndarray, shape: tuple[int, ...], interleaved: bool = False) -> np.ndarray:
+        """Returns a weight of theirs in our layout, where it has the `shape` (of one layer); a view, where nothing is `interleaved`."""
+        if self.inputs is None:
+            return weight
+        if interleaved and self.paired:
+            weight = _swapped(weight, (shape[-2], -1, 2))
+        return weight.T.reshape(shape)
+
+    def read(self, load: Callable[[Index], np.ndarray], shape: tuple[int, ...], index: Index = (), interleaved: bool = False) -> np.ndarray:
+        """Returns the piece `index` of a weight (of one layer) with our `shape`; `load` reads the piece of theirs that holds it."""
+        index = whole(index, shape)
+        if self.inputs is None:
+            return load(index)
+        inputs = _cover(shape[: self.inputs], index[: self.inputs])
+        outputs = _cover(shape[self.inputs :], index[self.inputs :])
+        theirs = load((outputs.flat, inputs.flat) if self.inputs else (outputs.flat,))
+        return self.to_ours(theirs, (*inputs.shape, *outputs.shape), interleaved)[(*inputs.rest, *outputs.rest)]
 
 
-_LAYER, _BLOCK = "model.layers.{layer}.", "blk.{layer}."
+def whole(index: Index, shape: tuple[int, ...]) -> Index:
+    """Returns `index` with a start and a stop for each dimension of `shape`."""
+    index = index + (slice(None),) * (len(shape) - len(index))
+    return tuple(slice(*part.indices(size)[:2]) for part, size in zip(index, shape, strict=True))
+
+
+class _Cover(NamedTuple):
+    """Dimensions that lie flattened in a file: the run of them that has all of an index, its shape, and the index into that."""
+
+    flat: slice
+    shape: tuple[int, ...]
+    rest: Index
+
+
+def _cover(shape: tuple[int, ...], index: Index) -> _Cover:
+    if not shape:
+        return _Cover(slice(0, 1), (), ())
+    first, inner = index[0], math.prod(shape[1:])
+    flat = slice(first.start * inner, first.stop * inner)
+    return _Cover(flat, (first.stop - first.start, *shape[1:]), (slice(None), *index[1:]))
+
+
+def _swapped(weight: np.ndarray, heads: tuple[int, int, int]) -> np.ndarray:
+    """Rows seen as [heads, 2, head_dim / 2] or [heads, head_dim / 2, 2], with the last two of these exchanged."""
+    return weight.reshape(*heads, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+_LAYER, _BLOCK, _META = "model.layers.{layer}.", "blk.{layer}.", "layers.{layer}."
+
+
+def _layer(path: str, huggingface: str, gguf: str, meta: str, inputs: int | None = None, paired: bool = False) -> Name:
+    return Name(("layers", *path.split(".")), _LAYER + huggingface, _BLOCK + gguf, _META + meta, inputs, paired)
+
+
 TABLE = (
-    Name(("embed", "weight"), "model.embed_tokens.weight", "token_embd.weight"),
-    Name(("layers", "attention_norm", "scale"), _LAYER + "input_layernorm.weight", _BLOCK + "attn_norm.weight"),
-    Name(("layers", "attention", "query"), _LAYER + "self_attn.q_proj.weight", _BLOCK + "attn_q.weight", 1),
-    Name(("layers", "attention", "key"), _LAYER + "self_attn.k_proj.weight", _BLOCK + "attn_k.weight", 1),
-    Name(("layers", "attention", "value"), _LAYER + "self_attn.v_proj.weight", _BLOCK + "attn_v.weight", 1),
-    Name(("layers", "attention", "out"), _LAYER + "self_attn.o_proj.weight", _BLOCK + "attn_output.weight", 2),
-    Name(("layers", "mlp_norm", "scale"), _LAYER + "post_attention_layernorm.weight", _BLOCK + "ffn_norm.weight"),
-    Name(("layers", "mlp", "gate"), _LAYER + "mlp.gate_proj.weight", _BLOCK + "ffn_gate.weight", 1),
-    Name(("layers", "mlp", "up"), _LAYER + "mlp.up_proj.weight", _BLOCK + "ffn_up.weight", 1),
-    Name(("layers", "mlp", "down"), _LAYER + "mlp.down_proj.weight", _BLOCK + "ffn_down.weight", 1),
-    Name(("norm", "scale"), "model.norm.weight", "output_norm.weight"),
-    Name(("head", "weight"), "lm_head.weight", "output.weight"),
+    Name(("embed", "weight"), "model.embed_tokens.weight", "token_embd.weight", "tok_embeddings.weight"),
+    _layer("attention_norm.scale", "input_layernorm.weight", "attn_norm.weight", "attention_norm.weight"),
+    _layer("attention.query", "self_attn.q_proj.weight", "attn_q.weight", "attention.wq.weight", 1, True),
+    _layer("attention.query_bias", "self_attn.q_proj.bias", "attn_q.bias", "attention.wq.bias", 0, True),
+    _layer("attention.query_norm.scale", "self_attn.q_norm.weight", "attn_q_norm.weight", "attention.q_norm.weight"),
+    _layer("attention.key", "self_attn.k_proj.weight", "attn_k.weight", "attention.wk.weight", 1, True),
+    _layer("attention.key_bias", "self_attn.k_proj.bias", "attn_k.bias", "attention.wk.bias", 0, True),
+    _layer("attention.key_norm.scale", "self_attn.k_norm.weight", "attn_k_norm.weight", "attention.k_norm.weight"),
+    _layer("attention.value", "self_attn.v_proj.weight", "attn_v.weight", "attention.wv.weight", 1),
+    _layer("attention.value_bias", "self_attn.v_proj.bias", "attn_v.bias", "attention.wv.bias", 0),
+    _layer("attention.out", "self_attn.o_proj.weight", "attn_output.weight", "attention.wo.weight", 2),
+    _layer("attention.out_bias", "self_attn.o_proj.bias", "attn_output.bias", "attention.wo.bias"),
+    _layer("mlp_norm.scale", "post_attention_layernorm.weight", "ffn_norm.weight", "ffn_norm.weight"),
+    _layer("mlp.gate", "mlp.gate_proj.weight", "ffn_gate.weight", "feed_forward.w1.weight", 1),
+    _layer("mlp.up", "mlp.up_proj.weight", "ffn_up.weight", "feed_forward.w3.weight", 1),
+    _layer("mlp.down", "mlp.down_proj.weight", "ffn_down.weight", "feed_forward.w2.weight", 1),
+    Name(("norm", "scale"), "model.norm.weight", "output_norm.weight", "norm.weight"),
+    Name(("head", "weight"), "lm_head.weight", "output.weight", "output.weight"),
 )
 
 
@@ -62,16 +127,21 @@ class Weight(NamedTuple):
     name: Name
     shape: tuple[int, ...]
 
-    def tensors(self, scheme: str) -> list[tuple[str, tuple[int, ...]]]:
-        """Returns their tensors of it, one or one a layer: name in `scheme` ("huggingface" or "gguf") and shape."""
-        pattern: str = getattr(self.name, scheme)
-        if not self.name.stacked:
-            return [(pattern, self._their_shape(self.shape))]
-        return [(pattern.format(layer=layer), self._their_shape(self.shape[1:])) for layer in range(self.shape[0])]
+    @property
+    def size(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
 
-    def _their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        inputs = self.name.inputs
-        return shape if inputs is None else (int(np.prod(shape[inputs:])), int(np.prod(shape[:inputs])))
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Our shape of one layer's, or of the whole where it is not stacked."""
+        return self.shape[1:] if self.name.stacked else self.shape
+
+    def tensors(self, scheme: str) -> list[tuple[str, tuple[int, ...]]]:
+        """Returns their tensors of it, one or one a layer: name in `scheme` ("huggingface", "gguf" or "meta") and shape."""
+        pattern: str = getattr(self.name, scheme)
+        layers = range(self.shape[0]) if self.name.stacked else (0,)
+        return [(pattern.format(layer=layer), self.name.their_shape(self.layer_shape)) for layer in layers]
 
 
 def weights(architecture: Architecture) -> dict[Path, Weight]:

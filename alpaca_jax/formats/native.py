@@ -1,10 +1,10 @@
 """Our own training folder: `model/` (architecture and tokenizer) beside `checkpoints/`."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,24 +12,21 @@ from alpaca_jax import checkpoint
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats.names import leaves, weights
-from alpaca_jax.formats.tensors import Read
+from alpaca_jax.formats.dtypes import widest
+from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.formats.names import Index, weights
+from alpaca_jax.formats.tensors import VOCABULARY, Read
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.rundir import read_json, write_json
 
 FILE = "architecture.json"
+Place = tuple[Path, int | None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A training folder, its newest checkpoint read at the first `read`; `files` are those of that checkpoint."""
-
-    architecture: Architecture
-    tokenizer: Tokenizer
-    eos_ids: tuple[int, ...]
-    read: Read
-    files: tuple[Path, ...]
-    origin: str | None
+class _Stored(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
 
 
 def write(
@@ -46,48 +43,60 @@ def write(
     write_json(folder / FILE, {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source})
 
 
-def find(path: Path) -> Path | None:
-    """Returns the training folder that `path` is, or (a run's folder) has as `train/`; None where there is none."""
-    return next((folder for folder in (path, path / "train") if (folder / "model" / FILE).is_file()), None)
+def find(path: Path) -> Place | None:
+    """Returns the training folder that `path` is, or (a run's folder) has as `train/`, or whose checkpoint it is, and the step of that."""
+    for folder in (path, path / "train"):
+        if (folder / "model" / FILE).is_file():
+            return folder, None
+    if path.name.isdigit() and path.parent.name == "checkpoints" and (path.parent.parent / "model" / FILE).is_file():
+        return path.parent.parent, int(path.name)
+    return None
 
 
-def open(folder: Path, item: str = "params") -> Trained:
-    """Returns the newest checkpoint of the training folder `folder`, its params or their average (`ema`).
+def open(place: Place, item: str = "params") -> Pretrained:
+    """Returns a checkpoint (the newest where the step is None) of a training folder, its params or their average (`ema`).
 
     A UserError where there is none or its parts don't fit together.
     """
+    folder, step = place
     content = read_json(folder / "model" / FILE)
     if not isinstance(content, dict) or "architecture" not in content:
         raise UserError(f"{folder / 'model' / FILE} was not written by a training run: its key `architecture` is lacking")
     architecture = parse(Architecture, content["architecture"], where=str(folder / "model" / FILE))
     tokenizer = Tokenizer.load(folder / "model")
-    checkpoints = folder / "checkpoints"
-    steps = checkpoint.steps(checkpoints)
-    if not steps:
-        raise UserError(f"{checkpoints} has no checkpoint yet: start the training again and let it save one")
-    manifest = checkpoints / str(steps[-1]) / checkpoint.MANIFEST  # it has the sha256 of every other file of the checkpoint
-    eos_ids = tuple(content.get("eos_ids") or (tokenizer.eos_id,))
-    return Trained(
-        architecture, tokenizer, eos_ids, _reader(checkpoints, steps[-1], item, architecture), (manifest,), content.get("source")
+    if not checkpoint.steps(folder / "checkpoints"):
+        raise UserError(f"{folder / 'checkpoints'} has no checkpoint yet: start the training again and let it save one")
+    saved = checkpoint.Saved(folder / "checkpoints", step, item)
+    stored = {".".join(path): _Stored(leaf.shape, leaf.dtype.name, leaf.size * leaf.dtype.itemsize) for path, leaf in saved.weights.items()}
+    return Pretrained(
+        architecture=architecture,
+        tokenizer=tokenizer,
+        read=_reader(saved, architecture),
+        eos_ids=tuple(content.get("eos_ids") or (tokenizer.eos_id,)),
+        source=str(saved.folder),
+        files=(saved.folder / checkpoint.MANIFEST,),  # it has the sha256 of every other file of the checkpoint
+        format=f"Orbax checkpoint of step {saved.step}{' (averaged weights)' if item == 'ema' else ''}",
+        dtype=widest([tensor.dtype for tensor in stored.values()]),
+        stored=stored,
+        origin=content.get("source"),
     )
 
 
-def _reader(checkpoints: Path, step: int, item: str, architecture: Architecture) -> Read:
+def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:
     known = weights(architecture)
 
-    @functools.cache
-    def restored() -> dict[tuple[str, ...], np.ndarray]:
-        return dict(leaves(checkpoint.restore_params(checkpoints, step, item)))
+    @functools.lru_cache(maxsize=1)  # layers of one weight are asked for one after the other
+    def whole(path: tuple[str, ...]) -> np.ndarray:
+        return saved.read(path)
 
-    def read(path: tuple[str, ...]) -> np.ndarray:
-        shape, weight = known[path].shape, restored().get(path)
-        if weight is not None and path[0] in ("embed", "head"):
-            weight = weight[: architecture.vocab_size]  # stored with more rows, where a mesh has to divide them
-        if weight is None or weight.shape != shape:
-            found = "is missing" if weight is None else f"has the shape {weight.shape}"
-            raise UserError(
-                f"{checkpoints / str(step)}: {'.'.join(path)} {found}, the architecture asks for {shape}; give another model.source"
-            )
-        return weight
+    def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
+        shape = known[path].shape
+        found = saved.weights[path].shape if path in saved.weights else None
+        if found is not None and path in VOCABULARY:
+            found = (min(found[0], shape[0]), *found[1:])  # stored with more rows, where a mesh has to divide them
+        if found != shape:
+            state = "is missing" if found is None else f"has the shape {found}"
+            raise UserError(f"{saved.folder}: {'.'.join(path)} {state}, the architecture asks for {shape}; give another model.source")
+        return whole(path)[: shape[0]][index]
 
     return read

@@ -1,70 +1,166 @@
-"""The tensors of a checkpoint in the layout of Hugging Face, one or one a layer, read as our stacked weights."""
+"""The tensors of another project's checkpoint, one or one a layer, read as pieces of our stacked weights."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats.names import Weight, weights
+from alpaca_jax.formats.names import Index, Weight, weights, whole
 from alpaca_jax.model.architecture import Architecture
 
-Read = Callable[[tuple[str, ...]], np.ndarray]
+VOCABULARY = (("embed", "weight"), ("head", "weight"))
+
+
+class Read(Protocol):
+    """Gives a weight by our path in the dtype it is stored in, all its layers stacked, or the piece of it that `index` names."""
+
+    def __call__(self, path: tuple[str, ...], index: Index = ()) -> np.ndarray: ...
+
+
+def held(params: Mapping[tuple[str, ...], np.ndarray]) -> Read:
+    """Returns what reads weights that are in memory."""
+
+    def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
+        return params[path][index]
+
+    return read
+
+
+def nested(params: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Returns weights by path as nested params."""
+    tree: dict[str, Any] = {}
+    for (*parents, last), weight in params.items():
+        functools.reduce(lambda below, key: below.setdefault(key, {}), parents, tree)[last] = weight
+    return tree
+
+
+class Stored(Protocol):
+    """What is known of a tensor before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str:
+        """Its name: bfloat16, Q8_0, ..."""
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """What a file or folder holds: `shapes` by name in `scheme` ("huggingface" or "gguf"); `load` reads one of them."""
+    """What a file or folder holds, by name in `scheme` ("huggingface", "gguf" or "meta"); `load(name, index)` reads a piece of one.
+
+    `interleaved`: the two halves of a head that RoPE turns together lie interleaved in the rows of queries and keys.
+    """
 
     where: Path
     scheme: str
-    shapes: dict[str, tuple[int, ...]]
-    load: Callable[[str], np.ndarray]
+    stored: Mapping[str, Stored]
+    load: Callable[[str, Index], np.ndarray]
+    interleaved: bool = False
 
     def reader(self, architecture: Architecture) -> Read:
-        """Returns what reads a weight by our path, all its layers stacked; a UserError where they are of another `architecture`."""
+        """Returns what reads a weight by our path; a UserError names every tensor that is missing, unknown or of another size."""
         known = weights(architecture)
         self._check(architecture, known)
-        return lambda path: self._stacked(known[path])
 
-    def _stacked(self, weight: Weight) -> np.ndarray:
-        parts = [name for name, _ in weight.tensors(self.scheme)]
-        if not weight.name.stacked:
-            return weight.name.to_ours(self.load(parts[0]), weight.shape)
+        def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
+            return self._piece(known[path], whole(index, known[path].shape))
+
+        return read
+
+    def notes(self, architecture: Architecture) -> tuple[str, ...]:
+        """Returns in words what of the file is left out on purpose."""
+        told = []
+        for path in VOCABULARY:
+            if (weight := weights(architecture).get(path)) is not None:
+                name = weight.tensors(self.scheme)[0][0]
+                rows = self.stored[name].shape[0]
+                if rows > architecture.vocab_size:
+                    told.append(f"{name} has {rows:,} rows, {rows - architecture.vocab_size:,} of them padding, which is left out")
+        if architecture.tie_embeddings and (name := self._second_table()) is not None:
+            told.append(f"{name} is stored besides the embedding it is tied to, and left out")
+        return tuple(told)
+
+    def _piece(self, weight: Weight, index: Index) -> np.ndarray:
+        name, shape = weight.name, weight.layer_shape
+        parts = [part for part, _ in weight.tensors(self.scheme)]
+        if not name.stacked:
+            return name.read(lambda theirs: self.load(parts[0], theirs), shape, index, self.interleaved)
         stacked = None
-        for layer, part in enumerate(parts):
-            one = weight.name.to_ours(self.load(part), weight.shape[1:])
+        chosen = parts[index[0]]
+        for layer, part in enumerate(chosen):
+            one = name.read(lambda theirs, part=part: self.load(part, theirs), shape, index[1:], self.interleaved)  # type: ignore[misc]
+            if len(chosen) == 1:
+                return one[None]
             if stacked is None:
-                stacked = np.empty(weight.shape, one.dtype)
+                stacked = np.empty((len(chosen), *one.shape), one.dtype)
             stacked[layer] = one
-        assert stacked is not None
+        assert stacked is not None, index
         return stacked
 
+    def _second_table(self) -> str | None:
+        """The name of an output table that is stored though the output is tied to the embedding."""
+        return next((name for name in ("lm_head.weight", "output.weight") if name in self.stored), None)
+
     def _check(self, architecture: Architecture, known: dict[tuple[str, ...], Weight]) -> None:
-        wanted = {name: shape for weight in known.values() for name, shape in weight.tensors(self.scheme)}
+        wanted = {name: (shape, path in VOCABULARY) for path, weight in known.items() for name, shape in weight.tensors(self.scheme)}
         sizes = [
-            f"{name} has the shape {list(self.shapes[name])}, its header asks for {list(shape)}"
-            for name, shape in wanted.items()
-            if name in self.shapes and self.shapes[name] != shape
+            f"{name} has the shape {list(self.stored[name].shape)}, the configuration asks for {list(shape)}"
+            for name, (shape, padded) in wanted.items()
+            if name in self.stored and not _fits(self.stored[name].shape, shape, padded)
         ]
+        unknown = [name for name in self.stored if name not in wanted and not self._ignored(name, architecture)]
         problems = [
-            *_listed("missing", [name for name in wanted if name not in self.shapes]),
-            *_listed("not part of a LLaMA", [name for name in self.shapes if name not in wanted and not _ignored(name, architecture)]),
+            *_listed("missing", abbreviated(name for name in wanted if name not in self.stored)),
+            *_listed(f"no part of a {architecture.family} model of these sizes", abbreviated(unknown)),
             *_listed("of another size", sizes),
         ]
         if problems:
             text = "\n  ".join(problems)
             raise UserError(
-                f"{self.where} does not hold the weights its header describes:\n  {text}\nfetch it again, or give another model.source"
+                f"{self.where} does not hold the weights its configuration describes:\n  {text}\n"
+                "fetch it again, or give another model.source"
             )
 
+    def _ignored(self, name: str, architecture: Architecture) -> bool:
+        # Old checkpoints store RoPE's frequencies, which follow from rope_theta; some store tied embeddings twice.
+        frequencies = name.endswith(("rotary_emb.inv_freq", "rope.freqs")) or name == "rope_freqs.weight"
+        return frequencies or (architecture.tie_embeddings and name == self._second_table())
 
-def _ignored(name: str, architecture: Architecture) -> bool:
-    # Old checkpoints store RoPE's frequencies, which follow from rope_theta; some store tied embeddings twice.
-    return name.endswith("rotary_emb.inv_freq") or (architecture.tie_embeddings and name in ("lm_head.weight", "output.weight"))
+
+def abbreviated(names: Iterable[str]) -> list[str]:
+    """Returns names of tensors with those that differ in their layer only told as one: `blk.{0-2,7}.attn_q.weight`."""
+    layers: dict[str, list[int]] = {}
+    for name in names:
+        number = re.search(r"\.(\d+)\.", name)
+        pattern = name if number is None else f"{name[: number.start(1)]}{{}}{name[number.end(1) :]}"
+        layers.setdefault(pattern, []).extend([] if number is None else [int(number[1])])
+    return [pattern.format(_ranges(found)) if found else pattern for pattern, found in layers.items()]
 
 
-def _listed(what: str, names: list[str], shown: int = 12) -> list[str]:
-    more = f", and {len(names) - shown} more" if len(names) > shown else ""
-    return [f"{what} ({len(names)}): {', '.join(names[:shown])}{more}"] if names else []
+def _ranges(numbers: list[int]) -> str:
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return text if len(numbers) == 1 else f"{{{text}}}"
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...], padded: bool) -> bool:
+    """Whether a tensor has the wanted shape; a `padded` one may have more rows, which are padding of the vocabulary."""
+    return found == wanted or (padded and len(found) == len(wanted) and found[0] > wanted[0] and found[1:] == wanted[1:])
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    return [f"{what}:\n    " + "\n    ".join(names)] if names else []

@@ -1,7 +1,7 @@
 """Causal grouped-query attention over packed rows: a token sees the earlier tokens of its own segment and nothing else.
 
 Queries are taken in blocks, each against the keys up to its own end, so that about half of the products, which a causal mask would throw
-away, are never made. Exact, and the same on every backend.
+away, are never made; where all layers slide, nor are those with keys before a block's window. Exact, and the same on every backend.
 """
 
 import jax
@@ -11,29 +11,35 @@ MOST_BLOCKS = 8  # of a row: with eight of them 9/16 of the square is left, and 
 SMALLEST_BLOCK = 64
 
 
-def visible(segments_BT: jax.Array) -> jax.Array:
-    """bool [B, T, T]: may query t look at key s? Segment 0 marks empty slots, which see only each other."""
+def visible(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
+    """bool [B, T, T]: may query t look at key s? Segment 0 marks empty slots, which see only each other.
+
+    With a `window` (Beltagy et al. 2020, arXiv:2004.05150) a query sees itself and the window - 1 places before it.
+    """
     length = segments_BT.shape[1]
     causal = jnp.tril(jnp.ones((length, length), dtype=bool))
+    if window is not None and window < length:
+        causal &= ~jnp.tril(causal, -window)
     return causal & (segments_BT[:, :, None] == segments_BT[:, None, :])
 
 
-def attend(query_BTHK: jax.Array, key_BTNK: jax.Array, value_BTNK: jax.Array, visible_BTT: jax.Array) -> jax.Array:
-    """Softmax attention [B, T, H, K] in the inputs' dtype with an fp32 softmax; H query heads share N key/value heads in order."""
+def attend(
+    query_BTHK: jax.Array, key_BTNK: jax.Array, value_BTNK: jax.Array, visible_BTT: jax.Array, window: int | None = None
+) -> jax.Array:
+    """Softmax attention [B, T, H, K] in the inputs' dtype with an fp32 softmax; H query heads share N key/value heads in order.
+
+    `window` says that `visible_BTT` shows nothing before it, so that those keys needn't be multiplied.
+    """
     batch, length, heads, head_dim = query_BTHK.shape
     groups = heads // key_BTNK.shape[2]
     query_BNGTK = jnp.moveaxis(query_BTHK.reshape(batch, length, -1, groups, head_dim) * head_dim**-0.5, 1, 3)
     key_BNTK, value_BNTK = (jnp.moveaxis(x_BTNK, 1, 2) for x_BTNK in (key_BTNK, value_BTNK))
     block = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
-    mixed = [
-        _block(
-            query_BNGTK[:, :, :, start : start + block],
-            key_BNTK[:, :, : start + block],
-            value_BNTK[:, :, : start + block],
-            visible_BTT[:, start : start + block, : start + block],
-        )
-        for start in range(0, length, block)
-    ]
+    mixed = []
+    for start in range(0, length, block):
+        first, end = 0 if window is None else max(0, start + 1 - window), start + block
+        keys, values, seen = key_BNTK[:, :, first:end], value_BNTK[:, :, first:end], visible_BTT[:, start:end, first:end]
+        mixed.append(_block(query_BNGTK[:, :, :, start:end], keys, values, seen))
     mixed_BNGTK = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed, axis=3)
     return jnp.moveaxis(mixed_BNGTK, 3, 1).reshape(query_BTHK.shape)
 

@@ -13,10 +13,14 @@ def linear_flops_per_token(architecture: Architecture) -> int:
 
 
 def attention_flops(architecture: Architecture, segment_lengths: np.ndarray) -> float:
-    """Forward FLOP of causal attention inside segments of these lengths: each token multiplies with itself and those before it."""
-    lengths = np.asarray(segment_lengths, dtype=np.float64)
-    pairs = float((lengths * (lengths + 1) / 2).sum())
-    return 4 * architecture.num_layers * architecture.num_heads * architecture.head_dim * pairs
+    """Forward FLOP of causal attention inside segments of these lengths: each token multiplies with itself and those before it.
+
+    Where a layer slides, with those inside its window.
+    """
+    a, lengths = architecture, np.asarray(segment_lengths, dtype=np.float64)
+    triangles = lambda sides: float((sides * (sides + 1) / 2).sum())  # noqa: E731
+    outside = 0.0 if a.sliding_window is None else triangles(np.maximum(lengths - a.sliding_window, 0.0))
+    return 4 * a.num_heads * a.head_dim * (a.num_layers * triangles(lengths) - len(a.sliding) * outside)
 
 
 def train_flops(architecture: Architecture, segment_lengths: np.ndarray) -> float:

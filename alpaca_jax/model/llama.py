@@ -1,4 +1,4 @@
-"""LLaMA (Touvron et al. 2023, arXiv:2302.13971): Flax NNX declares each weight once, `jax.lax.scan` runs the stacked layers.
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971) and its relatives: Flax NNX declares each weight once, `jax.lax.scan` runs the layers.
 
 Inside the package a model is a plain nested dict of arrays (`params`); the NNX modules below exist only to declare and to apply it.
 """
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -36,6 +37,13 @@ def unconstrained(x: jax.Array, axes: Axes) -> jax.Array:
     return x
 
 
+class Switches(NamedTuple):
+    """What only some of the layers do, a bool for each of them; None where they are all alike."""
+
+    turns: jax.Array | None  # whether a layer has RoPE
+    slides: jax.Array | None  # whether it has the window
+
+
 class Context(NamedTuple):
     """What every layer of one forward pass shares."""
 
@@ -43,6 +51,14 @@ class Context(NamedTuple):
     visible_BTT: jax.Array
     compute_dtype: Any
     constrain: Constrain
+    window: int | None = None  # of all layers
+    window_BTT: jax.Array | None = None  # what the layers that slide see, where only some do
+
+    def of_layer(self, own: Switches) -> "Context":
+        """The context of the layer with these switches (scalars)."""
+        at = self.at if own.turns is None else rope.only_if(own.turns, self.at)
+        visible_BTT = self.visible_BTT if own.slides is None else jnp.where(own.slides, self.window_BTT, self.visible_BTT)
+        return self._replace(at=at, visible_BTT=visible_BTT)
 
     def weight(self, param: nnx.Param, *axes: str) -> jax.Array:
         """The weight in the compute dtype, placed as the computation wants it (gathered, where it is stored in shards)."""
@@ -68,6 +84,10 @@ class Declare(NamedTuple):
         """A norm's scale: ones."""
         return nnx.Param(jnp.ones(tuple(axes.values()), self.dtype), logical_axes=tuple(axes))
 
+    def bias(self, **axes: int) -> nnx.Param:
+        """What is added to a product: zeros."""
+        return nnx.Param(jnp.zeros(tuple(axes.values()), self.dtype), logical_axes=tuple(axes))
+
 
 class Norm(nnx.Module):
     def __init__(self, declare: Declare, **axes: int):
@@ -80,16 +100,36 @@ class Attention(nnx.Module):
         self.key = declare.matrix(layers=a.num_layers, embed=a.hidden_size, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
         self.value = declare.matrix(layers=a.num_layers, embed=a.hidden_size, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
         self.out = declare.matrix(layers=a.num_layers, heads=a.num_heads, head_dim=a.head_dim, embed=a.hidden_size)
+        if a.qkv_bias:
+            self.query_bias = declare.bias(layers=a.num_layers, heads=a.num_heads, head_dim=a.head_dim)
+            self.key_bias = declare.bias(layers=a.num_layers, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
+            self.value_bias = declare.bias(layers=a.num_layers, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
+        if a.out_bias:
+            self.out_bias = declare.bias(layers=a.num_layers, embed=a.hidden_size)
+        if a.qk_norm:  # over each head (Henry et al. 2020, arXiv:2010.04245, with RMSNorm)
+            self.query_norm = Norm(declare, layers=a.num_layers, head_dim=a.head_dim)
+            self.key_norm = Norm(declare, layers=a.num_layers, head_dim=a.head_dim)
+        self.has = (a.qkv_bias, a.out_bias, a.qk_norm)
+        self.eps = a.norm_eps
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        qkv_bias, out_bias, qk_norm = self.has
         q_BTHK = to_heads(x_BTD, context.weight(self.query, "embed", "heads", "head_dim"))
         k_BTNK = to_heads(x_BTD, context.weight(self.key, "embed", "kv_heads", "head_dim"))
         v_BTNK = to_heads(x_BTD, context.weight(self.value, "embed", "kv_heads", "head_dim"))
+        if qkv_bias:
+            q_BTHK = q_BTHK + context.weight(self.query_bias, "heads", "head_dim")
+            k_BTNK = k_BTNK + context.weight(self.key_bias, "kv_heads", "head_dim")
+            v_BTNK = v_BTNK + context.weight(self.value_bias, "kv_heads", "head_dim")
+        if qk_norm:
+            q_BTHK = rms_norm(q_BTHK, self.query_norm.scale[...], self.eps)
+            k_BTNK = rms_norm(k_BTNK, self.key_norm.scale[...], self.eps)
         q_BTHK = checkpoint_name(rope.rotate(q_BTHK, context.at), "query")
         k_BTNK = checkpoint_name(rope.rotate(k_BTNK, context.at), "key")
         v_BTNK = checkpoint_name(v_BTNK, "value")
-        mixed_BTHK = checkpoint_name(attention.attend(q_BTHK, k_BTNK, v_BTNK, context.visible_BTT), "mixed")
-        return from_heads(mixed_BTHK, context.weight(self.out, "heads", "head_dim", "embed"))
+        mixed_BTHK = checkpoint_name(attention.attend(q_BTHK, k_BTNK, v_BTNK, context.visible_BTT, context.window), "mixed")
+        out_BTD = from_heads(mixed_BTHK, context.weight(self.out, "heads", "head_dim", "embed"))
+        return out_BTD + context.weight(self.out_bias, "embed") if out_bias else out_BTD
 
 
 class MLP(nnx.Module):
@@ -141,15 +181,16 @@ class Llama(nnx.Module):
             self.head = Table(a, declare, vocab_size)
         self.eps = a.norm_eps
 
-    def __call__(self, tokens_BT: jax.Array, context: Context, remat_policy: str) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array, context: Context, switches: Switches, remat_policy: str) -> jax.Array:
         definition, stacked = nnx.split(self.layers)
 
-        def layer(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(definition, weights)(x_BTD, context), None
+        def layer(x_BTD: jax.Array, own: tuple[nnx.State, Switches]) -> tuple[jax.Array, None]:
+            weights, flags = own
+            return nnx.merge(definition, weights)(x_BTD, context.of_layer(flags)), None
 
         embed_VD = context.constrain(self.embed.weight[...], ("vocab", "embed"))
         x_BTD = context.hidden(embed_VD[tokens_BT].astype(context.compute_dtype))
-        x_BTD, _ = jax.lax.scan(remat.wrap(layer, remat_policy), x_BTD, stacked)
+        x_BTD, _ = jax.lax.scan(remat.wrap(layer, remat_policy), x_BTD, (stacked, switches))
         return rms_norm(x_BTD, self.norm.scale[...], self.eps)
 
 
@@ -170,7 +211,10 @@ def specs(architecture: Architecture, vocab_size: int | None = None, dtype: Any 
 
 
 def init(architecture: Architecture, key: jax.Array, vocab_size: int | None = None, dtype: Any = jnp.float32) -> Params:
-    """Random params as `specs` describes them: matrices normal(0, 0.02), norm scales one. Jit it with shardings to be born sharded."""
+    """Random params as `specs` describes them: matrices normal(0, 0.02), norm scales one, biases zero.
+
+    Jit it with shardings to be born sharded.
+    """
     _, state = nnx.split(_build(architecture, key, vocab_size, dtype))
     return nnx.to_pure_dict(state)
 
@@ -194,9 +238,23 @@ def forward(
     vocab_size = params["embed"]["weight"].shape[0]
     definition, state = nnx.split(_abstract(architecture, vocab_size, params["embed"]["weight"].dtype))
     nnx.replace_by_pure_dict(state, params)
-    at = rope.angles(positions_BT, architecture.head_dim, architecture.rope_theta)
-    context = Context(at, attention.visible(segments_BT), jnp.dtype(compute_dtype), constrain)
-    return nnx.merge(definition, state)(tokens_BT, context, remat)
+    at = rope.angles(positions_BT, architecture, rope.text_lengths(architecture, segments_BT, positions_BT))
+    switched = switches(architecture, segments_BT.shape[1])
+    window = architecture.sliding_window if architecture.sliding else None
+    if switched.slides is None:
+        masks = {"visible_BTT": attention.visible(segments_BT, window), "window": window}
+    else:
+        masks = {"visible_BTT": attention.visible(segments_BT), "window_BTT": attention.visible(segments_BT, window)}
+    context = Context(at=at, compute_dtype=jnp.dtype(compute_dtype), constrain=constrain, **masks)
+    return nnx.merge(definition, state)(tokens_BT, context, switched, remat)
+
+
+def switches(architecture: Architecture, length: int) -> Switches:
+    """What the layers do differently from each other, bool [L], over texts of up to `length` tokens."""
+    a, layers = architecture, np.arange(architecture.num_layers)
+    turns = None if not a.nope_layers else jnp.asarray(~np.isin(layers, a.nope_layers))
+    some_slide = 0 < len(a.sliding) < a.num_layers and length > (a.sliding_window or 0)
+    return Switches(turns, jnp.asarray(np.isin(layers, a.sliding)) if some_slide else None)
 
 
 def output_weight(params: Params) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """`x` [..., D] divided by its root mean square over D and multiplied by `scale` [D]; computed in fp32, returned in x's dtype."""
+    """`x` [..., D] divided by its root mean square over D and multiplied by `scale` (as [D]); computed in fp32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
     return (x32 * inverse * scale.astype(jnp.float32)).astype(x.dtype)

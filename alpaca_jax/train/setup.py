@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from alpaca_jax import hardware
@@ -131,11 +130,6 @@ def _first_state(
         born = jax.jit(lambda key: llama.init(architecture, key, vocab_size, dtype), out_shardings=places.params)
         return states.start(born(jax.random.key(config.seed)), optimizer, places, config.guard)
 
-    def put(path: tuple[str, ...], array: np.ndarray) -> jax.Array:
-        if not np.isfinite(array.astype(np.float32, copy=False).sum(dtype=np.float64)):
-            raise UserError(f"{config.model.source}: the weight {'.'.join(path)} holds NaN or infinities; fetch or convert the model again")
-        place = functools.reduce(lambda tree, name: tree[name], path, places.params)
-        return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
-
-    params = pretrained.load_params(source, config.model.dtype, put=put, stored_vocab=vocab_size)
+    place = lambda path: functools.reduce(lambda tree, name: tree[name], path, places.params)  # noqa: E731
+    params = pretrained.load_params(source, config.model.dtype, place, stored_vocab=vocab_size)
     return states.start(params, optimizer, places, config.guard)

@@ -11,9 +11,10 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from alpaca_jax.trainer.weights import Tree, is_matrix
+
 MUON_RMS = 0.2  # about AdamW's own, so that one learning rate suits both kinds of weights (Liu et al. 2025, arXiv:2502.16982)
 STACKED = "layers"
-Tree = dict[str, Any]
 
 
 def adamw(betas: tuple[float, float], eps: float) -> optax.GradientTransformation:
@@ -44,8 +45,8 @@ def muon(momentum: float, betas: tuple[float, float], eps: float) -> optax.Gradi
 
 
 def _matrix(path: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    """Which dimensions of a stacked weight are the input and the output of its product; None for a norm's scale and outside the layers."""
-    if path[0] != STACKED or path[-1] == "scale":
+    """Which dimensions of a stacked weight are the input and the output of its product; None for a vector and outside the layers."""
+    if path[0] != STACKED or not is_matrix(path[-1]):
         return None
     inputs = {"out": (1, 2)}.get(path[-1], (1,))
     outputs = {"query": (2, 3), "key": (2, 3), "value": (2, 3), "out": (3,)}.get(path[-1], (2,))
@@ -86,8 +87,10 @@ def _each_layer(inner: optax.GradientTransformation) -> optax.GradientTransforma
 def _merged(tree: Tree) -> Tree:
     def merge(path: tuple[str, ...], leaf: Any) -> Any:
         numbers = _matrix(path)
-        if isinstance(leaf, optax.MaskedNode) or numbers is None:
+        if isinstance(leaf, optax.MaskedNode):
             return leaf
+        if numbers is None:
+            return leaf.reshape(leaf.shape[0], -1)  # heads of a bias
         return leaf.reshape(leaf.shape[0], *(math.prod(leaf.shape[dim] for dim in dims) for dims in numbers))
 
     return _by_path(tree, merge)

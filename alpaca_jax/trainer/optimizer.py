@@ -11,7 +11,7 @@ import optax
 from alpaca_jax.config import configclass
 from alpaca_jax.trainer import families
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
-from alpaca_jax.trainer.weights import Tree, split
+from alpaca_jax.trainer.weights import Tree, is_matrix, split
 
 
 @configclass
@@ -23,7 +23,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # of adamw, lion, and of muon's weights that are no layer's matrix
     eps: float = 1e-8  # of adamw and muon
     momentum: float | None = None  # of muon, which needs one (0.95), and of adafactor (null: none, and no memory for it)
-    weight_decay: float = 0.0  # times the learning rate; never of a norm's scale
+    weight_decay: float = 0.0  # times the learning rate; never of a norm's scale or a bias
     clip: float | None = 1.0  # the largest global norm of the gradient
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = 0.03  # share of the steps
@@ -84,7 +84,7 @@ def make(config: OptimizerConfig, steps: int) -> Optimizer:
     parts = [
         None if config.clip is None else optax.clip_by_global_norm(config.clip),
         direction,
-        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix) if config.weight_decay else None,
+        optax.add_decayed_weights(config.weight_decay, mask=_matrices) if config.weight_decay else None,
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
     chain = optax.chain(*(part for part in parts if part is not None))
@@ -113,5 +113,5 @@ def next_average(optimizer: Optimizer, average: Tree | None, weights: Tree) -> T
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new.astype(jnp.float32), average, weights)
 
 
-def _is_matrix(params: Tree) -> Tree:
-    return {name: _is_matrix(value) if isinstance(value, dict) else name != "scale" for name, value in params.items()}
+def _matrices(params: Tree) -> Tree:
+    return {name: _matrices(value) if isinstance(value, dict) else is_matrix(name) for name, value in params.items()}

@@ -21,6 +21,11 @@ def named(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def is_matrix(name: str) -> bool:
+    """Whether the weight with this last name multiplies: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
+    return name != "scale" and not name.endswith("bias")
+
+
 def name_of(path: Sequence[Any]) -> str:
     """The dotted path of the weight that a leaf of an optimizer's state belongs to: the dict keys its own path ends with."""
     keys: list[str] = []

@@ -12,7 +12,8 @@ from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface, names, native, pretrained
+from alpaca_jax.formats import huggingface_export, names, native, pretrained
+from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 
 
@@ -68,8 +69,7 @@ def tiny(tiny_architecture: Any, smollm2: Path, tmp_path: Path) -> Path:
     tokenizer = pretrained.open(smollm2).tokenizer
     tokenizer = tokenizer.with_chat_template(template.get("alpaca", tokenizer).chat_template())
     architecture = dataclasses.replace(tiny_architecture, vocab_size=tokenizer.vocab_size)
-    held = dict(names.leaves(jax.tree.map(np.asarray, llama.init(architecture, jax.random.key(0)))))
-    huggingface.export(tmp_path / "tiny", architecture, tokenizer, held.__getitem__)
+    huggingface_export.export(tmp_path / "tiny", in_memory(architecture, tokenizer, llama.init(architecture, jax.random.key(0))))
     return tmp_path / "tiny"
 
 
@@ -103,27 +103,6 @@ def test_occupied_target(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "hf" / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     convert.run(_config(tiny, tmp_path / "empty"))
-
-
-def test_a_write_that_fails_leaves_nothing(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors import SafetensorError
-
-    def full(*arguments: Any, **keywords: Any) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(huggingface, "save_file", full)
-    with pytest.raises(UserError, match=r"No space left on device.*is the disk full"):
-        convert.run(_config(tiny, tmp_path / "out" / "hf"))
-    assert not list((tmp_path / "out").iterdir())
-
-
-def test_a_killed_conversion_is_cleared_away(tiny: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".hf.partial"
-    left.mkdir()
-    (left / "0.safetensors").write_bytes(b"half")
-    folder = convert.run(_config(tiny, tmp_path / "hf"))
-    assert not left.exists()
-    assert not (folder / "0.safetensors").exists()
 
 
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Two models scored the same way: what is written, what is shown, and what is said when there is nothing to score."""
 
-import functools
 import json
 
 import jax
@@ -14,7 +13,8 @@ from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.run import run
-from alpaca_jax.formats import huggingface
+from alpaca_jax.formats import huggingface_export
+from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
@@ -42,9 +42,7 @@ def models(tmp_path_factory):
     init = jax.jit(lambda key: llama.init(TINY, key))
     for seed in (0, 1):
         params = jax.device_get(init(jax.random.key(seed)))
-        huggingface.export(
-            folder / f"model{seed}", TINY, its_tokenizer, lambda path, params=params: functools.reduce(dict.get, path, params)
-        )
+        huggingface_export.export(folder / f"model{seed}", in_memory(TINY, its_tokenizer, params))
     return folder
 
 

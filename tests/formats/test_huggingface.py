@@ -1,17 +1,27 @@
 """Random tiny models in both directions against `transformers`, and folders that aren't what they should be."""
 
+import dataclasses
+import errno
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface, names, pretrained
+from alpaca_jax.formats import files, huggingface, huggingface_export, names, pretrained
+from alpaca_jax.formats.dtypes import Dtype
+from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.trainer.loss import response_loss
 
@@ -62,7 +72,7 @@ def test_logits_in_both_directions(kind: str, make_llama: Any, tmp_path: Path) -
     expected = _their_logits(theirs, batch["tokens"])
     np.testing.assert_allclose(_logits(model, params, batch), expected, atol=1e-4, rtol=0)
 
-    huggingface.export(tmp_path / "hf", model.architecture, model.tokenizer, model.read, eos_ids=model.eos_ids)
+    huggingface_export.export(tmp_path / "hf", model)
     again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(report.values())
     assert again.dtype == theirs.dtype
@@ -78,8 +88,7 @@ def test_weights_born_here_reach_transformers(make_llama: Any, tmp_path: Path) -
     folder, _ = make_llama()
     model = pretrained.open(folder)
     params = jax.tree.map(lambda w: 3.0 * w, llama.init(model.architecture, jax.random.key(7)))
-    held = dict(names.leaves(jax.tree.map(np.asarray, params)))
-    huggingface.export(tmp_path / "hf", model.architecture, model.tokenizer, held.__getitem__)
+    huggingface_export.export(tmp_path / "hf", in_memory(model.architecture, model.tokenizer, params))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     batch = _inputs()
     np.testing.assert_allclose(_logits(model, params, batch), _their_logits(theirs, batch["tokens"]), atol=1e-4, rtol=0)
@@ -118,7 +127,7 @@ def test_shards_are_read_and_written(make_llama: Any, tmp_path: Path) -> None:
     folder, theirs = make_llama(shard="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
     model = pretrained.open(folder)
-    huggingface.export(tmp_path / "hf", model.architecture, model.tokenizer, model.read, shard_bytes=20_000)
+    huggingface_export.export(tmp_path / "hf", model, shard_bytes=20_000)
     files = sorted(path.name for path in (tmp_path / "hf").glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
     assert len(files) > 2
@@ -129,13 +138,13 @@ def test_shards_are_read_and_written(make_llama: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_as_it_is(dtype: huggingface.Dtype, make_llama: Any, tmp_path: Path) -> None:
+def test_half_precision_stays_as_it_is(dtype: Dtype, make_llama: Any, tmp_path: Path) -> None:
     import torch
     import transformers
 
     folder, theirs = make_llama()
     model = pretrained.open(folder)
-    huggingface.export(tmp_path / "hf", model.architecture, model.tokenizer, model.read, dtype=dtype)
+    huggingface_export.export(tmp_path / "hf", model, dtype=dtype)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert again.dtype == getattr(torch, dtype)
     for name, tensor in theirs.state_dict().items():
@@ -145,11 +154,127 @@ def test_half_precision_stays_as_it_is(dtype: huggingface.Dtype, make_llama: Any
     assert pretrained.load_params(pretrained.open(tmp_path / "hf"), "bfloat16")["norm"]["scale"].dtype == jnp.bfloat16
 
 
-def test_values_too_large_for_a_dtype_leave_nothing_behind(make_llama: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("factor", "message"), [(1e6, "too large for float16"), (np.nan, "NaN or infinities")])
+def test_values_that_are_no_numbers_are_named_and_leave_nothing_behind(
+    factor: float, message: str, make_llama: Any, tmp_path: Path
+) -> None:
     model = pretrained.open(make_llama()[0])
-    with pytest.raises(UserError, match="not finite in float16"):
-        huggingface.export(tmp_path / "hf", model.architecture, model.tokenizer, lambda path: model.read(path) * 1e6, dtype="float16")
+
+    def read(path: names.Path, index: names.Index = ()) -> np.ndarray:
+        weight = model.read(path, index)
+        return weight * np.float32(factor) if path[-1] == "up" and index[0].start == 1 else weight
+
+    with pytest.raises(UserError, match=rf"model\.layers\.1\.mlp\.up_proj\.weight.*{message}"):
+        huggingface_export.export(tmp_path / "hf", dataclasses.replace(model, read=read), dtype="float16")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_export_goes_on_behind_its_last_whole_shard(make_llama: Any, tmp_path: Path) -> None:
+    model = pretrained.open(make_llama()[0])
+    huggingface_export.export(tmp_path / "straight", model, shard_bytes=20_000)
+    asked: list[names.Path] = []
+
+    def read(path: names.Path, index: names.Index = ()) -> np.ndarray:
+        asked.append(path)
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return model.read(path, index)
+
+    with pytest.raises(KeyboardInterrupt):
+        huggingface_export.export(tmp_path / "hf", dataclasses.replace(model, read=read), shard_bytes=20_000)
+    assert not (tmp_path / "hf").exists()
+    whole = {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".hf.partial").glob("model-*.safetensors")}
+    assert 1 < len(whole) < len(list((tmp_path / "straight").glob("*.safetensors")))
+    before = len(asked)
+    huggingface_export.export(tmp_path / "hf", dataclasses.replace(model, read=read), shard_bytes=20_000)
+    assert len(asked) - before < len(huggingface_export.listing(model.architecture, "float32"))
+    assert whole.items() <= {file.name: file.stat().st_mtime_ns for file in (tmp_path / "hf").iterdir()}.items()
+    for file in (tmp_path / "straight").iterdir():
+        assert (tmp_path / "hf" / file.name).read_bytes() == file.read_bytes()
+    assert {file.name for file in tmp_path.iterdir()} == {"straight", "hf"}
+
+
+def test_another_export_does_not_go_on_with_what_is_there(make_llama: Any, tmp_path: Path) -> None:
+    model = pretrained.open(make_llama()[0])
+    left = tmp_path / ".hf.partial"
+    left.mkdir()
+    (left / "plan.json").write_text("{}")
+    (left / "model.safetensors").write_bytes(b"another's")
+    huggingface_export.export(tmp_path / "hf", model)
+    np.testing.assert_array_equal(pretrained.open(tmp_path / "hf").read(("norm", "scale")), model.read(("norm", "scale")))
+
+
+def test_too_little_disk_is_said_before_anything_is_written(make_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pretrained.open(make_llama()[0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=70_000))
+    with pytest.raises(UserError, match=r"will take .* GB, and the disk of .* has .* GB left: make room"):
+        huggingface_export.export(tmp_path / "hf", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_what_the_next_start_goes_on_with(
+    make_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pretrained.open(make_llama()[0])
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="the disk is full; make room and start the same command again"):
+        huggingface_export.export(tmp_path / "hf", model, shard_bytes=20_000)
+    assert [path.name for path in tmp_path.iterdir()] == [".hf.partial"]
+    huggingface_export.export(tmp_path / "hf", model, shard_bytes=20_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_an_index_names_every_tensor_once(make_llama: Any, tmp_path: Path) -> None:
+    model = pretrained.open(make_llama()[0])
+    huggingface_export.export(tmp_path / "hf", model, shard_bytes=20_000)
+    index = json.loads((tmp_path / "hf" / huggingface.INDEX).read_text())
+    found = [(name, file.name) for file in (tmp_path / "hf").glob("*.safetensors") for name in load_file(file)]
+    assert sorted(found) == sorted(index["weight_map"].items())
+    assert len({name for name, _ in found}) == len(found)
+    assert index["metadata"]["total_size"] == sum(
+        t.nbytes for file in (tmp_path / "hf").glob("*.safetensors") for t in load_file(file).values()
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_piece_is_the_same_as_that_piece_of_the_whole(opened: pretrained.Pretrained, data: st.DataObject) -> None:
+    path, weight = data.draw(st.sampled_from(sorted(names.weights(opened.architecture).items())))
+    bounds = [sorted(data.draw(st.tuples(st.integers(0, size), st.integers(0, size)))) for size in weight.shape]
+    index = tuple(
+        slice(start, max(stop, start + 1) if start < size else stop) for (start, stop), size in zip(bounds, weight.shape, strict=True)
+    )
+    if index[0].start == index[0].stop:
+        index = (slice(0, 1), *index[1:])
+    np.testing.assert_array_equal(opened.read(path, index), opened.read(path)[index])
+
+
+@pytest.fixture(scope="module")
+def opened(make_llama: Any) -> pretrained.Pretrained:
+    return pretrained.open(make_llama(shard="20KB")[0])
+
+
+def test_a_piece_reads_its_own_bytes_only(opened: pretrained.Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    real = files.read_at
+    monkeypatch.setattr(files, "read_at", lambda *arguments: counted.append(real(*arguments)) or counted[-1])
+    for path, weight in names.weights(opened.architecture).items():
+        for dim in range(len(weight.shape)):
+            if dim == len(weight.shape) - 1 and path[-1] in ("query", "key", "value"):
+                continue  # half a head: RoPE's pairs lie apart in some formats, so that whole heads are read
+            counted.clear()
+            half = weight.shape[dim] // 2
+            piece = opened.read(path, (*(slice(None),) * dim, slice(half)))
+            whole_head = path[-1] == "out" and dim == 2
+            assert sum(counted) == piece.nbytes * (weight.shape[2] / half if whole_head else 1), (path, dim)
 
 
 def test_first_layers_and_more_rows(make_llama: Any) -> None:
@@ -171,38 +296,111 @@ def test_old_and_new_config_spell_rope_their_way(make_llama: Any) -> None:
     assert pretrained.open(folder).architecture.rope_theta == 123.0
 
 
-def test_bad_weights(make_llama: Any) -> None:
+def _problem(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        pretrained.open(folder)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda whole: whole[:-100],
+        lambda whole: whole[:5],
+        lambda whole: whole + b"more",
+        lambda whole: (1 << 40).to_bytes(8, "little") + whole[8:],
+        lambda whole: whole.replace(b"[96,32]", b"[96,64]", 1),
+        lambda whole: whole.replace(b'"F32"', b'"F16"', 1),
+        lambda whole: whole.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1),
+        lambda whole: whole[:8] + b"x" * 40 + whole[48:],
+    ],
+)
+def test_a_header_that_lies(cut: Callable[[bytes], bytes], make_llama: Any) -> None:
+    folder, _ = make_llama()
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    assert cut(whole) != whole
+    file.write_bytes(cut(whole))
+    message = _problem(folder)
+    assert "not a whole safetensors file" in message
+    assert str(file) in message
+
+
+def test_tensors_that_do_not_fit_are_named_all_at_once(make_llama: Any) -> None:
     folder, _ = make_llama()
     file = folder / "model.safetensors"
     tensors = load_file(file)
-    whole = file.read_bytes()
-
-    def problem(content: dict[str, np.ndarray] | bytes) -> str:
-        file.write_bytes(content) if isinstance(content, bytes) else save_file(content, file)
-        with pytest.raises(UserError) as caught:
-            pretrained.open(folder)
-        return str(caught.value)
-
-    assert "not a whole safetensors file" in problem(whole[:-100])
-    assert "not a whole safetensors file" in problem(whole[:5])
-    assert "not a whole safetensors file" in problem((1 << 40).to_bytes(8, "little") + whole[8:])
     lacking = {name: tensor for name, tensor in tensors.items() if "layers.1.self_attn" not in name and name != "model.norm.weight"}
-    message = problem(lacking | {"model.layers.0.mlp.extra.weight": np.zeros(3, np.float32)})
-    for part in ("missing (5)", "model.norm.weight", "layers.1.self_attn.q_proj", "not part of a LLaMA (1): model.layers.0.mlp.extra"):
+    lacking |= {f"model.layers.{layer}.mlp.extra.weight": np.zeros(3, np.float32) for layer in (0, 2)}
+    lacking["lm_head.weight"] = np.zeros((95, 32), np.float32)
+    save_file(lacking, file)
+    message = _problem(folder)
+    for part in (
+        "missing:\n    model.layers.1.self_attn.q_proj.weight",
+        "    model.norm.weight",
+        "no part of a llama model of these sizes:\n    model.layers.{0,2}.mlp.extra.weight",
+        "lm_head.weight has the shape [95, 32], the configuration asks for [96, 32]",
+    ):
         assert part in message
-    message = problem(tensors | {"lm_head.weight": np.zeros((95, 32), np.float32)})
-    assert "lm_head.weight has the shape [95, 32], its header asks for [96, 32]" in message
     file.unlink()
-    with pytest.raises(UserError, match="holds no weights"):
-        pretrained.open(folder)
+    assert "holds no weights" in _problem(folder)
+
+
+def test_a_padded_vocabulary_is_trimmed_and_said(make_llama: Any) -> None:
+    folder, _ = make_llama()
+    tensors = load_file(folder / "model.safetensors")
+    padded = {
+        name: np.pad(tensor, ((0, 32), (0, 0))) if tensor.shape[0] == 96 and tensor.ndim == 2 else tensor
+        for name, tensor in tensors.items()
+    }
+    padded = {name: tensor if "layers" not in name else tensors[name] for name, tensor in padded.items()}
+    save_file(padded, folder / "model.safetensors")
+    model = pretrained.open(folder)
+    assert "model.embed_tokens.weight has 128 rows, 32 of them padding, which is left out" in model.notes
+    np.testing.assert_array_equal(model.read(("head", "weight")), tensors["lm_head.weight"])
+
+
+def test_tied_tables_that_are_both_stored(make_llama: Any) -> None:
+    folder, _ = make_llama(tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    embed = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": embed}, folder / "model.safetensors")
+    assert "lm_head.weight is stored besides the embedding it is tied to, and left out" in pretrained.open(folder).notes
+    save_file(tensors | {"lm_head.weight": embed + 1}, folder / "model.safetensors")
+    assert "says tie_word_embeddings, but lm_head.weight differs" in _problem(folder)
+
+
+def test_an_index_that_lies(make_llama: Any) -> None:
+    folder, _ = make_llama(shard="20KB")
+    path = folder / huggingface.INDEX
+    index = json.loads(path.read_text())
+    places = index["weight_map"]
+    files_ = sorted(set(places.values()))
+
+    def problem(changed: dict[str, str]) -> str:
+        path.write_text(json.dumps(index | {"weight_map": changed}))
+        return _problem(folder)
+
+    assert "points outside its folder (../secret.safetensors)" in problem(places | {"lm_head.weight": "../secret.safetensors"})
+    assert "points outside its folder (/etc/passwd)" in problem(places | {"lm_head.weight": "/etc/passwd"})
+    assert "lacks other.safetensors" in problem(places | {"lm_head.weight": "other.safetensors"})
+    elsewhere = next(file for file in files_ if file != places["lm_head.weight"])
+    assert "not in the file it names: lm_head.weight" in problem(places | {"lm_head.weight": elsewhere})
+    gone = {name: file for name, file in places.items() if name != "model.norm.weight"}
+    assert "not named in it: model.norm.weight" in problem(gone)
+    path.write_text("[]")
+    assert "has no weight_map" in _problem(folder)
+    path.unlink()
+    assert "no index says what is in them" in _problem(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "only llama is read"),
+        ({"model_type": "gpt2"}, "gpt2"),
         ({"hidden_size": None}, "lacks hidden_size"),
-        ({"attention_bias": True}, "attention_bias is True"),
+        ({"attention_bias": True}, r"missing:\s+model\.layers\.\{0-2\}\.self_attn\.q_proj\.bias"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
         ({"vocab_size": 10}, "the tokenizer has"),
         ({"num_hidden_layers": 4}, "missing"),

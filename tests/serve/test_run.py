@@ -10,15 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import openai
 import pytest
 
 from alpaca_jax.config import parse
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface, pretrained
-from alpaca_jax.formats.names import leaves
+from alpaca_jax.formats import huggingface_export, pretrained
+from alpaca_jax.formats.model import in_memory
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.run import _listen, _name
 
@@ -27,8 +26,7 @@ from alpaca_jax.serve.run import _listen, _name
 def folder(tmp_path_factory, architecture, params, tokenizer):
     """The tiny model as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("tiny-run") / "hf"
-    weights = {path: np.asarray(leaf) for path, leaf in leaves(params)}
-    huggingface.export(folder, architecture, tokenizer, weights.__getitem__)
+    huggingface_export.export(folder, in_memory(architecture, tokenizer, params))
     return folder
 
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from alpaca_jax.decode.engine import Engine
-from alpaca_jax.formats import huggingface, pretrained
+from alpaca_jax.formats import huggingface_export, pretrained
 from tools.benchmark import turns
 
 BATCH, PROMPT, NEW = 8, 32, 64
@@ -65,7 +65,7 @@ def peer_model(opened: pretrained.Pretrained) -> transformers.PreTrainedModel:
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(turns.num_cores())
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.export(Path(folder) / "hf", opened.architecture, opened.tokenizer, opened.read)
+        huggingface_export.export(Path(folder) / "hf", opened)
         return transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "hf", dtype=torch.float32).eval()
 
 

@@ -57,10 +57,11 @@ class Job:
         """The sizes, and the source's weights as numpy arrays; None where there is no source."""
         if self.source is None:
             return shapes.SHAPES[self.shape], None
-        from alpaca_jax.formats import pretrained
+        from alpaca_jax.formats import names, tensors
 
         opened = self._opened()
-        return opened.architecture, pretrained.load_params(opened, put=lambda path, array: np.array(array))
+        read = {path: opened.read(path).astype(np.float32, copy=False) for path in names.weights(opened.architecture)}
+        return opened.architecture, tensors.nested(read)
 
     def batches(self, examples: Examples) -> Batches:
         """Our batches, whose steps the full run of the peer takes too."""

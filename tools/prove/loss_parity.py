@@ -12,7 +12,6 @@ Draws both into --output. Run from the root: python -m tools.prove.loss_parity
 
 import argparse
 import dataclasses
-import functools
 import os
 import sys
 import tempfile
@@ -36,7 +35,9 @@ from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pack import Batch, collate
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.formats import huggingface, names
+from alpaca_jax.formats import huggingface, huggingface_export, names
+from alpaca_jax.formats.model import in_memory
+from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer.loss import response_loss
@@ -146,7 +147,7 @@ def three_ways(
     found = {"packed": ours(packed, "ours, packed", 1), "padded": ours(padded, "ours, padded", max(1, arguments.examples // 16))}
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.export(Path(folder) / "first", a, tokenizer, lambda path: functools.reduce(lambda tree, key: tree[key], path, params))
+        huggingface_export.export(Path(folder) / "first", in_memory(a, tokenizer, params))
         model = transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "first", dtype=torch.float32).train()
         torch.set_num_threads(turns.num_cores())
         steps_of = (examples.take(packed.indices(step).tolist()) for step in steps)
@@ -160,11 +161,7 @@ def three_ways(
 def weights_in(folder: Path) -> Any:
     """The params of a folder of transformers, read back as ours."""
     found = huggingface.open(folder)
-    params: dict[str, Any] = {}
-    for path in names.weights(found.architecture):
-        *parents, last = path
-        functools.reduce(lambda tree, key: tree.setdefault(key, {}), parents, params)[last] = np.array(found.read(path))
-    return params
+    return nested({path: found.read(path) for path in names.weights(found.architecture)})
 
 
 def compare(found: dict[str, tuple[list[float], Any]], start: Any) -> bool:

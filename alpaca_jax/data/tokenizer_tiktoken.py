@@ -1,0 +1,92 @@
+"""Llama 3's tokenizer.model: a rank file of tiktoken, made into the `tokenizers` JSON that gives the same ids.
+
+The file holds byte strings and their ranks, and neither the special tokens nor how a text is cut before BPE: both stand in the code that
+Meta published with Llama 3. Names of special tokens are those of Llama 3.1 and later; where Llama 3 had others for the same ids, they
+were reserved and are in no text.
+"""
+
+import base64
+import binascii
+import re
+
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # Llama 3's
+NAMED = {
+    0: "begin_of_text",
+    1: "end_of_text",
+    4: "finetune_right_pad_id",
+    6: "start_header_id",
+    7: "end_header_id",
+    8: "eom_id",
+    9: "eot_id",
+    10: "python_tag",
+}
+SPECIAL = 256  # ids for special tokens, behind the ranks
+ROLES = {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "pad": "<|finetune_right_pad_id|>"}
+ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")  # each of them ends an answer
+_LLAMA_4 = 200_000  # ranks in its file, whose texts are cut in another way
+
+
+def matches(content: bytes) -> bool:
+    """Whether a file is a rank file; a SentencePiece model is none."""
+    return re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", content) is not None
+
+
+def tokenizer_json(content: bytes) -> tuple[str, dict[str, int]]:
+    """Returns the `tokenizers` JSON of a rank file, and the ids of `bos`, `eos` and `pad`; a ValueError says what is wrong with it."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors
+
+    ranks = _ranks(content)
+    letters = _letters()
+    spelt = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    merges = [(spelt[left], spelt[right]) for left, right in _merges(ranks)]
+    vocab = {text: ranks[token] for token, text in spelt.items()}
+    made = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
+    cut = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in _special()])
+    declared = {name: made.token_to_id(token) for name, token in ROLES.items()}
+    bos = ROLES["bos"]
+    made.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, declared["bos"])])
+    return made.to_str(), declared
+
+
+def _ranks(content: bytes) -> dict[bytes, int]:
+    ranks = {}
+    for number, line in enumerate(content.splitlines()):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise ValueError(f"line {number + 1} is no token and its rank") from None
+    if len(ranks) == _LLAMA_4:
+        raise ValueError("a rank file of Llama 4; that of Llama 3 is read")
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError("its ranks are not all the numbers from 0 on: it was cut off")
+    lacking = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if lacking:
+        raise ValueError(f"the byte {lacking[0]} has no rank")
+    return ranks
+
+
+def _special() -> list[str]:
+    unnamed = iter(range(SPECIAL))
+    return [f"<|{NAMED[id]}|>" if id in NAMED else f"<|reserved_special_token_{next(unnamed)}|>" for id in range(SPECIAL)]
+
+
+def _letters() -> list[str]:
+    """The letter that byte-level BPE writes for each byte: itself where it is a visible character, else one from U+0100 on."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
+
+
+def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    # tiktoken joins whatever two neighbours are a token together, lowest rank first: every cut of a token is a merge of its rank.
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        cuts = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        known = [(left, right) for left, right in cuts if left in ranks and right in ranks]
+        merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    return merges

@@ -1,0 +1,116 @@
+"""params.json of Meta's and Mistral's own files: what it says, and what it leaves to be guessed from the rest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alpaca_jax.config import parse
+from alpaca_jax.errors import UserError
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.rundir import read_json
+
+FILE = "params.json"
+SIZES = ("dim", "n_layers", "n_heads", "norm_eps")  # those without a default
+KNOWN = {
+    *SIZES,
+    *("n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "multiple_of", "ffn_dim_multiplier", "rope_theta", "sliding_window"),
+    *("use_scaled_rope", "rope_scaling_factor", "rope_high_freq_factor", "tied_embeddings"),
+    *("max_seq_len", "max_position_embeddings", "max_batch_size", "model_type"),
+}
+LLAMA_3_POSITIONS = 8192
+
+
+class Sizes(NamedTuple):
+    """What the tensors say and params.json need not."""
+
+    vocab_size: int
+    intermediate_size: int
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Returns the content of params.json; a UserError where it is none, or asks for what no LLaMA or Mistral here has."""
+    params = read_json(folder / FILE)
+    params = params.get("model", params) if isinstance(params, dict) else {}
+    if lacking := [key for key in SIZES if params.get(key) is None]:
+        raise UserError(f"{folder / FILE} lacks {', '.join(lacking)}; fetch it again, or give another model.source")
+    # What is switched off changes nothing: null, false, 0, -1, an empty list.
+    unknown = [f"{key} ({value!r})" for key, value in params.items() if key not in KNOWN and value and value != -1]
+    if unknown:
+        raise UserError(
+            f"{folder / FILE} asks for {', '.join(unknown)}: not read here, since it may change what the model computes; "
+            "give the model as a Hugging Face folder instead"
+        )
+    return params
+
+
+def architecture(
+    folder: Path, params: Mapping[str, Any], sizes: Sizes, tied: bool, max_positions: int | None
+) -> tuple[Architecture, tuple[str, ...]]:
+    """Returns the sizes of a model, and in words what was guessed; a UserError where they contradict each other."""
+    positions, notes = (max_positions, []) if max_positions is not None else _positions(params)
+    scaling, more = _scaling(params, tied)
+    values = {
+        "family": _family(params),
+        "vocab_size": params["vocab_size"] if params.get("vocab_size", -1) > 0 else sizes.vocab_size,
+        "hidden_size": params["dim"],
+        "intermediate_size": sizes.intermediate_size,
+        "num_layers": params["n_layers"],
+        "num_heads": params["n_heads"],
+        "num_kv_heads": params.get("n_kv_heads") or params["n_heads"],
+        "head_dim": params.get("head_dim") or params["dim"] // params["n_heads"],
+        "rope_theta": _theta(params),
+        "norm_eps": params["norm_eps"],
+        "max_positions": positions,
+        "tie_embeddings": tied,
+        "rope_scaling": scaling,
+        "sliding_window": params.get("sliding_window"),
+    }
+    try:
+        return parse(Architecture, values), (*notes, *more)
+    except UserError as error:
+        raise UserError(f"{folder / FILE}: {error}") from error
+
+
+def _family(params: Mapping[str, Any]) -> str:
+    return "mistral" if params.get("hidden_dim") or params.get("sliding_window") else "llama"  # Meta names neither
+
+
+def _theta(params: Mapping[str, Any]) -> float:
+    return params.get("rope_theta") or 10000.0
+
+
+def _scaling(params: Mapping[str, Any], tied: bool) -> tuple[dict[str, Any] | None, list[str]]:
+    if not params.get("use_scaled_rope"):
+        return None, []
+    scaling = {"kind": "llama3", "original_max_positions": LLAMA_3_POSITIONS}
+    if params.get("rope_high_freq_factor"):
+        scaling["high_freq_factor"] = params["rope_high_freq_factor"]
+    if params.get("rope_scaling_factor"):
+        return {**scaling, "factor": params["rope_scaling_factor"]}, []
+    # Only the small models of Llama 3.2, whose context was extended further, tie the output to the embedding.
+    factor, of = (32.0, "Llama 3.2") if tied else (8.0, "Llama 3.1 and 3.3")
+    return {**scaling, "factor": factor}, [f"{FILE} scales RoPE and does not say by how much: taken as {factor:.0f}, that of {of}"]
+
+
+def _positions(params: Mapping[str, Any]) -> tuple[int, list[str]]:
+    for key in ("max_seq_len", "max_position_embeddings"):
+        if params.get(key):
+            return params[key], []
+    if _family(params) == "mistral":
+        positions, of = 32768, "Mistral 7B"
+    elif params.get("use_scaled_rope"):
+        positions, of = 131072, "Llama 3.1 and later"
+    elif _theta(params) == 500000:
+        positions, of = LLAMA_3_POSITIONS, "Llama 3"
+    elif _theta(params) > 10000:
+        positions, of = 16384, "Code Llama"
+    elif _first_llama(params):
+        positions, of = 2048, "LLaMA 1"
+    else:
+        positions, of = 4096, "Llama 2"
+    return positions, [f"{FILE} does not say how long a text may be: max_positions is taken as {positions}, that of {of}"]
+
+
+def _first_llama(params: Mapping[str, Any]) -> bool:
+    """Whether it is LLaMA 1: of these the largest alone has the norm_eps of Llama 2, whose model of as many layers groups its heads."""
+    return params["norm_eps"] < 5e-6 or (params["n_layers"] == 80 and not params.get("n_kv_heads"))

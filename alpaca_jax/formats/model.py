@@ -1,0 +1,92 @@
+"""A model that lies on disk in any format, opened as one thing."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats.dtypes import Dtype, widest
+from alpaca_jax.formats.names import Index, leaves, weights, whole
+from alpaca_jax.formats.source import sha256
+from alpaca_jax.formats.tensors import Read, Stored, held
+from alpaca_jax.model.architecture import Architecture
+
+PROBE = 'The 3 quick foxes\n\tjumped over "12" lazy dogs: naïve café, 北京!'
+
+SMALL = 4 * 10**6  # bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model on disk: its headers and tokenizer are read, its weights wait for `read(path, index)`."""
+
+    architecture: Architecture
+    tokenizer: Tokenizer
+    read: Read
+    eos_ids: tuple[int, ...]  # any of them ends an answer
+    source: str
+    files: tuple[Path, ...]  # those that hold the weights
+    format: str  # in words: "Hugging Face safetensors", "GGUF (Q8_0)", ...
+    dtype: Dtype = "float32"  # what most weights are stored in; a quantised one is read as float32
+    origin: str | None = None  # the source that a model trained here started from
+    stored: Mapping[str, Stored] = dataclasses.field(default_factory=dict)  # its tensors as they lie there
+    notes: tuple[str, ...] = ()  # what was left out or guessed on opening
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The sha256 (hex) over the names and contents of the files of the weights; reads all of them."""
+        lines = "".join(f"{sha256(file)}  {file.name}\n" for file in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """The sha256 (hex) over the names, sizes and times of the files of the weights; of small ones over their contents."""
+        states = []
+        for file in self.files:
+            state = file.stat()
+            states.append((file.name, state.st_size, sha256(file) if state.st_size < SMALL else state.st_mtime_ns))
+        return hashlib.sha256(repr(states).encode()).hexdigest()
+
+    def named(self, source: str) -> "Pretrained":
+        """Returns the same model, called by what the user gave."""
+        return dataclasses.replace(self, source=source)
+
+    def with_tokenizer(self, given: Tokenizer) -> "Pretrained":
+        """Returns the same model with `given`; a UserError where its own gives other ids: the model would read another text."""
+        if given.encode(PROBE) != self.tokenizer.encode(PROBE):
+            raise UserError(
+                f"{self.source}: model.tokenizer gives other ids than the tokenizer that came with the model; give model.tokenizer=null"
+            )
+        return dataclasses.replace(self, tokenizer=given)
+
+    def first_layers(self, count: int) -> "Pretrained":
+        """Returns the same model with its first `count` layers only."""
+        if not 1 <= count <= self.architecture.num_layers:
+            raise UserError(f"model.keep_layers={count}: {self.source} has {self.architecture.num_layers} layers")
+        kept = self.architecture.with_layers(count)
+        known = weights(kept)
+
+        def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
+            return self.read(path, whole(index, known[path].shape))
+
+        return dataclasses.replace(self, architecture=kept, read=read)
+
+
+def in_memory(architecture: Architecture, tokenizer: Tokenizer, params: Mapping[str, object], eos_ids: tuple[int, ...] = ()) -> Pretrained:
+    """Returns nested params that are in memory as a model like any other."""
+    weights = {path: np.asarray(leaf) for path, leaf in leaves(dict(params))}
+    return Pretrained(
+        architecture=architecture,
+        tokenizer=tokenizer,
+        read=held(weights),
+        eos_ids=eos_ids or (tokenizer.eos_id,),
+        source="params in memory",
+        files=(),
+        format="params in memory",
+        dtype=widest([weight.dtype.name for weight in weights.values()]),
+    )

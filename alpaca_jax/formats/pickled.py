@@ -1,0 +1,120 @@
+"""Files that torch.save wrote (`pytorch_model.bin`, Meta's `.pth`): read as data, never run as the program a pickle can be."""
+
+import pickle
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats.dtypes import numpy_dtype
+from alpaca_jax.formats.names import Index
+
+# Before that, `weights_only=True` could be led to run a file's code (CVE-2025-32434) or to corrupt memory (CVE-2026-24747).
+SAFE_TORCH = (2, 10)
+DTYPES = ("float64", "float32", "float16", "bfloat16", "uint8", "int8", "int16", "int32", "int64")
+_REMAP = 256 << 20  # bytes
+
+
+class _File:
+    """An open file and its tensors.
+
+    torch maps a file that is a zip archive, and the pages of it that were touched count as the process's memory until the map goes:
+    nothing of torch reaches `madvise`. So the file is mapped anew after each quarter of a gigabyte. A file that torch wrote before 1.6
+    is no archive and can't be mapped: all of it is in memory while any of its tensors is known.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mapped = _is_archive(path)
+        self.tensors = _tensors(path, self.mapped)
+        self._touched = 0
+
+    def piece(self, name: str, index: Index) -> Any:
+        """A copy of a part of a tensor, row by row."""
+        torch = _torch(self.path)
+        if self.mapped and self._touched > _REMAP:
+            self.tensors, self._touched = {}, 0
+            self.tensors = _tensors(self.path, True)
+        tensor = self.tensors[name].detach()
+        self._touched += tensor[index[:1]].nbytes  # the pages of whole rows, whatever columns are asked for
+        return tensor[index].clone(memory_format=torch.contiguous_format)
+
+
+class Stored(NamedTuple):
+    """A tensor of a file, not yet read."""
+
+    file: _File
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+
+def header(path: Path) -> dict[str, Stored]:
+    """Returns the tensors of a file by name.
+
+    A UserError where torch is not installed, and where the file is damaged, has code in it (which is not run), or holds other things
+    than tensors.
+    """
+    file = _File(path)
+    stored = {}
+    for name, tensor in file.tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in DTYPES or str(tensor.layout) != "torch.strided":
+            raise UserError(f"{path}: {name} is stored as {dtype} ({tensor.layout}); only dense {', '.join(DTYPES)} can be read")
+        stored[name] = Stored(file, name, tuple(tensor.shape), dtype, tensor.nbytes)
+    return stored
+
+
+def read(stored: Stored, index: Index = ()) -> np.ndarray:
+    """Returns the piece `index` of a tensor; nothing else of the file is copied."""
+    import torch
+
+    piece = stored.file.piece(stored.name, index)
+    if stored.dtype == "bfloat16":  # which torch gives numpy under no name of its own
+        return piece.view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
+    return piece.numpy()
+
+
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
+    torch = _torch(path)
+    try:
+        content = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        # The reason comes after advice to run the file's code after all.
+        reason = " ".join(str(error).rpartition("error:")[2].partition("Check the documentation")[0].split())
+        raise UserError(
+            f"{path} holds more than tensors, and to load it would run code that came with it, which is never done ({reason}); "
+            "give a model that is saved as safetensors"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, OSError, EOFError, IndexError and others, by where the damage is
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is not a whole file of torch ({reason}); fetch it again") from error
+    others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)] if isinstance(content, dict) else ["it"]
+    if others:
+        raise UserError(
+            f"{path} is no dictionary of tensors ({', '.join(others[:5])} is none); save the model's state_dict() alone, or as safetensors"
+        )
+    return content
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a pickle of torch, which is not installed: `pip install torch`, or give a model that is saved as safetensors"
+        ) from error
+    if torch.torch_version.TorchVersion(torch.__version__) < SAFE_TORCH:
+        raise UserError(
+            f"{path} is a pickle, and torch {torch.__version__} can be made to run the code in one: `pip install -U torch` "
+            f"({'.'.join(map(str, SAFE_TORCH))} or later), or give a model that is saved as safetensors"
+        )
+    return torch
