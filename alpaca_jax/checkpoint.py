@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -49,6 +49,7 @@ class CheckpointConfig:
     keep_every: int | None = None  # a step it divides is saved too, and kept for ever
     asynchronous: bool = True
     concurrent_gb: float = 16.0  # at most so much is being written at a time; less of it needs less memory beside the state's copy
+    export: Literal["float32", "bfloat16", "float16"] | None = None  # what is kept becomes a Hugging Face folder too, in this dtype
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -73,6 +74,8 @@ class Checkpoints:
         self._checkpointer: Any = None  # made by the first save, which knows how large the arrays are
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._pruning = threading.Lock()
+        self._held: int | None = None
         self._last_save = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -139,6 +142,19 @@ class Checkpoints:
             report(f"checkpoint {step} is damaged ({damage}): set aside as {aside}; going on from the one before it")
         return -1
 
+    def hold(self, step: int) -> bool:
+        """Keeps one checkpoint from being pruned until `release`, so that another process may read it; False where it is gone already."""
+        with self._pruning:
+            whole = (self.folder / str(step)).is_dir()
+            self._held = step if whole else None
+            return whole
+
+    def release(self) -> None:
+        """Lets go of the checkpoint that is held, and prunes what was kept for it alone."""
+        with self._pruning:
+            self._held = None
+        self._prune()
+
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
@@ -182,12 +198,13 @@ class Checkpoints:
             self._failure = self._explained(error, partial)
 
     def _prune(self) -> None:
-        saved, every = steps(self.folder), self.config.keep_every
-        for step in saved[: -self.config.keep]:
-            if every is None or step % every:
-                aside = self.folder / f".{step}.old"
-                os.replace(self.folder / str(step), aside)
-                shutil.rmtree(aside)
+        every, aside = self.config.keep_every, []
+        with self._pruning:
+            for step in steps(self.folder)[: -self.config.keep]:
+                if (every is None or step % every) and step != self._held:
+                    aside.append(self.folder / f".{step}.old")
+                    os.replace(self.folder / str(step), aside[-1])
+        remove(aside)
 
     def _explained(self, error: Exception, partial: Path) -> Exception:
         full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -19,6 +19,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Not through XLA_FLAGS, which children would inherit: eight devices on two cores cost them 4-5 times a step.
 jax.config.update("jax_num_cpu_devices", 8)
 
+TINY_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
 # Optax multiplies its integer step count with floats, so what takes an optimizer's step can't be strict.
 TAKES_STEPS = ("train", "trainer/test_step.py")
 
@@ -113,3 +114,22 @@ class SkipGuard:
         if self.refused:
             terminalreporter.section("skips that are not in the list of allowed ones", red=True)
             terminalreporter.write_line("\n".join(self.refused))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of a few words."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    from alpaca_jax.data.tokenizer import Tokenizer
+    from alpaca_jax.data.tokenizer_backends import Json
+
+    made = tokenizers.Tokenizer(
+        models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2} | {word: 3 + n for n, word in enumerate(TINY_WORDS)}, "<unk>")
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    folder = tmp_path_factory.mktemp("tokenizer")
+    Tokenizer(Json(made.to_str()), bos_id=1, eos_id=2, pad_id=2, adds_bos=True).save(folder)
+    return folder

@@ -38,7 +38,7 @@ def tokenizer_json(content: bytes) -> tuple[str, dict[str, int]]:
 
     ranks = _ranks(content)
     letters = _letters()
-    spelt = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    spelt = {token: token.decode("latin-1").translate(letters) for token in ranks}
     merges = [(spelt[left], spelt[right]) for left, right in _merges(ranks)]
     vocab = {text: ranks[token] for token, text in spelt.items()}
     made = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
@@ -75,11 +75,11 @@ def _special() -> list[str]:
     return [f"<|{NAMED[id]}|>" if id in NAMED else f"<|reserved_special_token_{next(unnamed)}|>" for id in range(SPECIAL)]
 
 
-def _letters() -> list[str]:
+def _letters() -> dict[int, str]:
     """The letter that byte-level BPE writes for each byte: itself where it is a visible character, else one from U+0100 on."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
+    return {byte: chr(byte if byte in visible else next(others)) for byte in range(256)}
 
 
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:

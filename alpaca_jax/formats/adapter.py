@@ -143,13 +143,11 @@ def _changes(
     shapes = {name: shape for weight in weights(base.architecture).values() for name, shape in weight.tensors("huggingface")}
     shapes.setdefault(HEAD, shapes[EMBED])  # of a base that ties it, which an adapter may change alone
     parts, replaced, unknown = _sorted(stored, shapes)
-    rows = {stored[replaced[table]].shape[0] if table in replaced else None for table in (EMBED, HEAD)}
-    if len(rows) == 1 and None not in rows:
-        (vocab_size,) = rows
-        if vocab_size > base.architecture.vocab_size:
-            shapes |= {table: (vocab_size, *shapes[table][1:]) for table in (EMBED, HEAD)}
+    larger = {tensor: rows for tensor in (EMBED, HEAD) if tensor in replaced and (rows := stored[replaced[tensor]].shape) > shapes[tensor]}
     problems = [f"no part of {base.source}: {', '.join(abbreviated(unknown))}"] if unknown else []
-    if len(rows) > 1 and any(count is not None and count > base.architecture.vocab_size for count in rows):
+    if len(larger) == 2 and larger[EMBED] == larger[HEAD] and larger[EMBED][1:] == shapes[EMBED][1:]:
+        shapes |= larger
+    elif larger:
         problems.append(f"it extends the vocabulary, for which it has to hold both {EMBED} and {HEAD}, with as many rows")
     problems += [
         f"{name} has the shape {list(stored[name].shape)}, the base {list(shapes[tensor])}"

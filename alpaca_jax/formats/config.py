@@ -14,7 +14,7 @@ class ModelConfig:
     base: str | None = None  # the model that a LoRA adapter or a weight difference is laid over; null: the one its own file names
     cache: str | None = None  # where fetched models lie; null: ~/.cache/alpaca_jax/models
     keep_layers: int | None = None  # use the first so many layers only
-    architecture: Architecture | None = None  # the sizes of random weights
+    architecture: Architecture | None = None  # the sizes of random weights; beside a source, what it has to be
     tokenizer: str | None = None  # a folder or file; null: the one that comes with source
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored weights
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -22,8 +22,6 @@ class ModelConfig:
     vocab_multiple: int = 1  # rows of the vocabulary are padded to a multiple, for meshes that have to divide them
 
     def __post_init__(self) -> None:
-        if self.source is not None and self.architecture is not None:
-            raise ValueError("give model.source (weights with their own architecture) or model.architecture (random weights), not both")
         if self.keep_layers is not None and self.keep_layers < 1:
             raise ValueError(f"model.keep_layers={self.keep_layers}: give 1 or more layers, or null for all")
         if self.vocab_multiple < 1:

@@ -71,6 +71,7 @@ def open(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         files=(path,),
         format=f"GGUF ({_most(stored)})",
         dtype=widest([tensor.dtype for tensor in stored.values()]),
+        stored=stored,
         notes=tensors.notes(architecture),
     )
 

@@ -130,7 +130,7 @@ def _header(model: Pretrained, sources: list[_Source], dtype: Dtype, name: str |
     architecture = model.architecture
     fields: dict[str, Any] = {
         "general.type": "model",
-        "general.name": name or Path(model.source).name,
+        "general.name": name or Path(model.source).name.removesuffix(".gguf"),
         "general.size_label": size_label(architecture.num_parameters, 0, 0, 0),
         "general.file_type": int(KINDS[dtype][1]),
         "general.quantization_version": GGML_QUANT_VERSION,
@@ -141,7 +141,7 @@ def _header(model: Pretrained, sources: list[_Source], dtype: Dtype, name: str |
     for key, value in fields.items():
         _adder(writer, value)(key, value)
     for source in sources:
-        # The dtype counts for nothing where the kind is given, but for bytes, which the writer takes for blocks already.
+        # The kind decides. Any dtype but bytes will do: the writer takes the shape of bytes for one of blocks.
         writer.add_tensor_info(source.tensor.name, source.tensor.shape, np.dtype(np.float32), source.tensor.nbytes, source.kind)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "header"

@@ -62,9 +62,9 @@ def architecture(header: Mapping[str, Any], tensors: Collection[str], divisors: 
         raise UserError(f"one of {header['split.count']} parts; join them with llama.cpp's llama-gguf-split --merge first")
     if header.get(f"{family}.expert_count"):
         raise UserError("a mixture of experts; only dense models are read")
-    plain = parse(Architecture, _sizes(header, family, tensors))
-    scaling = gguf_rope.scaling(header, family, plain, divisors)
-    return parse(Architecture, {**_sizes(header, family, tensors), "rope_scaling": scaling})
+    sizes = _sizes(header, family, tensors)
+    scaling = gguf_rope.read(header, family, parse(Architecture, sizes), divisors)
+    return parse(Architecture, {**sizes, "rope_scaling": scaling})
 
 
 def _sizes(header: Mapping[str, Any], family: str, tensors: Collection[str]) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def name_of(spec: Mapping[str, Any]) -> str:
     for name, pre in KNOWN.items():
         if pre._replace(adds_bos=False) == wanted:
             return name
-    raise _unknown(f"a normalizer or ignore_merges ({wanted.normalizer}, {wanted.ignore_merges})")
+    if all(pre.pattern != wanted.pattern for pre in KNOWN.values()):
+        raise _unknown(f"the regular expression {wanted.pattern}")
+    raise _unknown(f"the normalizer {wanted.normalizer} and ignore_merges {wanted.ignore_merges} with its regular expression")
 
 
 def steps(spec: Mapping[str, Any], part: Literal["normalizer", "pre_tokenizer"]) -> list[dict[str, Any]]:

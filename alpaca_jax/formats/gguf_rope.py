@@ -55,7 +55,7 @@ def factors(architecture: Architecture) -> np.ndarray | None:
     return (1.0 / ((1.0 - kept) / scaling.factor + kept)).astype(np.float32)
 
 
-def scaling(header: Mapping[str, Any], family: str, plain: Architecture, divisors: np.ndarray | None) -> RopeScaling | None:
+def read(header: Mapping[str, Any], family: str, plain: Architecture, divisors: np.ndarray | None) -> RopeScaling | None:
     """Returns how a file scales RoPE's frequencies: `plain` is the model without scaling, `divisors` its tensor FACTORS.
 
     A UserError where that can't be expressed here.

@@ -11,7 +11,7 @@ from alpaca_jax.data import tokenizer_tiktoken
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import meta_params, pickled, safetensors
-from alpaca_jax.formats.dtypes import widest
+from alpaca_jax.formats.dtypes import numpy_dtype, widest
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, whole
 from alpaca_jax.formats.tensors import Stored, Tensors, abbreviated
@@ -40,6 +40,7 @@ def open(folder: Path, tokenizer: Tokenizer | None = None, max_positions: int | 
     """
     params = meta_params.read(folder)
     files, load_part, headers = _parts(folder)
+    _check_count(folder, headers, params)
     stored = _joined(folder, files, headers, params)
 
     def load(name: str, index: Index) -> np.ndarray:
@@ -76,6 +77,14 @@ def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray]
         file = folder / "consolidated.safetensors"
         return [file], safetensors.read, [safetensors.header(file)]
     raise UserError(f"{folder} holds params.json and no weights: neither consolidated.00.pth nor consolidated.safetensors; fetch it again")
+
+
+def _check_count(folder: Path, headers: list[Mapping[str, Stored]], params: Mapping[str, Any]) -> None:
+    queries = headers[0].get("layers.0.attention.wq.weight")
+    wanted = params["n_heads"] * meta_params.head_dim(params) // queries.shape[0] if queries is not None and queries.shape[0] else 1
+    if len(headers) < wanted:
+        lacking = ", ".join(f"consolidated.{number:02}.pth" for number in range(len(headers), wanted))
+        raise UserError(f"{folder} holds {len(headers)} of {wanted} parts: {lacking} is missing; fetch it again")
 
 
 def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, Stored]], params: Mapping[str, Any]) -> dict[str, Joined]:
@@ -119,12 +128,17 @@ def _read(tensor: Joined, index: Index, load: Callable[[Any, Index], np.ndarray]
         return load(tensor.parts[0], index)
     index, axis = whole(index, tensor.shape), tensor.axis
     size, start, stop = tensor.parts[0].shape[axis], index[axis].start, index[axis].stop
-    pieces = []
     first = min(start // size, len(tensor.parts) - 1)
-    for number in range(first, max(-(-stop // size), first + 1)):  # an empty piece is one, too
+    last = max(-(-stop // size), first + 1)  # an empty piece is one, too
+    made = np.empty([part.stop - part.start for part in index], numpy_dtype(tensor.dtype))
+    for number in range(first, last):
         local = slice(max(start - number * size, 0), min(stop - number * size, size))
-        pieces.append(load(tensor.parts[number], (*index[:axis], local, *index[axis + 1 :])))
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
+        piece = load(tensor.parts[number], (*index[:axis], local, *index[axis + 1 :]))
+        if last - first == 1:
+            return piece
+        offset = number * size - start
+        made[(slice(None),) * axis + (slice(local.start + offset, local.stop + offset),)] = piece
+    return made
 
 
 def _sizes(folder: Path, stored: Mapping[str, Joined]) -> meta_params.Sizes:

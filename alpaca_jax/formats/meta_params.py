@@ -31,8 +31,8 @@ def read(folder: Path) -> dict[str, Any]:
     """Returns the content of params.json; a UserError where it is none, or asks for what no LLaMA or Mistral here has."""
     params = read_json(folder / FILE)
     params = params.get("model", params) if isinstance(params, dict) else {}
-    if lacking := [key for key in SIZES if params.get(key) is None]:
-        raise UserError(f"{folder / FILE} lacks {', '.join(lacking)}; fetch it again, or give another model.source")
+    if lacking := [key for key in SIZES if not isinstance(params.get(key), int | float) or params[key] <= 0]:
+        raise UserError(f"{folder / FILE} gives no number for {', '.join(lacking)}; fetch it again, or give another model.source")
     # What is switched off changes nothing: null, false, 0, -1, an empty list.
     unknown = [f"{key} ({value!r})" for key, value in params.items() if key not in KNOWN and value and value != -1]
     if unknown:
@@ -57,7 +57,7 @@ def architecture(
         "num_layers": params["n_layers"],
         "num_heads": params["n_heads"],
         "num_kv_heads": params.get("n_kv_heads") or params["n_heads"],
-        "head_dim": params.get("head_dim") or params["dim"] // params["n_heads"],
+        "head_dim": head_dim(params),
         "rope_theta": _theta(params),
         "norm_eps": params["norm_eps"],
         "max_positions": positions,
@@ -69,6 +69,11 @@ def architecture(
         return parse(Architecture, values), (*notes, *more)
     except UserError as error:
         raise UserError(f"{folder / FILE}: {error}") from error
+
+
+def head_dim(params: Mapping[str, Any]) -> int:
+    """Returns the width of one head."""
+    return params.get("head_dim") or params["dim"] // params["n_heads"]
 
 
 def _family(params: Mapping[str, Any]) -> str:

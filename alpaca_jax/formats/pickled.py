@@ -14,15 +14,15 @@ from alpaca_jax.formats.names import Index
 # Before that, `weights_only=True` could be led to run a file's code (CVE-2025-32434) or to corrupt memory (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 DTYPES = ("float64", "float32", "float16", "bfloat16", "uint8", "int8", "int16", "int32", "int64")
-_REMAP = 256 << 20  # bytes
+_REMAP = 32 << 20  # bytes: a model can lie in eight files
 
 
 class _File:
     """An open file and its tensors.
 
     torch maps a file that is a zip archive, and the pages of it that were touched count as the process's memory until the map goes:
-    nothing of torch reaches `madvise`. So the file is mapped anew after each quarter of a gigabyte. A file that torch wrote before 1.6
-    is no archive and can't be mapped: all of it is in memory while any of its tensors is known.
+    nothing of torch reaches `madvise`. So the map is let go after every 32 MB, and made anew for the next. A file that torch wrote
+    before 1.6 is no archive and can't be mapped: all of it is in memory while any of its tensors is known.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,12 +34,13 @@ class _File:
     def piece(self, name: str, index: Index) -> Any:
         """A copy of a part of a tensor, row by row."""
         torch = _torch(self.path)
+        self.tensors = self.tensors or _tensors(self.path, self.mapped)
+        tensor = self.tensors[name].detach()
+        piece = tensor[index].clone(memory_format=torch.contiguous_format)
+        self._touched += tensor[index[:1]].nbytes  # the pages of whole rows, whatever columns are asked for
         if self.mapped and self._touched > _REMAP:
             self.tensors, self._touched = {}, 0
-            self.tensors = _tensors(self.path, True)
-        tensor = self.tensors[name].detach()
-        self._touched += tensor[index[:1]].nbytes  # the pages of whole rows, whatever columns are asked for
-        return tensor[index].clone(memory_format=torch.contiguous_format)
+        return piece
 
 
 class Stored(NamedTuple):

@@ -20,6 +20,8 @@ from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.tensors import VOCABULARY, nested
 from alpaca_jax.model.architecture import Architecture
 
+SHAPING = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "tie_embeddings")
+SHAPING += ("qkv_bias", "out_bias", "qk_norm")
 AVERAGE = "#ema"  # behind the folder of a training run: the average of its weights
 
 
@@ -35,6 +37,7 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
         pretrained = _random(config.architecture, tokenizer)
     else:
         pretrained = _open(config, tokenizer)
+        _check_sizes(pretrained, config.architecture)
     if pretrained.tokenizer.vocab_size > pretrained.architecture.vocab_size:
         sizes = f"{pretrained.tokenizer.vocab_size} tokens, the model {pretrained.architecture.vocab_size} rows for them"
         raise UserError(f"{pretrained.source}: the tokenizer has {sizes}; give the model.tokenizer that it was trained with")
@@ -84,6 +87,21 @@ def _pieces(pretrained: Pretrained, path: tuple[str, ...], shape: tuple[int, ...
         return known[bounds]
 
     return piece
+
+
+def _check_sizes(pretrained: Pretrained, wanted: Architecture | None) -> None:
+    """A UserError where the source's weights have other shapes than `wanted`; vocabularies grow, and contexts are extended."""
+    if wanted is None:
+        return
+    found = pretrained.architecture
+    differing = [
+        f"{name} {getattr(found, name)}, not {getattr(wanted, name)}" for name in SHAPING if getattr(found, name) != getattr(wanted, name)
+    ]
+    if differing:
+        raise UserError(
+            f"{pretrained.source} is another model than model.architecture says: it has {', '.join(differing)}; give the model= of its "
+            "size, or model.architecture=null to take it as it is"
+        )
 
 
 def _random(architecture: Architecture | None, tokenizer: Tokenizer | None) -> Pretrained:

@@ -17,6 +17,7 @@ from alpaca_jax.errors import UserError
 
 # Of a repository, only what is read here: not the same weights a second time in another format.
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin")  # where there are no others
 
 
 class Shipped(NamedTuple):
@@ -103,7 +104,10 @@ def _hub(repository: str, cache: str | os.PathLike[str] | None) -> Path:
 
     folder = None if cache is None else Path(cache).expanduser() / "hub"  # None: the hub's own, shared with transformers
     try:
-        return Path(huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(HUB_FILES)))
+        found = Path(huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(HUB_FILES)))
+        if not any(found.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(PICKLES))
+        return found
     except Exception as error:  # HTTP, DNS, proxy, missing or gated repository: each library below raises its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

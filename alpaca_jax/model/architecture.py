@@ -163,6 +163,16 @@ class Architecture:
             nope_layers=tuple(layer for layer in self.nope_layers if layer < count),
         )
 
+    def only(self, layer: int) -> "Architecture":
+        """The same with that one layer; layers that are alike give the same."""
+        return dataclasses.replace(
+            self,
+            num_layers=1,
+            sliding_window=self.sliding_window if layer in self.sliding else None,
+            sliding_layers=None,
+            nope_layers=(0,) if layer in self.nope_layers else (),
+        )
+
 
 def _fits(family: str, used: list[str]) -> bool:
     can = CAN[family]

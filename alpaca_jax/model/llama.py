@@ -238,6 +238,25 @@ def forward(
     vocab_size = params["embed"]["weight"].shape[0]
     definition, state = nnx.split(_abstract(architecture, vocab_size, params["embed"]["weight"].dtype))
     nnx.replace_by_pure_dict(state, params)
+    context, switched = _context(architecture, segments_BT, positions_BT, compute_dtype, constrain)
+    return nnx.merge(definition, state)(tokens_BT, context, switched, remat)
+
+
+def run_layer(
+    architecture: Architecture, number: int, layer: Params, x_BTD: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array
+) -> jax.Array:
+    """The residual stream [B, T, D] behind layer `number`, whose weights `layer` holds without the axis `layers`; in x's dtype."""
+    one = architecture.only(number)
+    definition, state = nnx.split(nnx.eval_shape(lambda: Layers(one, Declare(nnx.Rngs(params=0), x_BTD.dtype))))
+    nnx.replace_by_pure_dict(state, layer)
+    context, switched = _context(one, segments_BT, positions_BT, x_BTD.dtype, unconstrained)
+    return nnx.merge(definition, state)(x_BTD, context.of_layer(jax.tree.map(lambda flags_L: flags_L[0], switched)))
+
+
+def _context(
+    architecture: Architecture, segments_BT: jax.Array, positions_BT: jax.Array, compute_dtype: Any, constrain: Constrain
+) -> tuple[Context, Switches]:
+    """What the layers share, and what they do differently."""
     at = rope.angles(positions_BT, architecture, rope.text_lengths(architecture, segments_BT, positions_BT))
     switched = switches(architecture, segments_BT.shape[1])
     window = architecture.sliding_window if architecture.sliding else None
@@ -245,8 +264,7 @@ def forward(
         masks = {"visible_BTT": attention.visible(segments_BT, window), "window": window}
     else:
         masks = {"visible_BTT": attention.visible(segments_BT), "window_BTT": attention.visible(segments_BT, window)}
-    context = Context(at=at, compute_dtype=jnp.dtype(compute_dtype), constrain=constrain, **masks)
-    return nnx.merge(definition, state)(tokens_BT, context, switched, remat)
+    return Context(at=at, compute_dtype=jnp.dtype(compute_dtype), constrain=constrain, **masks), switched
 
 
 def switches(architecture: Architecture, length: int) -> Switches:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import signal
+import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,18 @@ from rich.table import Table
 from alpaca_jax import rundir
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
-from alpaca_jax.distributed import StopSignals, is_lead
+from alpaca_jax.distributed import StopSignals, any_process, is_lead
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.formats import native
 from alpaca_jax.metrics import MetricsWriter, memory, sinks
 from alpaca_jax.train.config import Config
+from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop, latest
 from alpaca_jax.train.setup import Setup, prepare
 from alpaca_jax.trainer.state import State
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
+LOOK_SECONDS = 0.2  # between two looks at the exports, in the end
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -44,13 +48,21 @@ def run(config: Config) -> dict[str, Any]:
         writer = _writer(config, folder) if is_lead() else None
         try:
             loop = Loop(config, setup, state, meta, checkpoints, writer, console)
-            with StopSignals() as stop:
+            with StopSignals() as stop, _exports(config, folder, checkpoints, console) as exports:
                 loop.run(stop)
+                summary = _finish(config, setup, folder, loop, stop)
+                if config.checkpoint.export is not None:
+                    _await(exports, stop)
         finally:
             if writer is not None:
                 writer.close()
     finally:
         checkpoints.close()
+    return summary
+
+
+def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, stop: StopSignals) -> dict[str, Any]:
+    """Writes train/summary.json and returns it; where the run was told to stop, raises what says so."""
     if stop.received == signal.SIGINT:
         raise KeyboardInterrupt
     if loop.stopped:
@@ -60,6 +72,18 @@ def run(config: Config) -> dict[str, Any]:
     if is_lead():
         rundir.write_json(folder.path("train", "summary.json"), summary)
     return summary
+
+
+def _await(exports: Exports | None, stop: StopSignals) -> None:
+    """Returns in every process once the first one has exported what it will."""
+    if exports is not None:
+        exports.last()
+    while any_process(exports is not None and not exports.done):
+        if any_process(stop.received is not None):
+            if stop.received == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Restart("trained, and stopped while checkpoints were exported; start the same command again for the rest")
+        time.sleep(LOOK_SECONDS)
 
 
 def _resume(console: Console, setup: Setup, checkpoints: Checkpoints) -> tuple[State, dict[str, Any]]:
@@ -80,6 +104,12 @@ def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
     train = folder.path("train")
     name = Path(config.dir).resolve().name
     return MetricsWriter(train, sinks=sinks(config.logging, name, to_mapping(config), train))
+
+
+def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, console: Console) -> AbstractContextManager[Exports | None]:
+    if config.checkpoint.export is None or not is_lead():
+        return nullcontext()
+    return Exports(folder.path("train", "hf"), checkpoints, config.checkpoint.export, console)
 
 
 def _introduce(console: Console, config: Config, setup: Setup) -> None:

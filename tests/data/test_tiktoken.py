@@ -1,6 +1,7 @@
 """Llama 3's rank file against the `tiktoken` package, on ranks trained here."""
 
 import base64
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def _trained(texts: list[str], count: int) -> dict[bytes, int]:
     while len(ranks) < count:
         pairs: dict[tuple[bytes, bytes], int] = {}
         for part in parts:
-            for pair in zip(part, part[1:], strict=False):
+            for pair in itertools.pairwise(part):
                 pairs[pair] = pairs.get(pair, 0) + 1
         best = max(sorted(pairs), key=pairs.__getitem__)
         ranks.setdefault(best[0] + best[1], len(ranks))

@@ -5,27 +5,6 @@ from typing import Any
 
 import pytest
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer of a few words."""
-    import tokenizers
-    from tokenizers import models, pre_tokenizers
-
-    from alpaca_jax.data.tokenizer import Tokenizer
-    from alpaca_jax.data.tokenizer_backends import Json
-
-    made = tokenizers.Tokenizer(
-        models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2} | {word: 3 + n for n, word in enumerate(WORDS)}, "<unk>")
-    )
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.add_special_tokens(["<unk>", "<s>", "</s>"])
-    folder = tmp_path_factory.mktemp("tokenizer")
-    Tokenizer(Json(made.to_str()), bos_id=1, eos_id=2, pad_id=2, adds_bos=True).save(folder)
-    return folder
-
 
 @pytest.fixture(scope="session")
 def make_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Any:

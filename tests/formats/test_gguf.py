@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import gguf as reader
 from alpaca_jax.formats import names, pretrained
+from alpaca_jax.formats.files import WeightFile
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
@@ -147,6 +148,36 @@ def test_a_file_without_output_weights_is_tied(tmp_path: Path) -> None:
     assert pretrained.open(tmp_path / "tied.gguf").architecture.tie_embeddings
 
 
+@pytest.mark.parametrize("kind", sorted(set(gguf.GGMLQuantizationType) & set(gguf.quants._type_traits), key=lambda kind: kind.name))
+def test_every_quantisation_that_the_gguf_package_reads(kind: gguf.GGMLQuantizationType, tmp_path: Path) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(0).integers(0, 255, (6, 2 * size), np.uint8)
+    (tmp_path / "weights").write_bytes(b"before" + raw.tobytes())
+    stored = reader.Stored(6, (6, 2 * block), kind, raw.nbytes)
+    with np.errstate(all="ignore"):  # random bits make NaN and infinities, too
+        whole = gguf.quants.dequantize(raw, kind)
+        for index in ((), (slice(2, 4),), (slice(1, 2), slice(3, block + 5))):
+            np.testing.assert_array_equal(reader.read(WeightFile(tmp_path / "weights"), stored, index), whole[index])
+
+
+def test_a_kind_that_is_not_read(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", "llama")
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((2, 2)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=r"blk\.0\.attn_q\.weight is stored as F64"):
+        pretrained.open(tmp_path / "other.gguf")
+
+
+def test_nothing_stays_mapped(tmp_path: Path) -> None:
+    _write(tmp_path / "tiny.gguf")
+    model = pretrained.open(tmp_path / "tiny.gguf")
+    assert model.read(("norm", "scale")).shape == (64,)
+    assert "tiny.gguf" not in Path("/proc/self/maps").read_text()
+
+
 def test_truncated_anywhere(tmp_path: Path) -> None:
     whole = tmp_path / "whole.gguf"
     _write(whole)
@@ -176,36 +207,22 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "qwen2"}, "the architecture 'qwen2'; only llama"),
+        ({"architecture": "gemma2"}, "the architecture 'gemma2'; only llama, qwen2, qwen3 and smollm3"),
         ({"llama__expert_count": 8}, "mixture of experts"),
         ({"llama__attention__head_count": 0}, "makes no sense"),
         ({"llama__attention__head_count_kv": 3}, "must be a multiple"),
-        ({"llama__block_count": 3}, r"missing \(9\): blk\.2\.attn_norm"),
-        ({"llama__block_count": 1}, r"not part of a LLaMA \(9\): blk\.1"),
+        ({"split__count": 3}, "one of 3 parts"),
+        ({"llama__block_count": 3}, r"missing:\n +blk\.2\.attn_norm"),
+        ({"llama__block_count": 1}, r"no part of a llama model of these sizes:\n +blk\.1\.attn_norm"),
         ({"llama__feed_forward_length": 100}, "of another size"),
-        ({"drop": ("blk.1.ffn_up.weight", "output_norm.weight")}, r"missing \(2\): blk\.1\.ffn_up\.weight, output_norm\.weight"),
+        ({"drop": ("blk.1.ffn_up.weight", "output_norm.weight")}, r"missing:\n +blk\.1\.ffn_up\.weight\n +output_norm\.weight"),
         ({"pre": "tekken"}, "cuts text as 'tekken'"),
         ({"llama__rope__dimension_count": 8}, "a part of each head"),
+        ({"llama__attention__value_length": 8}, "values have another size"),
+        ({"llama__attention__sliding_window": 8, "llama__attention__sliding_window_pattern": 2}, "one entry for each layer"),
     ],
 )
 def test_another_model(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     _write(tmp_path / "other.gguf", **changes)
     with pytest.raises(UserError, match=message):
         pretrained.open(tmp_path / "other.gguf")
-
-
-def test_sentencepiece_in_a_gguf_header(data_dir: Path) -> None:
-    from sentencepiece import sentencepiece_model_pb2
-
-    from alpaca_jax.formats import gguf_tokenizer
-
-    file = data_dir / "llama_tokenizer.model"
-    pieces = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes()).pieces
-    columns = {"tokens": [p.piece for p in pieces], "scores": [p.score for p in pieces], "token_type": [p.type for p in pieces]}
-    ids = {"bos_token_id": 1, "eos_token_id": 2}
-    built = gguf_tokenizer.build({f"tokenizer.ggml.{key}": value for key, value in {"model": "llama", **columns, **ids}.items()})
-    reference = Tokenizer.load(file)
-    texts = ["The capital of France is Paris.", "  1234 é🦙 你好\n\n", "a\tb"]
-    assert built.encode_batch(texts) == reference.encode_batch(texts)
-    assert built.encode_batch(texts, start=False) == reference.encode_batch(texts, start=False)
-    assert (built.bos_id, built.eos_id, built.pad_id, built.adds_bos) == (1, 2, 2, True)

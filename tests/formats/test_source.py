@@ -79,16 +79,20 @@ def test_local_paths(tmp_path: Path) -> None:
 def test_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
-    asked = {}
+    asked = []
 
     def snapshot(repository: str, cache_dir: Path | None, allow_patterns: list[str]) -> str:
-        asked.update(repository=repository, cache=cache_dir)
+        asked.append((repository, cache_dir, "*.safetensors" in allow_patterns, "pytorch_model*.bin" in allow_patterns))
         if repository == "an/absent":
             raise OSError("no route to host")
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert source.resolve("an-org/a-model", tmp_path) == tmp_path
-    assert asked == {"repository": "an-org/a-model", "cache": tmp_path / "hub"}
+    first, pickles = ("an-org/a-model", tmp_path / "hub", True, False), ("an-org/a-model", tmp_path / "hub", False, True)
+    assert asked == [first, pickles]
+    (tmp_path / "model.safetensors").touch()
+    source.resolve("an-org/a-model", tmp_path)
+    assert asked == [first, pickles, first]
     with pytest.raises(UserError, match=r"neither a local folder nor to be had from the Hugging Face hub \(no route to host\)"):
         source.resolve("an/absent")

@@ -73,9 +73,9 @@ def test_llama3_keeps_short_waves_and_stretches_long_ones():
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_scaling_by_length_reads_each_text_s_own(kind):
     factors = {"short_factor": (1.0, 1.0), "long_factor": (2.0, 3.0)} if kind == "longrope" else {}
-    a = changed(rope_scaling=RopeScaling(kind=kind, factor=4.0, original_max_positions=4, **factors))
+    a = changed(rope_theta=10.0, rope_scaling=RopeScaling(kind=kind, factor=4.0, original_max_positions=4, **factors))
     positions = jnp.broadcast_to(jnp.arange(8), (2, 8))
-    short, plain = rope.angles(positions, a, jnp.array([4, 8])), rope.angles(positions, TINY)
+    short, plain = rope.angles(positions, a, jnp.array([4, 8])), rope.angles(positions, changed(rope_theta=10.0))
     factor = rope.attention_factor(a.rope_scaling)
     np.testing.assert_allclose(short.cos[0], plain.cos[0] * factor, rtol=1e-6)
     assert np.abs(short.cos[1] - plain.cos[1] * factor).max() > 0.1
@@ -90,8 +90,8 @@ def test_a_scaling_by_length_reads_each_text_s_own(kind):
 # --- the whole model --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("a", [QWEN3, SMOLLM3], ids=["qwen3", "smollm3"])
-def test_a_mesh_and_remat_change_nothing(a):
+@pytest.mark.parametrize(("a", "fsdp", "tensor"), [(QWEN3, 2, 2), (SMOLLM3, 1, 1)], ids=["qwen3", "smollm3"])
+def test_a_mesh_and_remat_change_nothing(a, fsdp, tensor):
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + random.normal(0, 0.2, leaf.shape).astype(np.float32), llama.init(a, jax.random.key(0)))
     tokens = random.integers(0, 61, (4, 16)).astype(np.int32)
@@ -100,8 +100,8 @@ def test_a_mesh_and_remat_change_nothing(a):
     def loss(params, **settings):
         return llama.logits(params, llama.forward(a, params, *batch, **settings)).var()
 
-    mesh = MeshConfig(data=1, fsdp=2, tensor=2)
-    layout = Layout(make_mesh(mesh, jax.devices()[:4]), mesh)
+    mesh = MeshConfig(data=1, fsdp=fsdp, tensor=tensor)
+    layout = Layout(make_mesh(mesh, jax.devices()[: fsdp * tensor]), mesh)
     expected = jax.jit(jax.value_and_grad(loss))(params)
     placed = jax.device_put(params, layout.tree(llama.specs(a), "weights"))
     found = jax.jit(jax.value_and_grad(lambda params: loss(params, remat="attention", constrain=layout.constrain)))(placed)

@@ -4,15 +4,18 @@ Run from the root: python -m tools.benchmark.random_model FOLDER --shape 1b
 """
 
 import argparse
+import itertools
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
 import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.data.tokenizer_backends import Json
 from alpaca_jax.formats import huggingface_export
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.model import Pretrained
@@ -20,7 +23,6 @@ from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.names import Path as Keys
 from alpaca_jax.model.architecture import Architecture
 from tools.benchmark.convert import SHAPES
-from tools.prove import tiny
 
 SHARDS = 5
 # Of 16 random bits these stay, and these are set: a bfloat16 of either sign between 2**-15 and 2, which float16 holds exactly too.
@@ -43,10 +45,8 @@ def size(architecture: Architecture) -> int:
 
 
 def write(folder: Path, architecture: Architecture, seed: int = 0) -> None:
-    """Writes bfloat16 weights and a tokenizer of bytes; most of the time goes into the disk."""
-    with tempfile.TemporaryDirectory() as tokens:
-        tiny.write_tokenizer(Path(tokens))
-        tokenizer = Tokenizer.load(tokens)
+    """Writes bfloat16 weights and a tokenizer with a token for each row; most of the time goes into the disk."""
+    tokenizer = _tokenizer(architecture.vocab_size)
     model = Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,
@@ -58,6 +58,20 @@ def write(folder: Path, architecture: Architecture, seed: int = 0) -> None:
         dtype="bfloat16",
     )
     huggingface_export.export(folder, model, shard_bytes=size(architecture) // SHARDS)
+
+
+def _tokenizer(vocab_size: int) -> Tokenizer:
+    """`<s>`, `</s>`, the bytes, and pairs of bytes until there are enough."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = list(itertools.islice(itertools.product(alphabet, repeat=2), vocab_size - 2 - len(alphabet)))
+    tokens = [*alphabet, *(first + second for first, second in pairs), "<s>", "</s>"]
+    assert len(tokens) == vocab_size, vocab_size
+    made = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(tokens[-2:])
+    start, end = vocab_size - 2, vocab_size - 1
+    return Tokenizer(Json(made.to_str()), bos_id=start, eos_id=end, pad_id=end, adds_bos=True)
 
 
 class _Random:

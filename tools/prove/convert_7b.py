@@ -113,7 +113,7 @@ def killed(folder: Path, expected: dict[str, str], shard: int) -> tuple[Row, lis
         assert started.wait() == -signal.SIGKILL
     problems = ["a killed conversion left something under the target's name"] if target.exists() else []
     before = times(partial)
-    turns.console.print(f"killed with {len(before)} shards whole")
+    turns.console.print(f"killed when {len(before)} of its shards were whole")
     spent = process.run(command, folder)
     told("Hugging Face to Hugging Face, started again", spent)
     after = times(target)
