@@ -49,19 +49,24 @@ def plan(config: Config, model: Pretrained) -> Output:
         listed = [Tensor(*each) for each in gguf_export.listing(model, dtype)]
         return Output(path, listed, lambda receipt, progress: gguf_export.export(path, model, dtype, plan=receipt, progress=progress))
     assert dtype != "q8_0", "the config has checked it"
+
+    def folder(export: Callable[..., None], *models: Pretrained) -> Callable[[Mapping[str, Any], Progress], None]:
+        def write(receipt: Mapping[str, Any], progress: Progress) -> None:
+            base = config.base if config.kind == "difference" else None
+            card_text = card.render(config.target, model, dtype, config.license, base)
+            extra = {"README.md": card_text, RECEIPT: huggingface_export.to_json(receipt)}
+            export(path, *models, dtype=dtype, extra=extra, progress=progress, plan=receipt)
+
+        return write
+
     if config.kind == "orbax":
-        return Output(path, _stacked(model, dtype), lambda *given: orbax_export.export(path, model, dtype, *_extra(config, model, *given)))
+        return Output(path, _stacked(model, dtype), folder(orbax_export.export, model))
     listed = [Tensor(each.name, each.shape, dtype, each.nbytes) for each in huggingface_export.listing(model.architecture, dtype)]
-    if config.kind == "difference":
-        base = pretrained.open(ModelConfig(source=config.base, cache=config.cache))
-        return Output(path, listed, lambda *given: difference.export(path, model, base, *_extra(config, model, *given)))
-    return Output(path, listed, lambda *given: huggingface_export.export(path, model, dtype, *_extra(config, model, *given)))
-
-
-def _extra(config: Config, model: Pretrained, receipt: Mapping[str, Any], progress: Progress) -> tuple[dict[str, str], Progress]:
-    """The files that stand beside the weights, and the progress."""
-    text = card.render(config.target, model, config.dtype or model.dtype, config.license)
-    return {"README.md": text, RECEIPT: huggingface_export.to_json(receipt)}, progress
+    if config.kind == "huggingface":
+        return Output(path, listed, folder(huggingface_export.export, model))
+    base = pretrained.open(ModelConfig(source=config.base, cache=config.cache))
+    stored = [each._replace(dtype=difference.BITS[dtype]) for each in listed]
+    return Output(path, stored, folder(difference.export, model, base))
 
 
 def _stacked(model: Pretrained, dtype: Dtype) -> list[Tensor]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from alpaca_jax.convert import outputs, verify
+from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
 from alpaca_jax.convert.outputs import RECEIPT, Output, Tensor
 from alpaca_jax.errors import UserError
@@ -37,7 +37,12 @@ def run(config: Config) -> Path:
         _show_tensors(f"would be read from {config.source}", read)
         _show_tensors(f"would be written to {config.target}", output.tensors)
         return output.path
-    receipt = {"source": config.source, "base": config.base, "identity": model.identity, "kind": config.kind}
+    receipt = {
+        "source": card.bare(config.source),
+        "base": config.base and card.bare(config.base),
+        "identity": model.identity,
+        "kind": config.kind,
+    }
     receipt |= {"dtype": config.dtype or model.dtype, "license": config.license}
     if _occupied(output.path, receipt):
         console.print(f"{config.target} holds this conversion already", highlight=False)

@@ -1,6 +1,7 @@
 """A file of weights, read by place: what is not asked for is not read, and nothing of it stays mapped into memory."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ class WeightFile:
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound here: at exit the module may be gone before the file
         if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     def read(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Returns the array that lies at `offset` bytes; a UserError where the file ends before it does."""

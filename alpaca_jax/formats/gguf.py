@@ -1,5 +1,6 @@
 """Reads a GGUF file, quantised or not: a model's sizes, weights, tokenizer and chat template."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ PLAIN = {
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
 }
+RECEIPT = "alpaca_jax.conversion"  # the key of what a file was made from
 _PIECE = 1 << 22  # numbers that are dequantised at a time: the gguf package needs several copies of them
 
 
@@ -74,6 +76,14 @@ def open(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         stored=stored,
         notes=tensors.notes(architecture),
     )
+
+
+def receipt(path: Path) -> Any:
+    """Returns the `plan` that an export of ours was made by; None where it is no such file."""
+    try:
+        return json.loads(_parts(path)[0][RECEIPT])
+    except (UserError, KeyError, OSError):
+        return None
 
 
 def read(file: WeightFile, tensor: Stored, index: Index = ()) -> np.ndarray:

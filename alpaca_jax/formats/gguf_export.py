@@ -4,6 +4,7 @@ The place of every tensor is known before a weight is read. So an export that wa
 """
 
 import hashlib
+import json
 import math
 import os
 import tempfile
@@ -20,8 +21,9 @@ from gguf.utility import size_label
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import gguf_header, gguf_rope, gguf_vocabulary
+from alpaca_jax.formats.ahead import ahead
 from alpaca_jax.formats.dtypes import finite
-from alpaca_jax.formats.gguf import PLAIN
+from alpaca_jax.formats.gguf import PLAIN, RECEIPT
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
 from alpaca_jax.formats.partial import Partial, told_when_full
@@ -88,16 +90,16 @@ def export(
     tensor. A UserError where a weight is not finite in `dtype`, the disk has no room, or llama.cpp has no such model or tokenizer.
     """
     sources = _sources(model.architecture, dtype)
-    header = _header(model, sources, dtype, name)
-    whole = {"plan": dict(plan), "dtype": dtype, "header": hashlib.sha256(header).hexdigest()}
+    header = _header(model, sources, dtype, name, plan)
+    whole = {"dtype": dtype, "header": hashlib.sha256(header).hexdigest()}
     partial = Partial(path, whole, len(header) + sum(source.end for source in sources))
     try:
         with told_when_full(path), (partial.folder / _FILE).open("ab") as file:
-            for source in _rest(file, header, sources, progress):
-                for piece in _pieces(source, model, dtype):
-                    file.write(memoryview(piece.reshape(-1).view(np.uint8)))
-                file.write(bytes(source.end - source.tensor.nbytes))
-                progress(source.tensor.name)
+            for source, piece, last in ahead(_pieces(_rest(file, header, sources, progress), model)):
+                file.write(memoryview(piece.reshape(-1).view(np.uint8)))
+                if last:
+                    file.write(bytes(source.end - source.tensor.nbytes))
+                    progress(source.tensor.name)
             file.flush()
             os.fsync(file.fileno())
         partial.finish(_FILE)
@@ -125,7 +127,9 @@ def _source(name: str, shape: tuple[int, ...], dtype: Dtype, weight: Weight | No
     return _Source(Tensor(name, shape, shown, math.prod(shape) // block * nbytes), kind, weight, layer)
 
 
-def _header(model: Pretrained, sources: list[_Source], dtype: Dtype, name: str | None) -> bytes:
+def _header(
+    model: Pretrained, sources: list[_Source], dtype: Dtype, name: str | None, plan: Mapping[str, Any] = MappingProxyType({})
+) -> bytes:
     """Everything before the first tensor."""
     architecture = model.architecture
     fields: dict[str, Any] = {
@@ -137,6 +141,8 @@ def _header(model: Pretrained, sources: list[_Source], dtype: Dtype, name: str |
         **gguf_header.keys(architecture),
         **gguf_vocabulary.keys(model.tokenizer, architecture.vocab_size, model.eos_ids),
     }
+    if plan:
+        fields[RECEIPT] = json.dumps(dict(plan), ensure_ascii=False)
     writer = GGUFWriter(None, gguf_header.name(architecture))
     for key, value in fields.items():
         _adder(writer, value)(key, value)
@@ -170,8 +176,8 @@ def _padded(size: int) -> int:
     return GGUFWriter.ggml_pad(size, GGUF_DEFAULT_ALIGNMENT)
 
 
-def _rest(file: BinaryIO, header: bytes, sources: list[_Source], progress: Progress) -> Iterator[_Source]:
-    """Yields what is still to be written behind the last tensor that is whole in `file`; first cuts off what is behind that."""
+def _rest(file: BinaryIO, header: bytes, sources: list[_Source], progress: Progress) -> list[_Source]:
+    """Returns what is still to be written behind the last tensor that is whole in `file`; first cuts off what is behind that."""
     there, end = file.tell(), len(header)
     if there < end:
         file.truncate(0)
@@ -184,21 +190,23 @@ def _rest(file: BinaryIO, header: bytes, sources: list[_Source], progress: Progr
         done += 1
     file.flush()
     file.truncate(end)
-    yield from sources[done:]
+    return sources[done:]
 
 
-def _pieces(source: _Source, model: Pretrained, dtype: Dtype) -> Iterator[np.ndarray]:
-    """Yields a tensor as it lies in the file, a table in pieces of its rows."""
-    if source.weight is None:
-        factors = gguf_rope.factors(model.architecture)
-        assert factors is not None
-        yield factors
-        return
-    name = source.weight.name
-    for index in _indices(source):
-        ours = model.read(name.path, index)
-        theirs = name.to_theirs(ours[0] if name.stacked else ours, gguf_header.name(model.architecture) in gguf_header.INTERLEAVED)
-        yield _encoded(np.ascontiguousarray(theirs), source, model.source)
+def _pieces(sources: list[_Source], model: Pretrained) -> Iterator[tuple[_Source, np.ndarray, bool]]:
+    """Yields each tensor as it lies in the file, a table in pieces of its rows, and whether the piece is its last."""
+    interleaved = gguf_header.name(model.architecture) in gguf_header.INTERLEAVED
+    for source in sources:
+        if source.weight is None:
+            factors = gguf_rope.factors(model.architecture)
+            assert factors is not None
+            yield source, factors, True
+            continue
+        name, indices = source.weight.name, _indices(source)
+        for number, index in enumerate(indices, start=1):
+            ours = model.read(name.path, index)
+            theirs = name.to_theirs(ours[0] if name.stacked else ours, interleaved)
+            yield source, _encoded(np.ascontiguousarray(theirs), source, model.source), number == len(indices)
 
 
 def _indices(source: _Source) -> list[tuple[slice, ...]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import huggingface_config, safetensors
+from alpaca_jax.formats.ahead import ahead
 from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
@@ -101,11 +102,11 @@ def _shards(tensors: Sequence[Tensor], limit: int, stem: str) -> dict[str, list[
 
 def _write_shards(folder: Path, shards: dict[str, list[Tensor]], model: Pretrained, dtype: str, progress: Progress) -> None:
     """Writes the shards that are not there yet. The next piece is read, and the last shard synced to disk, while one is written."""
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as syncer:
+    with ThreadPoolExecutor(1) as syncer:
         synced: Future[None] | None = None
         for file, shard in shards.items():
             if not (folder / file).is_file():
-                _write_shard(folder / f".{file}", shard, _ahead(reader, _pieces(shard, model, dtype)), dtype, progress)
+                _write_shard(folder / f".{file}", shard, ahead(_pieces(shard, model, dtype)), dtype, progress)
                 if synced is not None:
                     synced.result()
                 synced = syncer.submit(_put_in_place, folder / f".{file}", folder / file)
@@ -170,15 +171,6 @@ def indices(tensor: Tensor) -> list[tuple[slice, ...]]:
         return [()]
     rows = max(1, PIECE_BYTES * tensor.shape[0] // tensor.nbytes)
     return [(slice(start, min(start + rows, tensor.shape[0])),) for start in range(0, tensor.shape[0], rows)]
-
-
-def _ahead(pool: ThreadPoolExecutor, items: Iterator[Any]) -> Iterator[Any]:
-    """Yields `items` while the pool makes the next of them."""
-    end = object()
-    coming = pool.submit(next, items, end)
-    while (item := coming.result()) is not end:
-        coming = pool.submit(next, items, end)
-        yield item
 
 
 def _write_settings(

@@ -11,7 +11,7 @@ import numpy as np
 
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import adapter, difference, gguf, huggingface, meta, native
+from alpaca_jax.formats import adapter, difference, float_difference, gguf, huggingface, meta, native
 from alpaca_jax.formats import source as sources
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.dtypes import finite
@@ -132,18 +132,23 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
     if path.is_dir() and (trained := native.find(path)) is not None:
         found = native.open(trained, "params" if place == source else "ema")
     elif path.is_dir() and (laid_over := _laid_over(path)) is not None:
-        base = dataclasses.replace(config, source=config.base or laid_over.base_of(path), base=None)
-        found = laid_over.open(path, _open(base, None))
+        found = laid_over.open(path, _open_base(config, config.base or laid_over.base_of(path)))
     elif (path / "params.json").is_file() and not (path / "config.json").is_file():
         found = meta.open(path, tokenizer)
     elif path.is_dir():
         found = huggingface.open(path, tokenizer)
+        if config.base is not None:  # it holds differences, as Stanford published Alpaca's
+            found = float_difference.open(found, _open_base(config, config.base))
     elif path.suffix == ".gguf" or _magic(path) == b"GGUF":
-        found = gguf.open(path)
+        found = gguf.open(path, tokenizer)
     else:
         raise UserError(f"{path} is no GGUF file; give a .gguf file, the folder of a model (Hugging Face or Meta), or that of a run")
     found = found.named(source)
     return found if tokenizer is None else found.with_tokenizer(tokenizer)
+
+
+def _open_base(config: ModelConfig, base: str) -> Pretrained:
+    return _open(dataclasses.replace(config, source=base, base=None, architecture=None), None)
 
 
 def _laid_over(folder: Path) -> Any:

@@ -12,7 +12,7 @@ from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface_export, names, native, pretrained
+from alpaca_jax.formats import huggingface_export, names, native, pretrained, tensors
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 
@@ -137,3 +137,55 @@ def test_a_training_run(stored_vocab: int | None, tiny: Path, tmp_path: Path) ->
     assert exported.tokenizer.chat_template == model.tokenizer.chat_template
     for path in names.weights(model.architecture):
         np.testing.assert_array_equal(exported.read(path), model.read(path))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return all((other / file.name).read_bytes() == file.read_bytes() for file in one.glob("*.safetensors"))
+
+
+def test_a_difference_is_made_and_recovered(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = pretrained.open(tiny)
+    other = {path: 1.01 * base.read(path) for path in names.weights(base.architecture)}
+    tuned = in_memory(base.architecture, base.tokenizer, tensors.nested(other))
+    huggingface_export.export(tmp_path / "tuned", tuned, dtype="bfloat16")
+    difference = convert.run(_config(tmp_path / "tuned", tmp_path / "difference", base=str(tiny), to="difference", verify=True))
+    assert "0.00e+00" in capsys.readouterr().out
+    assert "uint16" in (difference / "weight_difference.json").read_text()
+    assert _same(tmp_path / "tuned", convert.run(_config(difference, tmp_path / "recovered", base=str(tiny))))
+    with pytest.raises(UserError, match="base"):
+        convert.run(_config(difference, tmp_path / "wrong", base=str(tmp_path / "tuned")))
+    assert not (tmp_path / "wrong").exists()
+    with pytest.raises(UserError, match="to=difference needs base="):
+        _config(tiny, tmp_path / "x", to="difference")
+
+
+def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    for target in ("hf", "model.gguf", "model.orbax"):
+        convert.run(_config(tiny, tmp_path / target, dry_run=True))
+    captured = capsys.readouterr()
+    assert "would be read from" in captured.out
+    assert "source: Hugging Face safetensors (llama," in captured.err
+    for said in ("a Hugging Face folder", "a GGUF file", "a training folder with an Orbax checkpoint"):
+        assert f"target: {said}; give to= for another format" in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_orbax_folder_is_trained_from_and_comes_back(tiny: Path, tmp_path: Path) -> None:
+    folder = convert.run(_config(tiny, tmp_path / "model.orbax"))
+    opened = pretrained.open(folder)
+    assert opened.format == "Orbax checkpoint of step 0"
+    params = pretrained.load_params(opened)
+    np.testing.assert_array_equal(params["embed"]["weight"], pretrained.open(tiny).read(("embed", "weight")))
+    assert _same(tiny, convert.run(_config(folder, tmp_path / "hf")))
+
+
+def test_gguf_and_back(tiny: Path, tmp_path: Path) -> None:
+    file = convert.run(_config(tiny, tmp_path / "model.gguf", dtype="bfloat16"))
+    before = file.stat().st_mtime_ns
+    assert convert.run(_config(tiny, tmp_path / "model.gguf", dtype="bfloat16")).stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"another conversion: dtype \(bfloat16 there, float16 now\)"):
+        convert.run(_config(tiny, tmp_path / "model.gguf", dtype="float16"))
+    assert _same(convert.run(_config(tiny, tmp_path / "straight", dtype="bfloat16")), convert.run(_config(file, tmp_path / "hf")))
+    with pytest.raises(UserError, match=r"dtype=q8_0 is of GGUF files"):
+        _config(tiny, tmp_path / "hf", dtype="q8_0")

@@ -12,7 +12,8 @@ import pytest
 
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import difference, float_difference, huggingface, huggingface_export, model, safetensors
+from alpaca_jax.formats import difference, float_difference, huggingface, huggingface_export, model, pretrained, safetensors
+from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import leaves, weights
 from alpaca_jax.formats.tensors import nested
@@ -82,6 +83,19 @@ def test_the_tuned_model_comes_back_bit_for_bit(models: tuple[Pretrained, Pretra
 
     huggingface_export.export(tmp_path / "recovered", opened)
     assert same(huggingface.open(tmp_path / "recovered"), tuned)
+
+
+def test_it_opens_like_any_model(tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make(BASE, tiny_tokenizer, 0, "float32")
+    tuned = make(BASE, tiny_tokenizer, 1, "float32", like=base)
+    huggingface_export.export(tmp_path / "base", base)
+    difference.export(tmp_path / "diff", tuned, base.named("base"))
+    given = pretrained.open(ModelConfig(source=str(tmp_path / "diff"), base=str(tmp_path / "base")))
+    assert same(given, tuned) and given.source == str(tmp_path / "diff") and given.origin == str(tmp_path / "base")
+    assert given.identity != pretrained.open(tmp_path / "base").identity
+    monkeypatch.chdir(tmp_path)
+    assert same(pretrained.open("diff"), tuned)  # by the name of the base in its manifest
+    np.testing.assert_array_equal(pretrained.load_params(given)["norm"]["scale"], tuned.read(("norm", "scale")))
 
 
 def test_what_the_base_lacks_is_stored_as_it_is(models: tuple[Pretrained, Pretrained], tmp_path: Path) -> None:
@@ -200,5 +214,7 @@ def test_a_whole_model_is_not_taken_for_a_difference(tiny_tokenizer: Path) -> No
     with pytest.raises(UserError, match="holds the weights of a whole model, not their difference"):
         float_difference.open(make(BASE, tiny_tokenizer, 1, "float32", like=base), base)
     other = make(dataclasses.replace(BASE, hidden_size=32), tiny_tokenizer, 1, "float32")
-    with pytest.raises(UserError, match=r"(?s)models/1 is no difference to base=models/0.*attention_norm.scale is \[2, 32\] in it, \[2, 16\] in the base"):
+    with pytest.raises(
+        UserError, match=r"(?s)models/1 is no difference to base=models/0.*attention_norm.scale is \[2, 32\] in it, \[2, 16\] in the base"
+    ):
         float_difference.open(other, base)

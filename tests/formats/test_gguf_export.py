@@ -216,7 +216,7 @@ def _counting(model: Pretrained, fail_at: int | None = None, error: BaseExceptio
 @pytest.mark.parametrize("error", [_Killed(), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_killed_export_goes_on_behind_the_last_whole_tensor(error: BaseException, tmp_path: Path) -> None:
     model = _model()
-    gguf_export.export(tmp_path / "straight.gguf", model, "q8_0", name="tiny")
+    gguf_export.export(tmp_path / "straight.gguf", model, "q8_0", name="tiny", plan={"source": "a"})
     target = tmp_path / "tiny.gguf"
     failing, _ = _counting(model, 12, error)
     with pytest.raises(_Killed if isinstance(error, _Killed) else UserError, match=None if isinstance(error, _Killed) else "disk is full"):

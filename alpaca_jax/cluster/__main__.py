@@ -1,0 +1,110 @@
+"""`python -m alpaca_jax.cluster`: what launch/*.sh calls, and what runs where a job's supervisor has to be."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alpaca_jax.cluster import record
+from alpaca_jax.cluster.job import Job
+from alpaca_jax.cluster.local import Local
+from alpaca_jax.cluster.processes import LocalRanks
+from alpaca_jax.cluster.slurm import Slurm, supervise_in_allocation
+from alpaca_jax.cluster.slurm_step import allocation
+from alpaca_jax.cluster.supervise import supervise
+from alpaca_jax.errors import UserError
+
+DEFAULT_VERB = "train"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: the job's own, or 2 for the user's mistake."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except UserError as error:
+        print(f"alpaca-jax: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m alpaca_jax.cluster", description=__doc__)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    local = actions.add_parser("local", help="run N processes on this machine, in the foreground")
+    local.add_argument("processes", type=int, metavar="N")
+    _common(local)
+    local.set_defaults(run=_local)
+
+    slurm = actions.add_parser("slurm", help="check, then queue a job on Slurm")
+    slurm.add_argument("--nodes", type=int, default=1)
+    slurm.add_argument("--processes-per-node", type=int, default=1)
+    slurm.add_argument("--minutes", type=int, help="the time limit")
+    slurm.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="partition=..., account=..., and so on")
+    _common(slurm)
+    slurm.set_defaults(run=_slurm)
+
+    here = actions.add_parser("allocation", help="run in the Slurm allocation that this is called in (launch/slurm.sbatch)")
+    _common(here)
+    here.set_defaults(run=_allocation)
+
+    inside = actions.add_parser("supervise", help="run the job that FOLDER/job.json describes (called by the backends)")
+    inside.add_argument("folder", type=Path)
+    inside.set_defaults(run=_supervise)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", help="the job's name (default: the last part of dir)")
+    parser.add_argument("--restarts", type=int, default=3, help="at most so many in a row without a newer checkpoint (default 3)")
+    parser.add_argument("--secret", action="append", default=[], metavar="NAME", help="a variable that has to be set here")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="[VERB] key=value ...", help="dir=... is needed; the verb is train")
+
+
+def _local(arguments: argparse.Namespace) -> int:
+    return Local().run(_job(arguments, processes_per_node=arguments.processes))
+
+
+def _slurm(arguments: argparse.Namespace) -> None:
+    options = dict(_pair(option) for option in arguments.option)
+    shape = {"nodes": arguments.nodes, "processes_per_node": arguments.processes_per_node, "time_limit": arguments.minutes}
+    job = _job(arguments, options=options, **shape)
+    Slurm().submit(job)
+    status = Slurm().state(job.folder)
+    print(f"{job.name}: {status.state.value}, Slurm's job {status.id}; logs in {job.folder / 'logs'}")
+
+
+def _allocation(arguments: argparse.Namespace) -> int:
+    job = _job(arguments, **allocation())
+    return Slurm().run_here(job)
+
+
+def _supervise(arguments: argparse.Namespace) -> int:
+    if record.read(arguments.folder).backend == "slurm":
+        return supervise_in_allocation(arguments.folder)
+    return supervise(arguments.folder, LocalRanks())
+
+
+def _job(arguments: argparse.Namespace, **rest: Any) -> Job:
+    words = [word for word in arguments.command if word != "--"]
+    if not words or "=" in words[0]:
+        words = [DEFAULT_VERB, *words]
+    folder = next((Path(word.removeprefix("dir=")) for word in words if word.startswith("dir=")), None)
+    if folder is None:
+        raise UserError("dir= is needed: the folder of the run, which all its processes share; give dir=runs/NAME")
+    name = arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._") or DEFAULT_VERB
+    launched = {"name": name, "restarts": arguments.restarts, "secrets": tuple(arguments.secret)}
+    return Job(folder=folder, command=("alpaca-jax", *words), **launched, **rest)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
+    if not equals:
+        raise UserError(f"--option {option}: give KEY=VALUE, such as --option partition=gpu")
+    return key, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What a job is, what may be asked of it, and what its exit codes mean."""
+
+import dataclasses
+import enum
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from alpaca_jax.config import suggestion
+from alpaca_jax.errors import Restart, UserError
+
+NAME_LIMIT = 63  # of a Kubernetes label, the shortest of all backends: a job can move to another one
+OWN_VARIABLES = "ALPACA_JAX_(COORDINATOR|PROCESS|PROCESSES|ATTEMPT|LOCAL_PROCESS|LOCAL_PROCESSES)"
+
+
+class State(enum.Enum):
+    """Where a job stands; `lost` is one that says it runs while nothing of it is left."""
+
+    queued = "queued"
+    running = "running"
+    restarting = "restarting"
+    done = "done"
+    failed = "failed"
+    cancelled = "cancelled"
+    lost = "lost"
+
+    @property
+    def final(self) -> bool:
+        """True where nothing of the job is left that could go on by itself."""
+        return self in (State.done, State.failed, State.cancelled, State.lost)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One command on `nodes` x `processes_per_node` processes; a restart or a resume needs no more than this."""
+
+    folder: Path  # the run's dir
+    command: tuple[str, ...]  # the same on every rank, such as ("alpaca-jax", "train", "dir=...")
+    name: str
+    nodes: int = 1
+    processes_per_node: int = 1
+    secrets: tuple[str, ...] = ()  # names of variables; their values travel in the environment and are written nowhere
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # not secret: it is written to job.json
+    time_limit: int | None = None  # minutes
+    restarts: int = 3  # in a row without progress
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the backend's own
+    directory: Path = dataclasses.field(default_factory=Path.cwd)  # where the command runs
+
+    def __post_init__(self) -> None:
+        if not self.command:
+            raise UserError(f"the job {self.name} has no command; give one, such as: alpaca-jax train dir=...")
+        if len(self.name) > NAME_LIMIT:
+            raise UserError(f"the job's name {self.name!r} has {len(self.name)} characters; give one of {NAME_LIMIT} at most")
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", self.name):
+            raise UserError(f"the job's name {self.name!r} is not of letters, digits, '.', '_' and '-' with a letter or digit at both ends")
+        for field, least in (("nodes", 1), ("processes_per_node", 1), ("restarts", 0)):
+            if getattr(self, field) < least:
+                raise UserError(f"{field} is {getattr(self, field)}; give {least} or more")
+        if self.time_limit is not None and self.time_limit < 1:
+            raise UserError(f"time_limit is {self.time_limit} minutes; give 1 or more, or none")
+        if both := set(self.secrets) & set(self.environment):
+            raise UserError(f"{', '.join(sorted(both))}: named as a secret and given a value; name it among the secrets only")
+        object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())
+        object.__setattr__(self, "directory", Path(self.directory).expanduser().absolute())
+
+    @property
+    def processes(self) -> int:
+        """How many ranks the job has."""
+        return self.nodes * self.processes_per_node
+
+    def argv(self) -> list[str]:
+        """The command as it is started: `alpaca-jax` is the one of this interpreter, whatever PATH says on a worker."""
+        program, *arguments = self.command
+        return [sys.executable, "-m", "alpaca_jax", *arguments] if program == "alpaca-jax" else [program, *arguments]
+
+    def check_options(self, known: Mapping[str, Any] | tuple[str, ...], backend: str) -> None:
+        """Raises a UserError that names each option which the backend doesn't have."""
+        for option in self.options:
+            if option not in known:
+                has = f"it has: {', '.join(known)}" if known else "it has none"
+                raise UserError(f"{option!r} is not an option of {backend}{suggestion(option, known)} ({has})")
+
+    def check_secrets(self) -> None:
+        """Raises a UserError that names the secrets which are not set here, where the job is launched."""
+        missing = [name for name in self.secrets if not os.environ.get(name)]
+        if missing:
+            raise UserError(
+                f"the job {self.name} needs {', '.join(missing)}, not set in the environment here: export {missing[0]}=... before the launch"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What a job is doing now."""
+
+    state: State
+    id: str | None = None  # the backend's own, such as Slurm's number
+    attempt: int | None = None  # the newest, from 0
+    exit_code: int | None = None
+    reason: str = ""  # in words, where there is one
+
+
+class Backend(Protocol):
+    """What starts jobs somewhere. Their logs are plain files in FOLDER/logs, whatever the backend."""
+
+    def check(self, job: Job) -> None:
+        """Raises a UserError for what would make the job fail, before anything is queued."""
+
+    def submit(self, job: Job) -> None:
+        """Checks, writes FOLDER/job.json and starts or queues the job; it goes on when the caller ends."""
+
+    def state(self, folder: Path) -> Status:
+        """Returns where the job of `folder` stands."""
+
+    def cancel(self, folder: Path) -> None:
+        """Ends the job of `folder` and returns when nothing of it is left."""
+
+
+def restartable(code: int) -> bool:
+    """True for the exit codes that a restart can mend: 128 and above, but for Ctrl-C's 130."""
+    return code >= 128 and code != 130
+
+
+def saved(code: int) -> bool:
+    """True for the exit code of a rank that has saved its state and wants to be started again."""
+    return code == Restart.exit_code
+
+
+def newest_step(folder: Path) -> int | None:
+    """Returns the newest whole checkpoint's step in a run's folder, None where there is none: what counts as progress."""
+    found = (folder / "train" / "checkpoints").glob("[0-9]*")
+    return max((int(path.name) for path in found if path.name.isdigit()), default=None)
+
+
+def clean_environment() -> dict[str, str]:
+    """Returns this process's environment without what an outer launcher has said about ranks."""
+    return {name: value for name, value in os.environ.items() if not re.fullmatch(OWN_VARIABLES, name)}

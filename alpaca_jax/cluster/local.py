@@ -1,0 +1,95 @@
+"""The backend of this machine: a job's supervisor as a detached process, or in the foreground of a terminal."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from alpaca_jax.cluster import logs, record
+from alpaca_jax.cluster.job import Job, State, Status, clean_environment
+from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
+from alpaca_jax.cluster.supervise import supervise
+from alpaca_jax.errors import UserError
+
+NAME = "local"
+SUPERVISOR_LOG = "supervisor.log"
+START_SECONDS = 30.0
+
+
+class Local:
+    """Jobs on this machine; each has one supervising process, whose end ends the ranks."""
+
+    def check(self, job: Job) -> None:
+        """Raises a UserError for a job that can't run here, or that runs already."""
+        job.check_options((), "the local backend")
+        job.check_secrets()
+        if job.nodes != 1:
+            raise UserError(f"{job.nodes} nodes: this machine is one; give processes_per_node=, or another backend")
+        if job.time_limit is not None:
+            raise UserError("time_limit: nothing limits the time of a job on this machine; leave it out")
+        if record.exists(job.folder) and not self.state(job.folder).state.final:
+            raise UserError(f"the job in {job.folder} is running already; cancel it first, or give another dir=")
+
+    def submit(self, job: Job) -> None:
+        """Starts the job and returns once its supervisor runs; one that is done is left alone."""
+        if not self._prepare(job):
+            return
+        log = job.folder / logs.FOLDER / SUPERVISOR_LOG
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(job.folder)]
+            detached = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
+            process = subprocess.Popen(command, cwd=job.directory, env=clean_environment(), **detached)
+        end = time.monotonic() + START_SECONDS
+        while record.read(job.folder).launcher is None:
+            if process.poll() is not None or time.monotonic() > end:
+                raise UserError(f"the supervisor of {job.name} didn't start; see {log}")
+            time.sleep(0.02)
+
+    def run(self, job: Job) -> int:
+        """Runs the job in the foreground, rank 0's lines on the terminal; returns its exit code."""
+        if not self._prepare(job):
+            print(f"{job.folder} is done: not started again (another dir=, or another command, is another job)", file=sys.stderr)
+            return 0
+        return supervise(job.folder, LocalRanks(show=_print))
+
+    def state(self, folder: Path) -> Status:
+        """Returns what job.json says, but `lost` where it says that the job runs and its supervisor has ended (asked on the same host)."""
+        found = record.read(folder)
+        state, reason = found.state, found.reason
+        elsewhere = found.launcher is not None and found.launcher["host"] != record.this_process()["host"]
+        if not state.final and not elsewhere and record.process_of(found.launcher) is None:
+            state, reason = State.lost, "its launcher was killed, and its ranks with it; launch it again to go on from the last checkpoint"
+        attempt = found.attempts[-1].number if found.attempts else None
+        return Status(state, found.id, attempt, found.exit_code, reason)
+
+    def cancel(self, folder: Path, grace: float = GRACE_SECONDS * 3) -> None:
+        """Has the job save and leave, and after `grace` seconds ends it; returns when nothing of it is left."""
+        found = record.read(folder)
+        process = record.process_of(found.launcher)
+        if process is None:
+            if found.launcher and found.launcher["host"] != record.this_process()["host"]:
+                raise UserError(f"the job in {folder} was launched on {found.launcher['host']}: cancel it there")
+            return
+        process.terminate()
+        try:
+            process.wait(grace)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait()
+            record.read(folder).settle(State.cancelled, f"it had not ended {grace:.0f} s after SIGTERM and was killed")
+
+    def _prepare(self, job: Job) -> bool:
+        """Checks the job and writes its job.json; False where it is done already."""
+        self.check(job)
+        if record.is_done(job):
+            return False
+        record.renewed(NAME, job).write()
+        return True
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

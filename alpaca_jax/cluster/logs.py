@@ -1,0 +1,136 @@
+"""The ranks' logs of one attempt: how each rank ended, which failed first, and what it said."""
+
+import dataclasses
+import datetime
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from alpaca_jax.cluster.job import saved
+from alpaca_jax.cluster.rank import TRACEBACK, log_of, values
+from alpaca_jax.errors import Lost, UserError
+
+FOLDER = "logs"
+TAIL_BYTES = 1 << 16
+SHOWN_LINES = 40
+# A rank that raises may wait so long in JAX's shutdown barrier before it ends; an older traceback is not what ended it.
+BARRIER = datetime.timedelta(seconds=310)
+CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How one rank ended; `exit_code` is None where its log breaks off (the process or its host was killed)."""
+
+    rank: int
+    log: Path
+    host: str
+    exit_code: int | None
+    failed: datetime.datetime  # when it began to end
+
+    @property
+    def how(self) -> str:
+        """In words."""
+        if self.exit_code is None:
+            return "was killed with its host, or has never started" if not self.log.exists() else "was cut off: its log has no end"
+        if self.exit_code > 128 and self.exit_code - 128 in set(signal.Signals):
+            return f"was ended by {signal.Signals(self.exit_code - 128).name} (exit code {self.exit_code})"
+        return f"ended with exit code {self.exit_code}"
+
+
+def folder_of(job_folder: Path, attempt: int) -> Path:
+    """Returns the folder of an attempt's logs."""
+    return job_folder / FOLDER / str(attempt)
+
+
+def ends(folder: Path, processes: int) -> list[End]:
+    """Returns how each rank of an attempt ended."""
+    return [_end(log_of(folder, rank), rank) for rank in range(processes)]
+
+
+def first_failure(found: Sequence[End]) -> End | None:
+    """Returns the rank that failed first, None where none did. One that has saved comes after every other kind."""
+    failures = [end for end in found if end.exit_code != 0]
+    return min(failures, key=lambda end: (saved(end.exit_code or 0), end.failed), default=None)
+
+
+def exit_code(found: Sequence[End]) -> int:
+    """Returns the exit code of an attempt: of the rank that failed first; but a user's mistake on any rank is the user's mistake."""
+    if any(end.exit_code == UserError.exit_code for end in found):
+        return UserError.exit_code
+    if all(end.exit_code == 0 or saved(end.exit_code or 0) for end in found):
+        return max(end.exit_code or 0 for end in found)
+    first = first_failure(found)
+    assert first is not None
+    return Lost.exit_code if first.exit_code is None else first.exit_code
+
+
+def explain(found: Sequence[End]) -> str:
+    """Returns what a person should see first of a failed attempt: rank, host, how it ended, and its traceback or its last lines."""
+    first = first_failure(found)
+    if first is None:
+        return ""
+    lines = _tail(first.log)
+    told = traceback(lines) or lines[-SHOWN_LINES // 2 :]
+    return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; it is in {first.log}:", *(f"  {line}" for line in told)])
+
+
+def traceback(lines: Sequence[str]) -> list[str]:
+    """Returns the lines of the last traceback, with those it was chained to; none where there is none."""
+    starts = [index for index, line in enumerate(lines) if TRACEBACK.decode() in line]
+    if not starts:
+        return []
+    start = end = starts.pop()
+    while starts and any(phrase in line for line in lines[starts[-1] : start] for phrase in CHAINED):
+        start = starts.pop()
+    end += 1
+    while end < len(lines) and (lines[end].startswith(" ") or not lines[end]):
+        end += 1
+    while end < len(lines) and lines[end] and values(lines[end]) is None:  # the message, of one line or several
+        end += 1
+    shown = list(lines[start:end])
+    return shown if len(shown) <= SHOWN_LINES else [*shown[: SHOWN_LINES // 4], "...", *shown[-SHOWN_LINES * 3 // 4 :]]
+
+
+def _end(log: Path, rank: int) -> End:
+    if not log.exists():
+        return End(rank, log, "an unknown host", None, datetime.datetime.max.replace(tzinfo=datetime.UTC))
+    with open(log, "rb") as file:
+        head = values(file.readline().decode(errors="replace")) or {}
+    last = next((said for line in reversed(_tail(log)) if (said := values(line)) and "exit" in said), None)
+    host = (last or head).get("host", "an unknown host")
+    if last is None:
+        return End(rank, log, host, None, datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC))
+    failed = datetime.datetime.fromisoformat(last["ended"])
+    if last["traceback"] != "none" and failed - (wrote := datetime.datetime.fromisoformat(last["traceback"])) < BARRIER:
+        failed = wrote
+    return End(rank, log, host, int(last["exit"]), failed)
+
+
+def _tail(log: Path) -> list[str]:
+    """The last lines of a log."""
+    if not log.exists():
+        return []
+    with open(log, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()
+
+
+class Follower:
+    """Reads on in a log that is being written."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._position = 0
+
+    def read(self) -> str:
+        """Returns what was added since the last call, without this package's own lines."""
+        if not self.log.exists():
+            return ""
+        with open(self.log, "rb") as file:
+            file.seek(self._position)
+            piece = file.read()
+        self._position += len(piece)
+        lines = piece.decode(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if values(line) is None)

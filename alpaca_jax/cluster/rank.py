@@ -1,0 +1,136 @@
+"""`python -m alpaca_jax.cluster.rank LOG [--parent PID] -- COMMAND`: one rank's process, its log, and its end.
+
+It is the parent of the command, so that an exit code and the time of a traceback stand in the log whatever the backend tells of them;
+and what the command has started ends with it.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from alpaca_jax.cluster.job import saved
+from alpaca_jax.cluster.record import now
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+TICK_SECONDS = 0.1
+TRACEBACK = b"Traceback (most recent call last)"
+END_NOW = signal.SIGHUP  # to a rank: end the command and all it has started at once
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code, 128 + N where signal N has ended it."""
+    split = argv.index("--")
+    log, options, command = Path(argv[0]), argv[1:split], argv[split + 1 :]
+    if options[:1] == ["--parent"]:
+        die_with_parent(END_NOW, int(options[1]))
+    if "--slurm" in options:
+        log = _from_slurm(log)
+    code = Rank(log, command).run()
+    # srun ends the peers of a rank that fails; those of one that has saved are still saving, and the log has the true code.
+    return 0 if "--slurm" in options and saved(code) else code
+
+
+def _from_slurm(folder: Path) -> Path:
+    """Completes the variables of the rank from Slurm's, and returns its log."""
+    rank = int(os.environ["SLURM_PROCID"])
+    os.environ["ALPACA_JAX_PROCESS"] = str(rank)
+    if "ALPACA_JAX_LOCAL_PROCESSES" in os.environ:
+        os.environ["ALPACA_JAX_LOCAL_PROCESS"] = os.environ["SLURM_LOCALID"]
+    return log_of(folder, rank)
+
+
+class Rank:
+    """The command of one rank while it runs."""
+
+    def __init__(self, log: Path, command: list[str]) -> None:
+        self.log, self.command = log, command
+        self.traceback: str | None = None  # when the newest was written
+        self._scanned = 0
+        self._pending: list[int] = []
+
+    def run(self) -> int:
+        """Returns the command's exit code once it and all it has started have ended."""
+        for number in (*FORWARDED, END_NOW):
+            signal.signal(number, lambda received, _: self._pending.append(received))
+        with open(self.log, "ab", buffering=0) as output:
+            self._scanned = output.seek(0, os.SEEK_END)
+            try:
+                process = subprocess.Popen(
+                    self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_before_exec, start_new_session=True
+                )
+            except OSError as error:
+                output.write(
+                    f"{self.command[0]}: can't be started ({error.strerror})\n{self._line(exit=127, ended=now(), traceback='none')}".encode()
+                )
+                return 127
+            output.write(self._line(pid=process.pid, started=now()).encode())
+            code = self._wait(process)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what the command has left behind
+            self._look_for_traceback()
+            output.write(self._line(exit=code, ended=now(), traceback=self.traceback or "none").encode())
+        return code
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        while process.poll() is None:
+            while self._pending:
+                number = self._pending.pop(0)
+                if number == END_NOW:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.send_signal(number)
+            self._look_for_traceback()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TICK_SECONDS)
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+    def _look_for_traceback(self) -> None:
+        with open(self.log, "rb") as file:
+            file.seek(self._scanned)
+            piece = file.read()
+        if TRACEBACK in piece:
+            self.traceback = now()
+        self._scanned += max(0, len(piece) - len(TRACEBACK) + 1)  # one may lie across two pieces
+
+    def _line(self, **values: object) -> str:
+        known = {"rank": os.environ.get("ALPACA_JAX_PROCESS", "0"), "host": socket.gethostname(), **values}
+        return "[" + " ".join(["alpaca-jax", *(f"{key}={value}" for key, value in known.items())]) + "]\n"
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """Returns the log of a rank in an attempt's folder of logs."""
+    return folder / f"rank-{rank:04d}.log"
+
+
+def values(line: str) -> dict[str, str] | None:
+    """Returns what a line of this module's says, None for any other line."""
+    found = re.fullmatch(r"\[alpaca-jax ((?:\w+=\S+ ?)+)\]", line.strip())
+    return dict(part.split("=", 1) for part in found[1].split()) if found else None
+
+
+def die_with_parent(number: int, parent: int) -> None:
+    """Has the kernel send signal `number` to this process when its parent ends, however that ends (Linux; nothing elsewhere)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number))
+    if os.getppid() != parent:  # it has ended before it could be asked for
+        sys.exit(128 + signal.SIGKILL)
+
+
+def _before_exec() -> None:
+    for number in (*FORWARDED, END_NOW):
+        signal.signal(number, signal.SIG_DFL)
+    die_with_parent(signal.SIGKILL, _WRAPPER)
+
+
+_WRAPPER = os.getpid()
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

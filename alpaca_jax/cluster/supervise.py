@@ -1,0 +1,124 @@
+"""A job from its first attempt to its last: what is started again, how often, and what a person is told."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from alpaca_jax.cluster import checkout, logs, record
+from alpaca_jax.cluster.job import Job, State, restartable, saved
+from alpaca_jax.cluster.record import Record
+
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PAUSE_SECONDS = 1.0  # before a first restart without progress; doubled for each further one
+LONGEST_PAUSE_SECONDS = 60.0
+CTRL_C = 130
+
+
+class Ranks(Protocol):
+    """What runs the ranks of one attempt: on this machine, or on the nodes of an allocation."""
+
+    def run(self, job: Job, attempt: int) -> int:
+        """Returns the attempt's exit code once no process of it is left."""
+
+    def pass_on(self, number: int) -> None:
+        """Has every rank get a signal; called from a signal handler."""
+
+    def leaving(self) -> bool:
+        """True where the machines are about to be taken away, so that another attempt on them is of no use."""
+
+
+class Supervisor:
+    """Runs the attempts of one job and keeps its job.json."""
+
+    def __init__(
+        self, job_record: Record, ranks: Ranks, requeue: Callable[[Record], None] | None = None, say: Callable[[str], None] | None = None
+    ):
+        self.record, self.ranks, self.requeue = job_record, ranks, requeue
+        self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self.stopped: int | None = None  # the signal that has asked this job to end
+
+    def run(self) -> int:
+        """Returns the exit code of the job's last attempt; 0 at once where the job is done already."""
+        if self.record.state is State.done:
+            self.say(f"{self.record.job.folder} is done: not started again (another dir=, or another command, is another job)")
+            return 0
+        before = {number: signal.signal(number, self._note) for number in PASSED_ON}
+        try:
+            self.record.launcher = record.this_process()
+            while (code := self._attempt()) is None:
+                pass
+            return code
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.stopped = number
+        self.ranks.pass_on(number)
+
+    def _attempt(self) -> int | None:
+        """Runs one attempt and settles what follows from its end: the job's exit code, or None to start again."""
+        job = self.record.job
+        attempt = self.record.begin()
+        folder = logs.folder_of(job.folder, attempt.number)
+        if changed := checkout.write(folder):
+            self.say(changed)
+        code = self.ranks.run(job, attempt.number)
+        self.record.end(code)
+        told = logs.explain(logs.ends(folder, job.processes))
+        if told:
+            self.say(told)
+        return self._settle(code)
+
+    def _settle(self, code: int) -> int | None:
+        if code == 0:
+            return self._finish(State.done, "", code)
+        leaving = self.requeue is not None and restartable(code) and self.ranks.leaving()
+        gave_up = self.record.stalled > self.record.job.restarts
+        if leaving and not gave_up:
+            assert self.requeue is not None
+            self.say(f"{self._name()} is queued again: the nodes are being taken away")
+            self.requeue(self.record)
+            return code
+        if self.stopped is not None:
+            name = signal.Signals(self.stopped).name
+            how = "its state is saved, " if saved(code) else ""
+            return self._finish(State.cancelled, f"stopped by {name}; {how}the same launch goes on from the last checkpoint", code)
+        if not restartable(code):
+            return self._finish(State.failed, f"exit code {code}", code)
+        if gave_up:
+            return self._finish(
+                State.failed,
+                f"given up after {self.record.stalled} attempts without a newer checkpoint; the last ended with exit code {code}",
+                code,
+            )
+        return self._pause(code)
+
+    def _pause(self, code: int) -> int | None:
+        pause = 0.0 if self.record.stalled == 0 else min(PAUSE_SECONDS * 2 ** (self.record.stalled - 1), LONGEST_PAUSE_SECONDS)
+        reason = f"attempt {self.record.attempts[-1].number} ended with exit code {code}"
+        self.record.settle(State.restarting, reason)
+        left = self.record.job.restarts - self.record.stalled
+        self.say(f"{self._name()}: {reason}; started again in {pause:.0f} s ({left} more without a newer checkpoint)")
+        end = time.monotonic() + pause
+        while time.monotonic() < end and self.stopped is None:
+            time.sleep(0.05)
+        return None if self.stopped is None else self._settle(code)
+
+    def _finish(self, state: State, reason: str, code: int) -> int:
+        self.record.exit_code = code
+        self.record.settle(state, reason)
+        self.say(f"{self._name()}: {state.value}{f' ({reason})' if reason else ''}")
+        return CTRL_C if self.stopped == signal.SIGINT and state is State.cancelled else code
+
+    def _name(self) -> str:
+        return f"the job {self.record.job.name} in {self.record.job.folder}"
+
+
+def supervise(folder: Path, ranks: Ranks, **options) -> int:
+    """Supervises the job that `folder`'s job.json describes; returns its exit code."""
+    return Supervisor(record.read(folder), ranks, **options).run()
