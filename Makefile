@@ -33,6 +33,8 @@ prove: $(VENV)/installed-test
 	$(BIN)/python -m tools.benchmark.real_tokens
 	$(BIN)/python -m tools.benchmark.train_step
 	$(BIN)/python -m tools.benchmark.decode
+	$(BIN)/python -m tools.benchmark.convert
+	$(BIN)/python -m tools.prove.convert_7b
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -9,7 +9,7 @@ from typing import Any
 
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.job import Job
-from alpaca_jax.cluster.local import Local
+from alpaca_jax.cluster.local import Local, detach
 from alpaca_jax.cluster.processes import LocalRanks
 from alpaca_jax.cluster.slurm import Slurm, supervise_in_allocation
 from alpaca_jax.cluster.slurm_step import allocation
@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     here = actions.add_parser("allocation", help="run in the Slurm allocation that this is called in (launch/slurm.sbatch)")
     _common(here)
     here.set_defaults(run=_allocation)
+
+    outside = actions.add_parser("detach", help="start the supervisor of FOLDER/job.json, and leave it alone (called by the backends)")
+    outside.add_argument("folder", type=Path)
+    outside.set_defaults(run=lambda arguments: detach(arguments.folder))
 
     inside = actions.add_parser("supervise", help="run the job that FOLDER/job.json describes (called by the backends)")
     inside.add_argument("folder", type=Path)

@@ -88,7 +88,7 @@ class Job:
         missing = [name for name in self.secrets if not os.environ.get(name)]
         if missing:
             raise UserError(
-                f"the job {self.name} needs {', '.join(missing)}, not set in the environment here: export {missing[0]}=... before the launch"
+                f"the job {self.name} needs {', '.join(missing)}, and it is not set here: export {missing[0]}=... before the launch"
             )
 
 

@@ -14,7 +14,6 @@ from alpaca_jax.cluster.supervise import supervise
 from alpaca_jax.errors import UserError
 
 NAME = "local"
-SUPERVISOR_LOG = "supervisor.log"
 START_SECONDS = 30.0
 
 
@@ -36,17 +35,10 @@ class Local:
         """Starts the job and returns once its supervisor runs; one that is done is left alone."""
         if not self._prepare(job):
             return
-        log = job.folder / logs.FOLDER / SUPERVISOR_LOG
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as output:
-            command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(job.folder)]
-            detached = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
-            process = subprocess.Popen(command, cwd=job.directory, env=clean_environment(), **detached)
-        end = time.monotonic() + START_SECONDS
-        while record.read(job.folder).launcher is None:
-            if process.poll() is not None or time.monotonic() > end:
-                raise UserError(f"the supervisor of {job.name} didn't start; see {log}")
-            time.sleep(0.02)
+        # A process in between starts it and ends, so that it is nobody's child and stays when the caller ends.
+        command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(job.folder)]
+        if subprocess.run(command, cwd=job.directory, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
+            raise UserError(f"the supervisor of {job.name} didn't start; see {job.folder / logs.FOLDER / logs.SUPERVISOR}")
 
     def run(self, job: Job) -> int:
         """Runs the job in the foreground, rank 0's lines on the terminal; returns its exit code."""
@@ -88,6 +80,21 @@ class Local:
             return False
         record.renewed(NAME, job).write()
         return True
+
+
+def detach(folder: Path) -> int:
+    """Starts the supervisor of the job in `folder` as a session of its own; returns 0 once it runs, 1 where it doesn't."""
+    log = folder / logs.FOLDER / logs.SUPERVISOR
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+        command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    end = time.monotonic() + START_SECONDS
+    while record.read(folder).launcher is None:
+        if process.poll() is not None or time.monotonic() > end:
+            return 1
+        time.sleep(0.02)
+    return 0
 
 
 def _print(text: str) -> None:

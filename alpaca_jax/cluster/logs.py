@@ -11,6 +11,7 @@ from alpaca_jax.cluster.rank import TRACEBACK, log_of, values
 from alpaca_jax.errors import Lost, UserError
 
 FOLDER = "logs"
+SUPERVISOR = "supervisor.log"  # in it: what the supervisor says, of all attempts
 TAIL_BYTES = 1 << 16
 SHOWN_LINES = 40
 # A rank that raises may wait so long in JAX's shutdown barrier before it ends; an older traceback is not what ended it.

@@ -52,7 +52,7 @@ class LocalRanks:
         """Returns when every rank has ended. The peers of one that has failed are told to, and then made to."""
         failed_at = None
         told = False
-        while any(rank.poll() is None for rank in ranks):
+        while None in [rank.poll() for rank in ranks]:
             while self._pending:
                 _signal(ranks, self._pending.pop(0))
             codes = [rank.returncode for rank in ranks if rank.returncode]

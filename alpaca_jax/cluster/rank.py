@@ -66,9 +66,8 @@ class Rank:
                     self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_before_exec, start_new_session=True
                 )
             except OSError as error:
-                output.write(
-                    f"{self.command[0]}: can't be started ({error.strerror})\n{self._line(exit=127, ended=now(), traceback='none')}".encode()
-                )
+                output.write(f"{self.command[0]}: can't be started ({error.strerror})\n".encode())
+                output.write(self._line(exit=127, ended=now(), traceback="none").encode())
                 return 127
             output.write(self._line(pid=process.pid, started=now()).encode())
             code = self._wait(process)

@@ -48,10 +48,13 @@ class Record:
         value["job"] |= {"folder": str(self.job.folder), "directory": str(self.job.directory)}
         rundir.write_json(self.job.folder / FILE, value)
 
-    def begin(self) -> Attempt:
-        """Adds and returns the next attempt. One that was never ended (its host died) is closed, and counts as one without an end."""
+    def close(self) -> None:
+        """Ends an attempt that was never ended, since its supervisor was killed or the host died; it counts as any other."""
         if self.attempts and self.attempts[-1].ended is None:
             self.end(None)
+
+    def begin(self) -> Attempt:
+        """Adds and returns the next attempt."""
         attempt = Attempt(self._next(), now(), newest_step(self.job.folder))
         self.attempts.append(attempt)
         self.state = State.running
@@ -104,9 +107,11 @@ def read(folder: Path) -> Record:
 
 
 def renewed(backend: str, job: Job) -> Record:
-    """Returns the record to launch `job` with, the attempts before it kept so that their logs are; the caller has asked `is_done`."""
-    attempts = read(job.folder).attempts if exists(job.folder) else []
-    return Record(backend=backend, job=job, attempts=attempts)
+    """Returns the record to launch `job` with: the attempts before it are kept, those without progress forgiven."""
+    found = Record(backend=backend, job=job, attempts=read(job.folder).attempts if exists(job.folder) else [])
+    found.close()
+    found.stalled, found.exit_code = 0, None
+    return found
 
 
 def is_done(job: Job) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from alpaca_jax.cluster import logs, record, slurm_queue
 from alpaca_jax.cluster.job import Job, State, Status
-from alpaca_jax.cluster.local import SUPERVISOR_LOG
 from alpaca_jax.cluster.record import Record
 from alpaca_jax.cluster.slurm_step import SlurmRanks
 from alpaca_jax.cluster.supervise import Supervisor
@@ -76,9 +75,7 @@ class Slurm:
         end = time.monotonic() + CANCEL_SECONDS
         while (job := slurm_queue.described(found.id)) is not None and job.get("JobState") not in slurm_queue.STATES:
             if time.monotonic() > end:
-                raise UserError(
-                    f"Slurm's job {found.id} is still {job['JobState']} {CANCEL_SECONDS:.0f} s after scancel; see squeue -j {found.id}"
-                )
+                raise UserError(f"Slurm's job {found.id} is {job['JobState']} {CANCEL_SECONDS:.0f} s after scancel; see squeue")
             time.sleep(0.2)
         found = record.read(folder)
         if not found.state.final:
@@ -154,7 +151,7 @@ def _arguments(job: Job) -> list[str]:
         f"--nodes={job.nodes}",
         f"--ntasks-per-node={job.processes_per_node}",
         f"--chdir={job.directory}",
-        f"--output={job.folder / logs.FOLDER / SUPERVISOR_LOG}",
+        f"--output={job.folder / logs.FOLDER / logs.SUPERVISOR}",
         "--open-mode=append",
         "--export=ALL",  # the one way in which environment and secrets reach the workers
         "--requeue",  # when a node fails; a job that ends by itself in time queues itself again

@@ -35,9 +35,7 @@ STATES = {
 def ask(*command: str, text: str = "") -> str:
     """Returns what one of Slurm's commands prints; raises a UserError with what it complains of."""
     if shutil.which(command[0]) is None:
-        raise UserError(
-            f"there is no Slurm on this machine: {command[0]} is not on the PATH; launch from a login node, or choose another backend"
-        )
+        raise UserError(f"there is no Slurm here: {command[0]} is not on the PATH; launch from a login node, or choose another backend")
     try:
         found = subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECONDS, env=outside_environment())
     except subprocess.TimeoutExpired as error:

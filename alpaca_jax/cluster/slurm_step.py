@@ -49,7 +49,7 @@ class SlurmRanks:
                 stdout=output,
                 stderr=output,
                 cwd=job.directory,
-                env=_step_environment() | rank_variables(job, attempt, coordinator),
+                env=_step_environment(rank_variables(job, attempt, coordinator)),
                 start_new_session=True,
             )
             while srun.poll() is None:
@@ -88,6 +88,6 @@ def _rank(job: Job, folder: str) -> list[str]:
     return [python, "-m", "alpaca_jax.cluster.rank", folder, "--slurm", "--", *command]
 
 
-def _step_environment() -> dict[str, str]:
+def _step_environment(environment: dict[str, str]) -> dict[str, str]:
     # The allocation's own variables tell srun where it is; those of its shape would argue with the options above.
-    return {name: value for name, value in os.environ.items() if name not in ("SLURM_CPUS_PER_TASK", "SLURM_TRES_PER_TASK")}
+    return {name: value for name, value in environment.items() if name not in ("SLURM_CPUS_PER_TASK", "SLURM_TRES_PER_TASK")}

@@ -11,6 +11,7 @@ from typing import Protocol
 from alpaca_jax.cluster import checkout, logs, record
 from alpaca_jax.cluster.job import Job, State, restartable, saved
 from alpaca_jax.cluster.record import Record
+from alpaca_jax.errors import Lost
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PAUSE_SECONDS = 1.0  # before a first restart without progress; doubled for each further one
@@ -49,8 +50,10 @@ class Supervisor:
         before = {number: signal.signal(number, self._note) for number in PASSED_ON}
         try:
             self.record.launcher = record.this_process()
-            while (code := self._attempt()) is None:
-                pass
+            self.record.close()
+            code = self._give_up(Lost.exit_code) if self._is_stalled() else None
+            while code is None:
+                code = self._attempt()
             return code
         finally:
             for number, handler in before.items():
@@ -78,8 +81,7 @@ class Supervisor:
         if code == 0:
             return self._finish(State.done, "", code)
         leaving = self.requeue is not None and restartable(code) and self.ranks.leaving()
-        gave_up = self.record.stalled > self.record.job.restarts
-        if leaving and not gave_up:
+        if leaving and not self._is_stalled():
             assert self.requeue is not None
             self.say(f"{self._name()} is queued again: the nodes are being taken away")
             self.requeue(self.record)
@@ -90,12 +92,8 @@ class Supervisor:
             return self._finish(State.cancelled, f"stopped by {name}; {how}the same launch goes on from the last checkpoint", code)
         if not restartable(code):
             return self._finish(State.failed, f"exit code {code}", code)
-        if gave_up:
-            return self._finish(
-                State.failed,
-                f"given up after {self.record.stalled} attempts without a newer checkpoint; the last ended with exit code {code}",
-                code,
-            )
+        if self._is_stalled():
+            return self._give_up(code)
         return self._pause(code)
 
     def _pause(self, code: int) -> int | None:
@@ -108,6 +106,13 @@ class Supervisor:
         while time.monotonic() < end and self.stopped is None:
             time.sleep(0.05)
         return None if self.stopped is None else self._settle(code)
+
+    def _is_stalled(self) -> bool:
+        return self.record.stalled > self.record.job.restarts
+
+    def _give_up(self, code: int) -> int:
+        count = self.record.stalled
+        return self._finish(State.failed, f"given up after {count} attempts without a newer checkpoint; the last exit code is {code}", code)
 
     def _finish(self, state: State, reason: str, code: int) -> int:
         self.record.exit_code = code

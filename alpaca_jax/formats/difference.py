@@ -21,7 +21,7 @@ from rich.console import Console
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import huggingface_config, safetensors
-from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype
+from alpaca_jax.formats.dtypes import Dtype, contiguous, finite, numpy_dtype
 from alpaca_jax.formats.huggingface_export import SHARD_BYTES, indices, listing, to_json
 from alpaca_jax.formats.huggingface_export import export as export_folder
 from alpaca_jax.formats.model import Pretrained
@@ -122,7 +122,8 @@ def digest(model: Pretrained, dtype: Dtype) -> str:
         name = tensor.weight.name
         for index in indices(tensor):
             ours = _cast(model.read(name.path, index), dtype)
-            theirs = np.ascontiguousarray(name.to_theirs(ours[0] if name.stacked else ours))
+            theirs = name.to_theirs(ours[0] if name.stacked else ours)
+            theirs = contiguous(theirs, theirs.dtype)
             sha256.update(memoryview(theirs.view(np.uint8).reshape(-1)))
     return sha256.hexdigest()
 

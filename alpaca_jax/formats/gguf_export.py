@@ -22,7 +22,7 @@ from gguf.utility import size_label
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import gguf_header, gguf_rope, gguf_vocabulary
 from alpaca_jax.formats.ahead import ahead
-from alpaca_jax.formats.dtypes import finite
+from alpaca_jax.formats.dtypes import contiguous, finite
 from alpaca_jax.formats.gguf import PLAIN, RECEIPT
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
@@ -206,7 +206,7 @@ def _pieces(sources: list[_Source], model: Pretrained) -> Iterator[tuple[_Source
         for number, index in enumerate(indices, start=1):
             ours = model.read(name.path, index)
             theirs = name.to_theirs(ours[0] if name.stacked else ours, interleaved)
-            yield source, _encoded(np.ascontiguousarray(theirs), source, model.source), number == len(indices)
+            yield source, _encoded(contiguous(theirs, theirs.dtype), source, model.source), number == len(indices)
 
 
 def _indices(source: _Source) -> list[tuple[slice, ...]]:

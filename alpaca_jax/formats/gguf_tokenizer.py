@@ -49,7 +49,7 @@ def _bpe(header: Mapping[str, Any]) -> str:
     pre = gguf_pretokenizer.of_name(header[PREFIX + "pre"])
     rows = list(enumerate(zip(header[PREFIX + "tokens"], header[PREFIX + "token_type"], strict=True)))
     vocab = {token: id for id, (token, type) in rows if not (type == UNUSED and token == padding(id))}
-    merges = [tuple(merge.split(" ")) for merge in header[PREFIX + "merges"]]
+    merges = [tuple(merge.split(" ")) for merge in header.get(PREFIX + "merges", ())]
     made = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=pre.ignore_merges))
     normalizer, made.pre_tokenizer = gguf_pretokenizer.made(pre)
     if normalizer is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import huggingface_config, safetensors
 from alpaca_jax.formats.ahead import ahead
-from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype
+from alpaca_jax.formats.dtypes import Dtype, contiguous, finite, numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
 from alpaca_jax.formats.partial import Partial, told_when_full
@@ -154,10 +154,12 @@ def _pieces(shard: list[Tensor], model: Pretrained, dtype: str) -> Iterator[tupl
             ours = model.read(name.path, index)
             theirs = name.to_theirs(ours[0] if name.stacked else ours)
             with np.errstate(over="ignore"):  # said below, by the tensor's name
-                piece = np.ascontiguousarray(theirs, dtype=target)
+                piece = contiguous(theirs, target)
             if not finite(piece):
                 what = (
-                    "holds NaN or infinities" if not finite(np.ascontiguousarray(theirs)) else f"has values that are too large for {dtype}"
+                    "holds NaN or infinities"
+                    if not finite(contiguous(theirs, theirs.dtype))
+                    else f"has values that are too large for {dtype}"
                 )
                 raise UserError(f"{model.source}: {tensor.name} {what}; give a dtype with a wider range, or an earlier checkpoint")
             yield tensor, piece, not index or index[0].stop == tensor.shape[0] or name.stacked

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alpaca_jax.formats.dtypes import fill
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
@@ -53,6 +54,14 @@ class Name(NamedTuple):
         if interleaved and self.paired:
             weight = _swapped(weight, (shape[-2], -1, 2))
         return weight.T.reshape(shape)
+
+    def fill(self, target: np.ndarray, weight: np.ndarray) -> None:
+        """Copies a weight in our layout (of one layer, maybe a view of theirs) into `target` of the same shape."""
+        if self.inputs:
+            rows = math.prod(weight.shape[: self.inputs])
+            fill(target.reshape(rows, -1), weight.reshape(rows, -1))
+        else:
+            target[...] = weight
 
     def read(self, load: Callable[[Index], np.ndarray], shape: tuple[int, ...], index: Index = (), interleaved: bool = False) -> np.ndarray:
         """Returns the piece `index` of a weight (of one layer) with our `shape`; `load` reads the piece of theirs that holds it."""

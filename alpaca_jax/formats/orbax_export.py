@@ -10,8 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import type_handlers
 
 from alpaca_jax import checkpoint
 from alpaca_jax.errors import UserError
@@ -46,21 +44,6 @@ class _Promise:
         return weight
 
 
-class _Handler(type_handlers.NumpyHandler):
-    """Writes one promise after the other, as Orbax writes numpy arrays."""
-
-    def __init__(self, progress: Callable[[str], None]) -> None:
-        super().__init__()
-        self._progress = progress
-
-    async def serialize(self, values: Sequence[_Promise], infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[Any]:
-        for promise, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
-            for written in await super().serialize([promise.read()], [info], [arg]):
-                written.result()
-            self._progress(".".join(promise.path))
-        return []
-
-
 def export(
     folder: Path,
     model: Pretrained,
@@ -92,7 +75,20 @@ def export(
 
 
 def _save(folder: Path, tree: dict[str, Any], progress: Callable[[str], None]) -> None:
-    registry = type_handlers.create_type_handler_registry((_Promise, _Handler(progress)))
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    class Handler(type_handlers.NumpyHandler):
+        """Writes one promise after the other, as Orbax writes numpy arrays."""
+
+        async def serialize(self, values: Sequence[_Promise], infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[Any]:
+            for promise, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+                for written in await super().serialize([promise.read()], [info], [arg]):
+                    written.result()
+                progress(".".join(promise.path))
+            return []
+
+    registry = type_handlers.create_type_handler_registry((_Promise, Handler(deepcopy_host_arrays=False)))
     # Compression holds two more copies of a weight in memory while it is written.
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Opens a model of any format as one thing, and loads its weights into their places."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from alpaca_jax.model.architecture import Architecture
 
 SHAPING = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "tie_embeddings")
 SHAPING += ("qkv_bias", "out_bias", "qk_norm")
+Bounds = tuple[tuple[int, int], ...]
 AVERAGE = "#ema"  # behind the folder of a training run: the average of its weights
 
 
@@ -63,30 +65,52 @@ def load_params(
         padded = path in VOCABULARY and stored_vocab is not None
         shape = (stored_vocab, *weight.shape[1:]) if padded else weight.shape
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if place is None else place(path)
-        params[path] = jax.make_array_from_callback(shape, where, _pieces(pretrained, path, shape, np.dtype(dtype)))
+        params[path] = jax.make_array_from_callback(shape, where, _pieces(pretrained, path, shape, where, np.dtype(dtype)))
     return nested(params)
 
 
-def _pieces(pretrained: Pretrained, path: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype) -> Callable[[Index | None], np.ndarray]:
-    """What gives a piece of a weight that may have more rows than the model; devices that hold the same one share it."""
-    known: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-    rows = weights(pretrained.architecture)[path].shape[0]
+def _pieces(
+    pretrained: Pretrained, path: tuple[str, ...], shape: tuple[int, ...], where: jax.sharding.Sharding, dtype: np.dtype
+) -> Callable[[Index | None], np.ndarray]:
+    """What gives a device its piece of a weight that may have more rows than the model.
+
+    Where the pieces of this process's devices make one block, as they do on the usual meshes, that is read at once and cut up: many narrow
+    pieces of a row would be many small reads. Devices that hold the same piece share it.
+    """
+    wanted = {_bounds(index, shape) for index in where.addressable_devices_indices_map(shape).values()}
+    block = tuple((min(starts), max(stops)) for starts, stops in (zip(*dim, strict=True) for dim in zip(*wanted, strict=True)))
+    known: dict[Bounds, np.ndarray] = {}
+    if _size(block) == sum(map(_size, wanted)):
+        known[block] = _read(pretrained, path, block, dtype)
 
     def piece(index: Index | None) -> np.ndarray:
-        index = whole(index or (), shape)
-        bounds = tuple((part.start, part.stop) for part in index)
+        bounds = _bounds(index, shape)
+        if block in known:
+            return known[block][tuple(slice(start - first, stop - first) for (start, stop), (first, _) in zip(bounds, block, strict=True))]
         if bounds not in known:
-            start, stop = (min(bound, rows) for bound in bounds[0])
-            found = pretrained.read(path, (slice(start, stop), *index[1:])).astype(dtype, copy=False)
-            if not finite(found):
-                raise UserError(
-                    f"{pretrained.source}: the weight {'.'.join(path)} holds NaN or infinities; fetch or convert the model again"
-                )
-            more = bounds[0][1] - bounds[0][0] - len(found)
-            known[bounds] = np.pad(found, ((0, more), *((0, 0),) * (found.ndim - 1))) if more else found
+            known[bounds] = _read(pretrained, path, bounds, dtype)
         return known[bounds]
 
     return piece
+
+
+def _read(pretrained: Pretrained, path: tuple[str, ...], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
+    """A block of a weight; rows behind the vocabulary are zeros. A UserError where a value is not finite."""
+    rows = weights(pretrained.architecture)[path].shape[0]
+    start, stop = (min(bound, rows) for bound in bounds[0])
+    found = pretrained.read(path, (slice(start, stop), *(slice(*part) for part in bounds[1:]))).astype(dtype, copy=False)
+    if not finite(found):
+        raise UserError(f"{pretrained.source}: the weight {'.'.join(path)} holds NaN or infinities; fetch or convert the model again")
+    more = bounds[0][1] - bounds[0][0] - len(found)
+    return np.pad(found, ((0, more), *((0, 0),) * (found.ndim - 1))) if more else found
+
+
+def _bounds(index: Index | None, shape: tuple[int, ...]) -> Bounds:
+    return tuple((part.start, part.stop) for part in whole(index or (), shape))
+
+
+def _size(bounds: Bounds) -> int:
+    return math.prod(stop - start for start, stop in bounds)
 
 
 def _check_sizes(pretrained: Pretrained, wanted: Architecture | None) -> None:

@@ -102,7 +102,7 @@ class Tensors:
                 return one[None]
             if stacked is None:
                 stacked = np.empty((len(chosen), *one.shape), one.dtype)
-            stacked[layer] = one
+            name.fill(stacked[layer], one)
         assert stacked is not None, index
         return stacked
 

@@ -3,6 +3,7 @@
 from alpaca_jax.checkpoint import CheckpointConfig
 from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
+from alpaca_jax.distributed import DistributedConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
@@ -34,6 +35,7 @@ class Config:
     hardware: HardwareConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig = LoggingConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs <= 0:

@@ -14,7 +14,7 @@ import alpaca_jax
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.data.pack import Batch
-from alpaca_jax.distributed import StopSignals, any_process, is_lead
+from alpaca_jax.distributed import StopSignals, beat, is_lead
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import Goodput, MetricsWriter, Profile, Throughput, memory
 from alpaca_jax.model import flops
@@ -112,12 +112,11 @@ class Loop:
         self.throughput.restart()
         for batch in self._batches():
             self._take(batch)
-            if self.step % self.config.log_every == 0 or self.step == self.setup.steps:
-                if self._look(display) == "back":
-                    return "back"
-                if any_process(stop.received is not None):
-                    return "stopped"
-            elif stop.received and jax.process_count() == 1:
+            looking = self.step % self.config.log_every == 0 or self.step == self.setup.steps
+            if looking and self._look(display) == "back":
+                return "back"
+            beat(self.step)
+            if stop.now():
                 return self._look(display) or "stopped"
             if self.evaluation.due(self.step):
                 self._evaluate()

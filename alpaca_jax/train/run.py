@@ -1,7 +1,6 @@
 """The verb: what is checked, prepared and written down around the loop."""
 
 import dataclasses
-import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 from alpaca_jax import rundir
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
-from alpaca_jax.distributed import StopSignals, any_process, is_lead
+from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.formats import native
 from alpaca_jax.metrics import MetricsWriter, memory, sinks
@@ -33,6 +32,11 @@ def run(config: Config) -> dict[str, Any]:
 
     SIGTERM and SIGUSR1 end the run after the step at hand with a checkpoint and `Restart`; SIGINT the same with KeyboardInterrupt.
     """
+    with joined(config.distributed, config.dir, to_mapping(config)) as membership:
+        return _train(config, membership)
+
+
+def _train(config: Config, membership: Membership) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN)
@@ -49,7 +53,8 @@ def run(config: Config) -> dict[str, Any]:
         try:
             loop = Loop(config, setup, state, meta, checkpoints, writer, console)
             with StopSignals() as stop, _exports(config, folder, checkpoints, console) as exports:
-                loop.run(stop)
+                with membership.watched(stop):
+                    loop.run(stop)
                 summary = _finish(config, setup, folder, loop, stop)
                 if config.checkpoint.export is not None:
                     _await(exports, stop)
@@ -63,11 +68,10 @@ def run(config: Config) -> dict[str, Any]:
 
 def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, stop: StopSignals) -> dict[str, Any]:
     """Writes train/summary.json and returns it; where the run was told to stop, raises what says so."""
-    if stop.received == signal.SIGINT:
+    if stop.interrupted:
         raise KeyboardInterrupt
     if loop.stopped:
-        why = f"by signal {stop.received}" if stop.received else "because another process was told to"
-        raise Restart(f"stopped {why} at step {loop.step} of {setup.steps}; saved, start the same command again")
+        raise Restart(f"stopped by {stop.why} at step {loop.step} of {setup.steps}; saved, start the same command again")
     summary = _summary(config, setup, loop)
     if is_lead():
         rundir.write_json(folder.path("train", "summary.json"), summary)
@@ -79,8 +83,8 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
     if exports is not None:
         exports.last()
     while any_process(exports is not None and not exports.done):
-        if any_process(stop.received is not None):
-            if stop.received == signal.SIGINT:
+        if stop.now():
+            if stop.interrupted:
                 raise KeyboardInterrupt
             raise Restart("trained, and stopped while checkpoints were exported; start the same command again for the rest")
         time.sleep(LOOK_SECONDS)

@@ -1,0 +1,232 @@
+"""The line between the processes of a running job: who was lost, who failed, when to stop, and that all are done.
+
+The connections of the preflight stay open, in the form of a star around rank 0. The kernel ends one in the moment its process dies, so a
+loss is known within a second, with the rank and its host; JAX's own service takes up to its heartbeat, and names a number only. A thread
+listens, so that nothing here waits for a step. Ending the process is done here too: the main thread may be in a collective for ever.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from alpaca_jax.distributed.channel import Channel, Closed, Hub, Message
+from alpaca_jax.distributed.facts import Facts
+from alpaca_jax.distributed.preflight import Meeting
+from alpaca_jax.errors import Lost
+
+LINGER_SECONDS = 6.0  # rank 0 stays at most so long until the others are gone, since JAX aborts whoever loses it
+END = "the end of the run"
+OWN_SECONDS = 3.0  # a process that hears of another's failure may be about to fail of itself, with a better message
+
+
+class Line:
+    """This process's end of the line."""
+
+    def __init__(self, rank: int, meeting: Meeting, heartbeat_seconds: int, end: Callable[[int], NoReturn] = os._exit) -> None:
+        self.rank, self.members, self._channels, self._exit = rank, meeting.members, dict(meeting.channels), end
+        self.size = len(meeting.members)
+        self.failing = False  # this process has begun to fail, and says and ends it by itself
+        self.stop: Message | None = None  # who asked all to stop, and why
+        self.stopped = False  # and all have stopped at the same step
+        self.over = False
+        self._changed = threading.Condition()
+        self._hub = Hub()
+        self._gathering: dict[str, dict[int, Any]] = {}  # rank 0: what has come of each gathering
+        self._gathered: dict[str, list[Any]] = {}
+        self._checks, self._last = 0, 0  # calls of `stop_now`, and the one at which all stop (0: none is agreed)
+        self._ended: Message | None = None
+        self._heartbeat = heartbeat_seconds
+        self._heard = dict.fromkeys(self._channels, time.monotonic())
+        self._missed: set[int] = set()
+        for rank_, channel in self._channels.items():
+            channel.rank = rank_
+            channel.keep_alive(heartbeat_seconds)
+            self._hub.add(channel)
+        self._thread = threading.Thread(target=self._listen, name="line", daemon=True)
+        self._thread.start()
+
+    # --- for the main thread ---
+
+    def gather(self, name: str, value: Any, seconds: float) -> list[Any]:
+        """Returns the values of all ranks, once all have called with this name; Lost after so many seconds."""
+        self._to_lead({"gather": name, "value": value})
+        with self._changed:
+            if not self._changed.wait_for(lambda: name in self._gathered, seconds):
+                raise Lost(f"rank {self.rank} on {self._host(self.rank)}: not all processes came to {name!r} within {seconds:.0f} s")
+            return self._gathered.pop(name)
+
+    def ask_to_stop(self, why: str, signal: int | None) -> None:
+        """Asks all processes, this one included, to stop at one step."""
+        self._to_lead({"stop": f"{why} on rank {self.rank} ({self._host(self.rank)})", "signal": signal})
+
+    def stop_now(self) -> bool:
+        """Whether to stop; called by every process after every step, it is true in all of them after the same one.
+
+        While nobody asks, it costs nothing. Once somebody does, each process says how many steps it has passed, and passes no further
+        until the answer is there: one more than the most that any has. A thread answers, not the step, so none waits for a step of another.
+        """
+        with self._changed:
+            self._checks += 1
+            if self.stop is not None:
+                self._changed.wait_for(lambda: self._last > 0)
+                self.stopped = self._checks >= self._last
+            return self.stopped
+
+    def fail(self, code: int, text: str) -> None:
+        """Tells the others that this process ends with `code`, and why; the caller ends it."""
+        with contextlib.suppress(Closed):
+            self._to_lead({"failed": text, "code": code, "rank": self.rank})
+
+    def linger(self) -> None:
+        """Returns once what was said has reached the others: at rank 0, once they are gone."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        while self.rank == 0 and self._channels and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+
+    def leave(self, seconds: float) -> None:
+        """Returns once every process is done; an end of a connection means nothing from then on."""
+        self.gather(END, None, seconds)
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self.over = True
+        self._thread.join(5)
+        for channel in self._channels.values():
+            channel.close()
+
+    @property
+    def news(self) -> Message | None:
+        """What ended the job, where another process did."""
+        return self._ended
+
+    # --- the thread ---
+
+    def _listen(self) -> None:
+        beaten = 0.0
+        while not self.over:
+            for channel, message in self._hub.poll(0.5):
+                if isinstance(message, Closed):
+                    self._gone(channel, message)
+                elif message is not None:
+                    assert channel.rank is not None
+                    self._heard[channel.rank] = time.monotonic()
+                    self._take(message)
+            if time.monotonic() - beaten > self._heartbeat / 6:
+                beaten = time.monotonic()
+                self._send_all({"alive": True})
+                self._look_for_silence()
+
+    def _take(self, message: Message) -> None:
+        """What a message means; rank 0 tells the others what they must know."""
+        if "gather" in message:
+            self._collect(message["gather"], message["rank"], message["value"])
+        elif "gathered" in message:
+            self._put(message["gathered"], message["values"])
+        elif "stop" in message:
+            self._begin_to_stop(message)
+        elif "failed" in message or "lost" in message:
+            self._end(message)
+
+    def _to_lead(self, message: Message) -> None:
+        message = message | {"rank": self.rank}
+        if self.rank == 0:
+            self._take(message)
+        else:
+            self._channels[0].send(message)
+
+    def _send_all(self, message: Message) -> None:
+        for channel in list(self._channels.values()):
+            with contextlib.suppress(Closed):  # the hub says it next
+                channel.send(message)
+
+    def _collect(self, name: str, rank: int, value: Any) -> None:
+        with self._changed:
+            values = self._gathering.setdefault(name, {})
+            values[rank] = value
+            if len(values) < self.size:
+                return
+            del self._gathering[name]
+        found = [values[rank] for rank in range(self.size)]
+        self.over = self.over or name == END  # before the others know it, who then leave
+        self._send_all({"gathered": name, "values": found})
+        self._put(name, found)
+
+    def _put(self, name: str, values: list[Any]) -> None:
+        self.over = self.over or name == END
+        with self._changed:
+            if name == "passed":
+                self._last = max(values) + 1
+            else:
+                self._gathered[name] = values
+            self._changed.notify_all()
+
+    def _begin_to_stop(self, message: Message) -> None:
+        with self._changed:
+            if self.stop is not None:
+                return
+            self.stop = message
+            passed = self._checks
+        if self.rank == 0:
+            self._send_all(message)
+        with contextlib.suppress(Closed):
+            self._to_lead({"gather": "passed", "value": passed})
+
+    def _look_for_silence(self) -> None:
+        """Names a process that says nothing, before JAX's service ends the job because of it without a name."""
+        now = time.monotonic()
+        for rank, heard in self._heard.items():
+            if now - heard < self._heartbeat / 2:
+                self._missed.discard(rank)
+            elif rank not in self._missed:
+                self._missed.add(rank)
+                _say(
+                    f"rank {rank} on {self._host(rank)} (process {self.members[rank]['pid']}) says nothing since {now - heard:.0f} s: "
+                    f"stopped, or cut off; the job ends when it stays silent for {self._heartbeat} s"
+                )
+
+    def _gone(self, channel: Channel, reason: Closed) -> None:
+        rank = channel.rank
+        assert rank is not None
+        self._channels.pop(rank, None)
+        self._heard.pop(rank, None)
+        if not self.over and not self.failing:
+            self._end({"lost": str(reason), "code": Lost.exit_code, "rank": rank})
+
+    def _end(self, message: Message) -> None:
+        """Another process failed or was lost: this one ends with its code, unless it is failing by itself."""
+        if self._ended is not None:
+            return
+        self._ended = message
+        if self.rank == 0:
+            self._send_all(message)
+        if "failed" in message:
+            deadline = time.monotonic() + OWN_SECONDS
+            while not self.failing and time.monotonic() < deadline:
+                time.sleep(0.05)
+        if self.failing:
+            return
+        rank, host = message["rank"], self._host(message["rank"])
+        if "failed" in message:
+            _say(f"rank {rank} on {host} failed, and the job ends with it: {message['failed']}")
+        else:
+            _say(f"rank {rank} on {host} (process {self.members[rank]['pid']}) was lost: {message['lost']}; the same command goes on")
+        deadline = time.monotonic() + LINGER_SECONDS
+        while self.rank == 0 and self._channels and time.monotonic() < deadline:
+            for channel, said in self._hub.poll(0.2):
+                if isinstance(said, Closed):
+                    self._channels.pop(channel.rank, None)
+        sys.stdout.flush()
+        self._exit(message["code"])
+
+    def _host(self, rank: int) -> str:
+        facts: Facts = self.members[rank]
+        return facts["host"]
+
+
+def _say(text: str) -> None:
+    print(f"alpaca-jax: {text}", file=sys.stderr, flush=True)

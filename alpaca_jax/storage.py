@@ -1,0 +1,190 @@
+"""Paths of object stores (`gs://`, `s3://`), through etils' epath: asked for here only, everything else takes what it is given.
+
+A store has objects with names, no folders: an object appears whole when it is put, nothing is renamed and nothing appended to. So what is
+several objects counts as there when its manifest is, which is put last and deleted first. Requests are tried again for about half a
+minute; that a bucket can be reached at all is asked once a process, and said within seconds where it can't.
+"""
+
+import base64
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+from alpaca_jax.errors import UserError
+
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # what epath needs besides itself
+EXTRAS = {"gs": "gcs", "s3": "s3"}  # of alpaca-jax
+LOGIN = {
+    "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's file",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`",
+}
+CONNECT_SECONDS = 10.0
+REQUEST_SECONDS = 60  # of a small request
+AT_ONCE = 16  # objects copied at a time
+
+
+class Object(NamedTuple):
+    """What a store tells of an object without reading it; `md5` (hex) where it keeps one."""
+
+    size: int
+    md5: str | None
+
+
+def is_remote(where: str | os.PathLike[str]) -> bool:
+    """Whether `where` is on an object store."""
+    return os.fspath(where).startswith(tuple(f"{scheme}://" for scheme in PACKAGES))
+
+
+def at(where: str | os.PathLike[str]) -> Path:
+    """Returns the local path (`~` expanded) or, for `gs://` and `s3://`, epath's, which has the same methods.
+
+    A UserError where the scheme is unknown, its package isn't installed, or the bucket is absent or can't be reached.
+    """
+    text = os.fspath(where)
+    if not (found := re.match(r"(\w{2,}):/+", text)):
+        return Path(where).expanduser()
+    scheme, bucket = found[1], text[found.end() :].split("/")[0]
+    if scheme not in PACKAGES:
+        raise UserError(f"{text}: {scheme}:// can't be read or written; give a local path, gs://BUCKET/NAME or s3://BUCKET/NAME")
+    if not text.startswith(f"{scheme}://") or not bucket:
+        raise UserError(f"{text}: not an address of an object store; spell it {scheme}://BUCKET/NAME")
+    if importlib.util.find_spec(PACKAGES[scheme]) is None:
+        raise UserError(f"{text}: the package {PACKAGES[scheme]} is not installed; pip install 'alpaca-jax[{EXTRAS[scheme]}]'")
+    _reach(scheme, bucket)
+    return _path(text.rstrip("/"))
+
+
+@contextlib.contextmanager
+def told(where: str | os.PathLike[str]) -> Iterator[None]:
+    """A context in which what a store refuses (credentials, connection) becomes a UserError; an absent object stays FileNotFoundError."""
+    try:
+        yield
+    except Exception as error:
+        if (explained := explain(where, error)) is not None:
+            raise explained from error
+        raise
+
+
+def explain(where: str | os.PathLike[str], error: BaseException) -> UserError | None:
+    """Returns what a store's error means to the user; None for any other error, and for an object that isn't there."""
+    if not is_remote(where) or isinstance(error, UserError | FileNotFoundError):
+        return None
+    text, scheme = " ".join(str(error).split())[:300] or type(error).__name__, os.fspath(where)[:2]
+    kind = f"{type(error).__module__}.{type(error).__name__}"
+    forbidden = isinstance(error, PermissionError) or "Forbidden" in text or "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text
+    if forbidden or getattr(error, "code", None) in (401, 403) or re.search("google.auth|Credential", kind):
+        return UserError(f"{os.fspath(where)}: the store refuses ({text}); {LOGIN[scheme]}, and see that it may read and write this bucket")
+    if re.match("aiohttp|requests|botocore", kind) or isinstance(error, ConnectionError | TimeoutError):
+        return UserError(f"{os.fspath(where)}: the store can't be reached ({text}); see to the connection, and start the same command again")
+    if kind == "gcsfs.retry.HttpError" or re.search(r"\bgs://|\bs3://|storage/v1", text):
+        return UserError(f"{os.fspath(where)}: the store can't do it ({text}); see to the bucket, and start the same command again")
+    return None
+
+
+def objects(folder: Path) -> dict[str, Object]:
+    """Returns every object below a remote folder by its name inside it: a request a thousand, and nothing is read."""
+    with told(folder):
+        found = _system(folder).find(os.fspath(folder), detail=True)
+    prefix = f"{os.fspath(folder).partition('://')[2]}/"
+    return {name.removeprefix(prefix): Object(info["size"], _md5(info)) for name, info in found.items() if not name.endswith("/")}
+
+
+def remove(folder: Path) -> None:
+    """Deletes every object below a remote folder; none there is no error."""
+    with told(folder), contextlib.suppress(FileNotFoundError):
+        folder.rmtree()  # type: ignore[attr-defined]
+
+
+def fetch(remote: Path, local: Path) -> None:
+    """Copies every object below `remote` into the folder `local`; FileNotFoundError where there is none."""
+    names = objects(remote)
+    if not names:
+        raise FileNotFoundError(f"{remote} holds nothing")
+
+    def copy(name: str) -> None:
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        _system(remote).get_file(f"{os.fspath(remote)}/{name}", str(local / name))
+
+    with told(remote), ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(copy, names))
+
+
+def send(local: Path, remote: Path, last: str | None = None) -> None:
+    """Puts every file of the folder `local` below `remote`, the one named `last` after all others."""
+    names = sorted(str(path.relative_to(local)) for path in local.rglob("*") if path.is_file())
+
+    def copy(name: str) -> None:
+        _system(remote).put_file(str(local / name), f"{os.fspath(remote)}/{name}")
+
+    with told(remote):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(copy, [name for name in names if name != last]))
+        if last is not None:
+            copy(last)
+
+
+@functools.cache
+def _configured() -> Any:
+    """epath, told how to reach stores; before it is first used for one, and for Orbax's own use of it as well."""
+    # TensorFlow's backend brings TensorFlow into processes that need none, and knows Google's own address only.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    # Else each bucket is first asked over gRPC whether it is of another kind, for a minute where that is blocked.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    import fsspec
+    from etils import epath
+
+    # Others write to the same bucket, so no listing is kept.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    fsspec.config.conf.setdefault("s3", {}).setdefault("use_listings_cache", False)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of whatever it raises
+    return epath
+
+
+def _path(text: str) -> Path:
+    return cast(Path, _configured().Path(text))
+
+
+def _system(path: Path) -> Any:
+    """fsspec's file system of a remote path, the very one that epath uses."""
+    return path._backend.fs(path)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _reach(scheme: str, bucket: str) -> None:
+    where = f"{scheme}://{bucket}"
+    with told(where):
+        system = _system(_path(where))
+        if scheme == "gs":
+            _connect(where, system._location)
+        try:
+            system.info(where)
+        except FileNotFoundError as error:
+            raise UserError(f"{where}: there is no such bucket, or it may not be seen; make it first, or give another address") from error
+
+
+def _connect(where: str, address: str) -> None:
+    """A UserError at once where nobody answers: the libraries would try for minutes."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
+        return
+    url = urlsplit(address)
+    try:
+        socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), CONNECT_SECONDS).close()
+    except OSError as error:
+        emulator = "; STORAGE_EMULATOR_HOST points there: start the emulator, or unset it" if "STORAGE_EMULATOR_HOST" in os.environ else ""
+        raise UserError(
+            f"{where}: {url.netloc} can't be reached ({error.strerror or error}){emulator or '; see to the connection'}"
+        ) from error
+
+
+def _md5(info: dict[str, Any]) -> str | None:
+    # S3's ETag is an md5 only for some objects, and doesn't say for which.
+    return base64.b64decode(info["md5Hash"]).hex() if info.get("md5Hash") else None
