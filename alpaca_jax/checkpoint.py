@@ -4,6 +4,10 @@ A checkpoint is written as `.STEP.partial`, hashed into `manifest.json`, and onl
 leaves either the whole of it or none; an old one is renamed to `.STEP.old` before it is deleted. Before a restore the hashes are
 checked, since Orbax restores flipped bytes without a word.
 
+On an object store nothing is renamed. There `STEP` is written in place and counts once its manifest is put, which is last; it is deleted
+manifest first. Its hashes are the md5s that the store has computed of what arrived, where it keeps them, so that neither a save nor a
+check reads anything back.
+
 With several processes each writes its own shards. When Orbax's `wait_until_finished` returns, all have passed its barrier behind the last
 write; then the first process alone hashes and renames, and all meet at one more barrier of the coordination service. That service runs
 beside the devices' collectives, so its barriers may be awaited in a background thread while steps run. A process that failed leaves
@@ -12,14 +16,10 @@ without coming to the barrier, and JAX ends its peers.
 
 import errno
 import functools
-import hashlib
-import json
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,15 +27,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alpaca_jax import rundir
+from alpaca_jax import rundir, storage
 from alpaca_jax.config import configclass
 from alpaca_jax.distributed import is_lead
 from alpaca_jax.errors import UserError
+from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
 
-MANIFEST = "manifest.json"
 AGREE_STEPS = 16  # several processes ask the first one's clock so often
 SEAL_HOURS = 2.0  # the others wait at most so long for the hashes
-HASH_THREADS = 8
 Tree = dict[str, Any]
 
 
@@ -68,7 +67,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, config: CheckpointConfig) -> None:
         import orbax.checkpoint as ocp
 
-        self.folder = Path(folder).absolute()
+        self.folder = _located(folder)
         self.config = config
         self._ocp = ocp
         self._checkpointer: Any = None  # made by the first save, which knows how large the arrays are
@@ -98,7 +97,7 @@ class Checkpoints:
         """
         self.wait()
         self._last_save = time.monotonic()
-        partial = self.folder / f".{step}.partial"
+        partial = self.folder / (str(step) if storage.is_remote(self.folder) else f".{step}.partial")
         if _of_the_lead(lambda: self._begin(step, partial)):
             return
         if self._checkpointer is None:
@@ -131,23 +130,21 @@ class Checkpoints:
         return None if found < 0 else found
 
     def _newest(self, report: Callable[[str], None]) -> int:
-        remove([*self.folder.glob(".*.partial*"), *self.folder.glob(".*.old")])
+        remove(leftovers(self.folder))
         for step in reversed(steps(self.folder)):
             damage = check(self.folder / str(step))
             if damage is None:
                 return step
-            aside = self.folder / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(self.folder / str(step), aside)
+            aside = set_aside(self.folder / str(step))
             report(f"checkpoint {step} is damaged ({damage}): set aside as {aside}; going on from the one before it")
         return -1
 
     def hold(self, step: int) -> bool:
         """Keeps one checkpoint from being pruned until `release`, so that another process may read it; False where it is gone already."""
         with self._pruning:
-            whole = (self.folder / str(step)).is_dir()
-            self._held = step if whole else None
-            return whole
+            there = whole(self.folder / str(step))
+            self._held = step if there else None
+            return there
 
     def release(self) -> None:
         """Lets go of the checkpoint that is held, and prunes what was kept for it alone."""
@@ -158,7 +155,7 @@ class Checkpoints:
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
-        with self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
+        with storage.told(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(self.folder / str(step), args=args)
         return {name: restored[name] for name in items}, rundir.read_json(self.folder / str(step) / MANIFEST)["meta"]
 
@@ -172,8 +169,11 @@ class Checkpoints:
 
     def _begin(self, step: int, partial: Path) -> bool:
         """Makes room for a save; True where that step is saved already."""
-        if (self.folder / str(step)).exists():
+        if whole(self.folder / str(step)):
             return True
+        if storage.is_remote(partial):
+            remove([partial])
+            return False
         remove(partial.parent.glob(f"{partial.name}*"))
         self.folder.mkdir(parents=True, exist_ok=True)
         return False
@@ -190,7 +190,8 @@ class Checkpoints:
             self._checkpointer.wait_until_finished()
             if is_lead():
                 seal(partial, step, meta)
-                os.replace(partial, self.folder / str(step))
+                if partial.name != str(step):
+                    os.replace(partial, self.folder / str(step))
                 self._prune()
             meet = self._ocp.multihost.get_barrier_sync_fn()
             meet(key=f"checkpoint {step} is whole", timeout_ms=int(SEAL_HOURS * 3_600_000))
@@ -202,44 +203,18 @@ class Checkpoints:
         with self._pruning:
             for step in steps(self.folder)[: -self.config.keep]:
                 if (every is None or step % every) and step != self._held:
-                    aside.append(self.folder / f".{step}.old")
-                    os.replace(self.folder / str(step), aside[-1])
+                    aside.append(withdraw(self.folder / str(step)))
         remove(aside)
 
     def _explained(self, error: Exception, partial: Path) -> Exception:
+        if (explained := storage.explain(self.folder, error)) is not None:
+            return explained
         full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full:
             return error
         if is_lead():
             remove(partial.parent.glob(f"{partial.name}*"))
         return UserError(f"{self.folder}: the disk is full, the checkpoint was not saved; make room and start the same command again")
-
-
-def steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint in `folder`, ascending."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
-
-
-def seal(checkpoint: Path, step: int, meta: dict[str, Any]) -> None:
-    """Writes the manifest of a checkpoint whose arrays are on disk: the hashes that `check` compares."""
-    content = {"step": step, "meta": meta, "sha256": _hashes(checkpoint)}
-    rundir.write_json(checkpoint / MANIFEST, content | {"digest": _digest(content)})
-
-
-def check(checkpoint: Path) -> str | None:
-    """None where every file of the checkpoint has the content that was saved, else what is wrong with it."""
-    try:
-        content = json.loads((checkpoint / MANIFEST).read_bytes())
-        digest, expected = content.pop("digest"), content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} is absent or unreadable"
-    if digest != _digest(content):
-        return f"{MANIFEST} has changed"
-    found = _hashes(checkpoint)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            return f"{name} {'is missing' if name not in found else 'was not saved with it' if name not in expected else 'has changed'}"
-    return None
 
 
 class Saved:
@@ -249,7 +224,7 @@ class Saved:
     """
 
     def __init__(self, folder: str | Path, step: int | None = None, item: str = "params") -> None:
-        folder = Path(folder).absolute()
+        folder = _located(folder)
         found = steps(folder)
         if not found or (step is not None and step not in found):
             raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}; its steps are {found or 'none'}")
@@ -296,7 +271,8 @@ class Saved:
         wanted = functools.reduce(lambda below, key: {key: below}, reversed(path), leaf)
         whole = functools.reduce(lambda below, key: {key: below}, reversed(path), ocp.RestoreArgs(restore_type=np.ndarray))
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True)
-        restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
+        with storage.told(self.folder):
+            restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
         return functools.reduce(lambda tree, key: tree[key], path, restored)
 
 
@@ -317,23 +293,6 @@ def _of_the_lead(answer: Callable[[], int]) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(answer() if is_lead() else 0)))
 
 
-def remove(folders: Iterable[Path]) -> None:
-    """Deletes folders, those that are there."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _digest(content: dict[str, Any]) -> str:
-    """The sha256 of a manifest's content as JSON keeps it."""
-    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
-
-
-def _hashes(checkpoint: Path) -> dict[str, str]:
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
-    with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1)) as pool:
-        return dict(zip((str(path.relative_to(checkpoint)) for path in files), pool.map(_sha256, files), strict=True))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _located(folder: str | Path) -> Path:
+    path = storage.at(folder)
+    return path if storage.is_remote(path) else path.absolute()

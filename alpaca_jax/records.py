@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
+from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_atomic, write_json
 
@@ -69,9 +70,15 @@ def read(path: str | Path, on_error: OnError = "stop") -> Records:
 def files(path: str | Path) -> list[Path]:
     """The files of records at `path`: a file, a glob pattern's files, or a folder's records.jsonl or else its shards, sorted by name.
 
-    A folder's shards are its .jsonl, .jsonl.gz, .json and .txt files; records.jsonl may lie in its folder `records` as well.
+    A folder's shards are its .jsonl, .jsonl.gz, .json and .txt files; records.jsonl may lie in its folder `records` as well. On an object
+    store only the last part of a path is a pattern.
     """
-    path = Path(path).expanduser()
+    path = storage.at(path)
+    with storage.told(path):
+        return _files(path)
+
+
+def _files(path: Path) -> list[Path]:
     choices = [path / FILE, path / "records" / FILE] if path.is_dir() else [path]
     for file in choices:
         if file.is_file():
@@ -80,7 +87,9 @@ def files(path: str | Path) -> list[Path]:
         among = [file for file in path.iterdir() if file.name.endswith(SHARDS) and file.name != MANIFEST and not file.name.startswith(".")]
         choices.append(path / "*.jsonl")
     else:
-        among = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        among = (
+            list(path.parent.glob(path.name)) if storage.is_remote(path) else [Path(name) for name in glob.glob(str(path), recursive=True)]
+        )
     found = sorted(file for file in among if file.is_file())
     if not found:
         raise UserError(
@@ -120,7 +129,7 @@ def sha256(files: Sequence[Path]) -> str:
     """The sha256 (hex) of a file; of several, of their sha256s in this order."""
     digests = []
     for file in files:
-        with open(file, "rb") as opened:
+        with storage.told(file), file.open("rb") as opened:
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -214,7 +223,8 @@ def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def _opened(file: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else open(file, "rb")
+    plain = cast(BinaryIO, file.open("rb"))
+    return cast(BinaryIO, gzip.open(plain)) if file.suffix == ".gz" else plain
 
 
 def _first(content: BinaryIO) -> bytes:

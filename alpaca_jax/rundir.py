@@ -1,4 +1,4 @@
-"""A run's folder: every file in it is put in place whole or not at all."""
+"""A run's folder, on a disk or an object store: every file in it is put in place whole or not at all."""
 
 import errno
 import json
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 
 # What may not change between two starts of the same run; mesh, hardware, checkpoint and logging settings may.
@@ -16,14 +17,16 @@ FROZEN = ("model", "data", "batch", "optimizer", "seed")
 
 
 class RunDir:
-    """A run's folder, made when a file is first written into it."""
+    """A run's folder, made when a file is first written into it; `storage.at` says what it may be and what is wrong with it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.root = Path(path).expanduser()
+        self.root = storage.at(path)
 
     def path(self, *parts: str) -> Path:
         """Returns the path of `parts` inside the folder; its parent exists afterwards."""
         path = self.root.joinpath(*parts)
+        if storage.is_remote(path):
+            return path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -36,8 +39,12 @@ class RunDir:
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Puts `content` (text as UTF-8) at `path` in one step; a full disk is a UserError and leaves what was there before."""
-    path = Path(path)
+    path = storage.at(path)
     data = content.encode() if isinstance(content, str) else content
+    if storage.is_remote(path):
+        with storage.told(path):
+            path.write_bytes(data)  # an object appears when all of it has arrived
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # the same folder: a rename across disks is no single step
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +69,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Returns the value in a JSON file; a UserError names the file and line where it is absent or broken."""
     try:
-        return json.loads(Path(path).read_bytes())
+        with storage.told(path):
+            return json.loads(storage.at(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except json.JSONDecodeError as error:
@@ -77,7 +85,11 @@ def write_yaml(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None
 
 
 def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Appends one line and syncs it to disk; a line left torn by a crash is removed first, a full disk leaves no part of a new one."""
+    """Appends one line and syncs it to disk; a line left torn by a crash is removed first, a full disk leaves no part of a new one.
+
+    Nothing can be appended to an object: what grows line by line goes there through a `spool`.
+    """
+    assert not storage.is_remote(path), path
     path = Path(path)
     data = line.rstrip("\n").encode() + b"\n"
     try:
@@ -99,11 +111,12 @@ def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: 
     """Raises a UserError naming each key below `frozen` that differs between the YAML at `path` (none: nothing to do) and `config`."""
     import yaml
 
-    path = Path(path)
-    if not path.exists():
-        return
+    path = storage.at(path)
     try:
-        before = yaml.safe_load(path.read_text()) or {}
+        with storage.told(path):
+            before = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        return
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML ({error}); give another dir=, or delete the folder") from error
     frozen = tuple(frozen)

@@ -3,15 +3,20 @@
 Three mappings, so that ZeRO stages are configurations: `weights` places what is stored, `compute` what a layer multiplies with (a stored
 axis that compute does not name is gathered just before use), `optimizer` the moments. The defaults are fully sharded data parallelism
 over `fsdp` and Megatron's tensor parallelism over `tensor`; `optimizer: {embed: [fsdp, data]}` shards the moments over data as well.
+
+Devices may lie in several slices with a fast network inside each and a slow one between them (slices of TPUs, nodes of GPUs). With
+`slices` the sizes describe one slice, and the data axis goes on over the slices: all that crosses the slow network is the sum of gradients.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alpaca_jax.config import configclass
@@ -34,6 +39,7 @@ class MeshConfig:
     fsdp: int = 1
     sequence: int = 1
     tensor: int = 1
+    slices: int = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices tell)
     weights: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
     compute: Rules = dataclasses.field(default_factory=lambda: dict(_COMPUTE))
     optimizer: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
@@ -44,6 +50,8 @@ class MeshConfig:
             raise ValueError(
                 f"the axes {', '.join(MESH_AXES)} take sizes of 1 or more, and one of them may be -1 for the rest; got {sizes}"
             )
+        if self.slices < 1 and self.slices != -1:
+            raise ValueError(f"slices takes 1 or more, or -1 for as many as the devices tell; got {self.slices}")
         for kind in ("weights", "compute", "optimizer"):
             for logical, axes in getattr(self, kind).items():
                 if unknown := set(axes) - set(MESH_AXES):
@@ -51,18 +59,78 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of all devices (default: every device of the job); UserError where the sizes do not multiply to their number."""
+    """The mesh of all devices (default: every device of the job); UserError where sizes or slices do not fit their number."""
     devices = jax.devices() if devices is None else list(devices)
+    slices = split_slices(config.slices, devices)
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    if len(slices) == 1:
+        return jax.make_mesh(_sizes(config, slices), MESH_AXES, devices=devices, axis_types=axis_types)
+    return Mesh(arrange(config, slices), MESH_AXES, axis_types=axis_types)
+
+
+def _sizes(config: MeshConfig, slices: Sequence[Sequence[jax.Device]]) -> tuple[int, ...]:
+    """The size of each axis inside one slice."""
     sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
+    here = len(slices[0])
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
-    if math.prod(sizes.values()) != len(devices):
+    sizes = {axis: here // fixed if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(sizes.values()) != here:
         asked = ", ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in MESH_AXES)
+        where = "here" if len(slices) == 1 else f"of each of the {len(slices)} slices"
         raise UserError(
-            f"{asked} does not fit the {len(devices)} {devices[0].platform} device(s) here: the sizes must multiply to "
-            f"{len(devices)}; set one of them to -1 to take the rest"
+            f"{asked} does not fit the {here} {slices[0][0].platform} device(s) {where}: the sizes must multiply to "
+            f"{here}; set one of them to -1 to take the rest"
         )
-    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    return tuple(sizes.values())
+
+
+def arrange(config: MeshConfig, slices: Sequence[Sequence[jax.Device]]) -> np.ndarray:
+    """The devices in the mesh's shape: slice after slice along the data axis, each in the order that suits its own network."""
+    sizes = _sizes(config, slices)
+    # What mesh_utils.create_hybrid_device_mesh does, which takes its slices from the devices or makes one of each process, and no others.
+    return np.concatenate([mesh_utils.create_device_mesh(sizes, list(each), allow_split_physical_axes=True) for each in slices])
+
+
+def split_slices(count: int, devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """The devices of each of `count` slices (-1: as many as the devices tell), in the order of their numbers; UserError where they differ.
+
+    Where the devices tell of no slices (`slice_index`), or of one, `count` of them are made of consecutive processes. -1 then means a
+    slice for each process: our launchers start one on every node.
+    """
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    told: dict[int, list[jax.Device]] = {}
+    processes: dict[int, list[jax.Device]] = {}
+    for device in ordered:
+        told.setdefault(getattr(device, "slice_index", 0), []).append(device)
+        processes.setdefault(device.process_index, []).append(device)
+    if len(told) > 1 and count in (len(told), -1):
+        return _even([told[index] for index in sorted(told)])
+    if len(told) > 1 and devices[0].platform == "tpu":
+        raise UserError(
+            f"mesh.slices={count}, but the {len(devices)} TPU devices lie in {len(told)} slices: set mesh=slices, "
+            f"or mesh.slices={len(told)}"
+        )
+    if count == 1:
+        return [list(devices)]
+    if count == -1:
+        return _even(list(processes.values())) if devices[0].platform != "tpu" else [list(devices)]
+    return _cut(count, list(processes.values()))
+
+
+def _even(slices: list[list[jax.Device]]) -> list[list[jax.Device]]:
+    counts = [len(each) for each in slices]
+    if len(set(counts)) > 1:
+        raise UserError(f"mesh.slices: the slices have {counts} devices, and a mesh needs the same number in each")
+    return slices
+
+
+def _cut(count: int, processes: list[list[jax.Device]]) -> list[list[jax.Device]]:
+    units = processes if len(processes) > 1 else [[device] for device in processes[0]]  # one process: to try things out
+    if len(units) % count:
+        name = "processes" if len(processes) > 1 else "devices of one process"
+        raise UserError(f"mesh.slices={count} does not divide the {len(units)} {name} here: give a number that does, or 1")
+    each = len(units) // count
+    return _even([list(itertools.chain(*units[first : first + each])) for first in range(0, len(units), each)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,11 @@ LOGIN = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`",
 }
 CONNECT_SECONDS = 10.0
-REQUEST_SECONDS = 60  # of a small request
 AT_ONCE = 16  # objects copied at a time
+
+# epath decides once, at the first path it sees (Orbax's local ones too): its other way brings TensorFlow into processes that need none, and
+# knows Google's own address only.
+os.environ["EPATH_USE_TF"] = "false"
 
 
 class Object(NamedTuple):
@@ -78,15 +81,16 @@ def explain(where: str | os.PathLike[str], error: BaseException) -> UserError | 
     """Returns what a store's error means to the user; None for any other error, and for an object that isn't there."""
     if not is_remote(where) or isinstance(error, UserError | FileNotFoundError):
         return None
-    text, scheme = " ".join(str(error).split())[:300] or type(error).__name__, os.fspath(where)[:2]
+    place, scheme = os.fspath(where), os.fspath(where)[:2]
+    text = " ".join(str(error).split())[:300] or type(error).__name__
     kind = f"{type(error).__module__}.{type(error).__name__}"
     forbidden = isinstance(error, PermissionError) or "Forbidden" in text or "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text
     if forbidden or getattr(error, "code", None) in (401, 403) or re.search("google.auth|Credential", kind):
-        return UserError(f"{os.fspath(where)}: the store refuses ({text}); {LOGIN[scheme]}, and see that it may read and write this bucket")
+        return UserError(f"{place}: the store refuses ({text}); {LOGIN[scheme]}, and see that it may read and write this bucket")
     if re.match("aiohttp|requests|botocore", kind) or isinstance(error, ConnectionError | TimeoutError):
-        return UserError(f"{os.fspath(where)}: the store can't be reached ({text}); see to the connection, and start the same command again")
+        return UserError(f"{place}: the store can't be reached ({text}); see to the connection, and start the same command again")
     if kind == "gcsfs.retry.HttpError" or re.search(r"\bgs://|\bs3://|storage/v1", text):
-        return UserError(f"{os.fspath(where)}: the store can't do it ({text}); see to the bucket, and start the same command again")
+        return UserError(f"{place}: the store can't do it ({text}); see to the bucket, and start the same command again")
     return None
 
 
@@ -135,8 +139,6 @@ def send(local: Path, remote: Path, last: str | None = None) -> None:
 @functools.cache
 def _configured() -> Any:
     """epath, told how to reach stores; before it is first used for one, and for Orbax's own use of it as well."""
-    # TensorFlow's backend brings TensorFlow into processes that need none, and knows Google's own address only.
-    os.environ.setdefault("EPATH_USE_TF", "false")
     # Else each bucket is first asked over gRPC whether it is of another kind, for a minute where that is blocked.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
@@ -161,28 +163,27 @@ def _system(path: Path) -> Any:
 @functools.cache
 def _reach(scheme: str, bucket: str) -> None:
     where = f"{scheme}://{bucket}"
+    if scheme == "gs":
+        _connect(where)
     with told(where):
-        system = _system(_path(where))
-        if scheme == "gs":
-            _connect(where, system._location)
         try:
-            system.info(where)
+            _system(_path(where)).info(where)
         except FileNotFoundError as error:
             raise UserError(f"{where}: there is no such bucket, or it may not be seen; make it first, or give another address") from error
 
 
-def _connect(where: str, address: str) -> None:
+def _connect(where: str) -> None:
     """A UserError at once where nobody answers: the libraries would try for minutes."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
         return
-    url = urlsplit(address)
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    address = emulator or f"https://storage.{os.environ.get('GOOGLE_CLOUD_UNIVERSE_DOMAIN', 'googleapis.com')}"
+    url = urlsplit(address if "://" in address else f"http://{address}")
     try:
         socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), CONNECT_SECONDS).close()
-    except OSError as error:
-        emulator = "; STORAGE_EMULATOR_HOST points there: start the emulator, or unset it" if "STORAGE_EMULATOR_HOST" in os.environ else ""
-        raise UserError(
-            f"{where}: {url.netloc} can't be reached ({error.strerror or error}){emulator or '; see to the connection'}"
-        ) from error
+    except (OSError, ValueError) as error:
+        remedy = "STORAGE_EMULATOR_HOST points there: start the emulator, or unset it" if emulator else "see to the connection"
+        raise UserError(f"{where}: {url.netloc} can't be reached ({getattr(error, 'strerror', None) or error}); {remedy}") from error
 
 
 def _md5(info: dict[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, manifest
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.errors import UserError
 from alpaca_jax.model.llama import WeightSpec
@@ -190,7 +190,7 @@ def test_a_kill_in_the_middle_of_deleting_an_old_one_fools_nobody(checkpoints, m
         raise OSError("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "rmtree", interrupted)
+        patch.setattr(manifest.shutil, "rmtree", interrupted)
         checkpoints.save(3, items(3), {})
         with pytest.raises(OSError, match="killed here"):
             checkpoints.wait()
@@ -203,7 +203,7 @@ def test_a_kill_in_the_middle_of_deleting_an_old_one_fools_nobody(checkpoints, m
 KILLED = """
 import os, signal, sys
 import jax.numpy as jnp
-from alpaca_jax import checkpoint
+from alpaca_jax import manifest
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 
 made = Checkpoints(sys.argv[1], CheckpointConfig())
@@ -212,7 +212,7 @@ made.save(1, items, {})
 made.wait()
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "hashing":
-    checkpoint._hashes = kill
+    manifest._hashes = kill
 made.save(2, items, {})
 if sys.argv[2] == "writing":
     kill()
@@ -236,7 +236,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(checkpoints, monkeypa
     checkpoints.save(1, items(), {})
     checkpoints.wait()
 
-    victim, name = {"write": (checkpoints._checkpointer, "wait_until_finished"), "hash": (checkpoint, "_hashes")}[where]
+    victim, name = {"write": (checkpoints._checkpointer, "wait_until_finished"), "hash": (manifest, "_hashes")}[where]
     whole = getattr(victim, name)
 
     def full(*args):

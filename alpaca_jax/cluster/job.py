@@ -92,6 +92,14 @@ class Job:
             )
 
 
+class Tenure(enum.Enum):
+    """Whether the machines of an attempt stay the job's: another attempt may begin on them only if they do."""
+
+    stays = "stays"
+    ends = "ends"  # soon: the job has to queue itself again
+    requeued = "requeued"  # it has been queued again by somebody else
+
+
 @dataclasses.dataclass(frozen=True)
 class Status:
     """What a job is doing now."""

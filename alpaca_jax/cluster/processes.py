@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from alpaca_jax.cluster import logs
-from alpaca_jax.cluster.job import Job, clean_environment, saved
+from alpaca_jax.cluster.job import Job, Tenure, clean_environment, saved
 from alpaca_jax.cluster.rank import END_NOW, log_of
 
 GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL, for the peers of a rank that has failed
@@ -44,25 +45,25 @@ class LocalRanks:
                 _end(ranks)
         return logs.exit_code(logs.ends(folder, job.processes))
 
-    def leaving(self) -> bool:
-        """False: this machine takes nothing away from a job."""
-        return False
+    def tenure(self) -> Tenure:
+        """This machine takes nothing away from a job."""
+        return Tenure.stays
 
     def _wait(self, ranks: list[subprocess.Popen], rank_0: logs.Follower) -> None:
         """Returns when every rank has ended. The peers of one that has failed are told to, and then made to."""
-        failed_at = None
-        told = False
+        failed = told = None  # when
         while None in [rank.poll() for rank in ranks]:
             while self._pending:
                 _signal(ranks, self._pending.pop(0))
+            now = time.monotonic()
             codes = [rank.returncode for rank in ranks if rank.returncode]
-            if codes and failed_at is None:
-                failed_at = time.monotonic()
+            if codes and failed is None:
+                failed = now
             # Those of one that has saved are given the time to save.
-            if codes and not told and (not all(map(saved, codes)) or time.monotonic() > failed_at + self.grace):
+            if failed is not None and told is None and (not all(map(saved, codes)) or now > failed + self.grace):
                 _signal(ranks, signal.SIGTERM)
-                told, failed_at = True, time.monotonic()
-            if told and time.monotonic() > failed_at + self.grace:
+                told = now
+            if told is not None and now > told + self.grace:
                 _signal(ranks, END_NOW)
             self.show(rank_0.read())
             time.sleep(TICK_SECONDS)
@@ -89,7 +90,7 @@ def rank_variables(job: Job, attempt: int, coordinator: str) -> dict[str, str]:
     return clean_environment() | dict(job.environment) | variables
 
 
-def _start(job: Job, attempt: int, rank: int, coordinator: str, log: Path, launcher_log) -> subprocess.Popen:
+def _start(job: Job, attempt: int, rank: int, coordinator: str, log: Path, launcher_log: BinaryIO) -> subprocess.Popen:
     own = {"ALPACA_JAX_PROCESS": str(rank)}
     if job.processes_per_node > 1:
         own["ALPACA_JAX_LOCAL_PROCESS"] = str(rank)

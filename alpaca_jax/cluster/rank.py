@@ -1,4 +1,4 @@
-"""`python -m alpaca_jax.cluster.rank LOG [--parent PID] -- COMMAND`: one rank's process, its log, and its end.
+"""`python -m alpaca_jax.cluster.rank LOG [--parent PID | --slurm [--forward]] -- COMMAND`: one rank's process, its log, and its end.
 
 It is the parent of the command, so that an exit code and the time of a traceback stand in the log whatever the backend tells of them;
 and what the command has started ends with it.
@@ -30,9 +30,10 @@ def main(argv: list[str]) -> int:
     log, options, command = Path(argv[0]), argv[1:split], argv[split + 1 :]
     if options[:1] == ["--parent"]:
         die_with_parent(END_NOW, int(options[1]))
+    forward = "--slurm" not in options or "--forward" in options  # twice the same signal may end what has handled the first
     if "--slurm" in options:
         log = _from_slurm(log)
-    code = Rank(log, command).run()
+    code = Rank(log, command, forward).run()
     # srun ends the peers of a rank that fails; those of one that has saved are still saving, and the log has the true code.
     return 0 if "--slurm" in options and saved(code) else code
 
@@ -49,8 +50,8 @@ def _from_slurm(folder: Path) -> Path:
 class Rank:
     """The command of one rank while it runs."""
 
-    def __init__(self, log: Path, command: list[str]) -> None:
-        self.log, self.command = log, command
+    def __init__(self, log: Path, command: list[str], forward: bool) -> None:
+        self.log, self.command, self.forward = log, command, forward
         self.traceback: str | None = None  # when the newest was written
         self._scanned = 0
         self._pending: list[int] = []
@@ -84,7 +85,7 @@ class Rank:
                 if number == END_NOW:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
-                else:
+                elif self.forward:
                     process.send_signal(number)
             self._look_for_traceback()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -100,8 +101,13 @@ class Rank:
         self._scanned += max(0, len(piece) - len(TRACEBACK) + 1)  # one may lie across two pieces
 
     def _line(self, **values: object) -> str:
-        known = {"rank": os.environ.get("ALPACA_JAX_PROCESS", "0"), "host": socket.gethostname(), **values}
+        known = {"rank": os.environ.get("ALPACA_JAX_PROCESS", "0"), "host": host_name(), **values}
         return "[" + " ".join(["alpaca-jax", *(f"{key}={value}" for key, value in known.items())]) + "]\n"
+
+
+def host_name() -> str:
+    """Returns the name that a person knows this host by: Slurm's own for a node, where there is one."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def log_of(folder: Path, rank: int) -> Path:

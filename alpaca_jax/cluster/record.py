@@ -48,10 +48,10 @@ class Record:
         value["job"] |= {"folder": str(self.job.folder), "directory": str(self.job.directory)}
         rundir.write_json(self.job.folder / FILE, value)
 
-    def close(self) -> None:
-        """Ends an attempt that was never ended, since its supervisor was killed or the host died; it counts as any other."""
-        if self.attempts and self.attempts[-1].ended is None:
-            self.end(None)
+    @property
+    def broken(self) -> Attempt | None:
+        """The newest attempt, where it was never ended: its supervisor was killed, or the host died."""
+        return self.attempts[-1] if self.attempts and self.attempts[-1].ended is None else None
 
     def begin(self) -> Attempt:
         """Adds and returns the next attempt."""
@@ -109,7 +109,8 @@ def read(folder: Path) -> Record:
 def renewed(backend: str, job: Job) -> Record:
     """Returns the record to launch `job` with: the attempts before it are kept, those without progress forgiven."""
     found = Record(backend=backend, job=job, attempts=read(job.folder).attempts if exists(job.folder) else [])
-    found.close()
+    if found.broken is not None:
+        found.end(None)
     found.stalled, found.exit_code = 0, None
     return found
 

@@ -43,10 +43,7 @@ class Slurm:
         """Raises a UserError for what Slurm would refuse or this job lacks; nothing is queued."""
         job.check_options(tuple(OPTIONS), "Slurm")
         job.check_secrets()
-        known = slurm_queue.partitions()
-        if (partition := job.options.get("partition")) and (unknown := set(str(partition).split(",")) - set(known)):
-            name = unknown.pop()
-            raise UserError(f"partition={name}: this cluster has no such partition{suggestion(name, known)} (it has: {', '.join(known)})")
+        _check_partition(job)
         if record.exists(job.folder) and not self.state(job.folder).state.final:
             raise UserError(f"the job in {job.folder} is queued or running already; cancel it first, or give another dir=")
         slurm_queue.ask("sbatch", "--test-only", *_arguments(job), text=_script(job))
@@ -104,6 +101,29 @@ def supervise_in_allocation(folder: Path) -> int:
             raise UserError(f"{folder / record.FILE} is of Slurm's job {found.id}, and this is {id}; launch it again")
         time.sleep(0.1)
     return Supervisor(found, SlurmRanks(), requeue=_requeue).run()
+
+
+def _check_partition(job: Job) -> None:
+    """Raises a UserError for a partition that isn't there, is down, or whose limits the job is beyond: Slurm may let that wait for ever."""
+    known = slurm_queue.partitions()
+    named = str(job.options["partition"]).split(",") if job.options.get("partition") else []
+    for name in named:
+        if name not in known:
+            raise UserError(f"partition={name}: this cluster has no such partition{suggestion(name, known)} (it has: {', '.join(known)})")
+    chosen = [known[name] for name in named] or [partition for partition in known.values() if partition.default]
+    problems = [_problem(job, partition) for partition in chosen]
+    if problems and all(problems):
+        raise UserError("; ".join(str(problem) for problem in problems) + f" (this cluster's partitions: {', '.join(known)})")
+
+
+def _problem(job: Job, partition: slurm_queue.Partition) -> str | None:
+    if not partition.up:
+        return f"the partition {partition.name} is down"
+    if partition.nodes is not None and job.nodes > partition.nodes:
+        return f"{job.nodes} nodes: the partition {partition.name} gives a job {partition.nodes} at most"
+    if partition.minutes is not None and job.time_limit is not None and job.time_limit > partition.minutes:
+        return f"time_limit: {job.time_limit} minutes are more than the {partition.minutes:.0f} of the partition {partition.name}"
+    return None
 
 
 def _queue(found: Record) -> None:

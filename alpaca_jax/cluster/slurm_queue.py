@@ -1,5 +1,6 @@
 """What is asked of Slurm's commands. Accounting (`sacct`) is left out: many clusters have none."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -67,6 +68,11 @@ def described(id: str) -> dict[str, str] | None:
     return _fields(text.splitlines()[0])
 
 
+def signals_whole_trees() -> bool:
+    """True where the cluster signals what a task has started as well as the task; with cgroups it signals the task alone."""
+    return "proctrack/linuxproc" in ask("scontrol", "show", "config")
+
+
 def node_address(name: str) -> str:
     """Returns the address at which Slurm itself reaches a node; its name need not resolve on the others."""
     return _fields(ask("scontrol", "show", "node", "--oneliner", name))["NodeAddr"]
@@ -77,9 +83,33 @@ def nodes(expression: str) -> list[str]:
     return ask("scontrol", "show", "hostnames", expression).split()
 
 
-def partitions() -> list[str]:
-    """Returns the names of the cluster's partitions."""
-    return sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A partition's limits on one job; None is no limit."""
+
+    name: str
+    default: bool
+    up: bool
+    minutes: float | None
+    nodes: int | None
+
+
+def partitions() -> dict[str, Partition]:
+    """Returns the cluster's partitions by name."""
+    found = {}
+    for line in ask("sinfo", "--noheader", "--format=%R|%P|%a|%l|%s").splitlines():
+        name, starred, available, limit, size = line.split("|")
+        nodes = size.split("-")[-1]
+        found[name] = Partition(name, starred.endswith("*"), available == "up", _minutes(limit), int(nodes) if nodes.isdigit() else None)
+    return found
+
+
+def _minutes(text: str) -> float | None:
+    """Reads Slurm's [days-]hours:minutes:seconds; None for words such as infinite."""
+    if not (found := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)):
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return days * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def _of_a_job(name: str) -> bool:

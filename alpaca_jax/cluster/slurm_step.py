@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from alpaca_jax.cluster import logs, slurm_queue
-from alpaca_jax.cluster.job import Job
+from alpaca_jax.cluster.job import Job, Tenure
 from alpaca_jax.cluster.processes import free_port, rank_variables
 from alpaca_jax.errors import UserError
 
@@ -29,12 +29,15 @@ class SlurmRanks:
         self._pending.append(number)
         self._time_is_up |= number == signal.SIGUSR1  # sent before the time limit, as sbatch's --signal has asked
 
-    def leaving(self) -> bool:
-        """True before the time limit, and where the job has been told that it will be preempted."""
+    def tenure(self) -> Tenure:
+        """Ends before the time limit, and where the job has been told that it will be preempted."""
         found = slurm_queue.described(self.id)
-        if found is None or found["JobState"] != "RUNNING":
-            return False  # cancelled, or queued again by somebody else
-        return self._time_is_up or found.get("PreemptTime", "None") != "None"
+        if found is None:
+            return Tenure.stays
+        if int(found.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+            return Tenure.requeued
+        preempted = self._time_is_up or found.get("PreemptTime", "None") != "None"
+        return Tenure.ends if preempted and found["JobState"] == "RUNNING" else Tenure.stays
 
     def run(self, job: Job, attempt: int) -> int:
         """Returns the exit code of one attempt once its step is over."""
@@ -60,8 +63,12 @@ class SlurmRanks:
         return logs.exit_code(logs.ends(folder, job.processes))
 
     def _signal(self, number: signal.Signals) -> None:
-        # Without --batch it reaches the ranks and not this process. A step that is over by now is no mistake.
+        # A step that is over by now is no mistake.
         with contextlib.suppress(UserError):
+            found = slurm_queue.described(self.id) or {}
+            if number == signal.SIGTERM and found.get("JobState") != "RUNNING":
+                return  # the end of the whole job: Slurm has told the ranks itself, and a second one may meet a rank that is leaving
+            # Without --batch it reaches the ranks and not this process.
             slurm_queue.ask("scancel", f"--signal={number.name.removeprefix('SIG')}", self.id)
 
 
@@ -85,7 +92,8 @@ def _srun(job: Job) -> list[str]:
 def _rank(job: Job, folder: str) -> list[str]:
     python = "python" if "container" in job.options else sys.executable
     command = [python if word == sys.executable else word for word in job.argv()]
-    return [python, "-m", "alpaca_jax.cluster.rank", folder, "--slurm", "--", *command]
+    how = ["--slurm"] if slurm_queue.signals_whole_trees() else ["--slurm", "--forward"]
+    return [python, "-m", "alpaca_jax.cluster.rank", folder, *how, "--", *command]
 
 
 def _step_environment(environment: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Protocol
 
 from alpaca_jax.cluster import checkout, logs, record
-from alpaca_jax.cluster.job import Job, State, restartable, saved
+from alpaca_jax.cluster.job import Job, State, Tenure, restartable, saved
 from alpaca_jax.cluster.record import Record
 from alpaca_jax.errors import Lost
 
@@ -28,8 +28,8 @@ class Ranks(Protocol):
     def pass_on(self, number: int) -> None:
         """Has every rank get a signal; called from a signal handler."""
 
-    def leaving(self) -> bool:
-        """True where the machines are about to be taken away, so that another attempt on them is of no use."""
+    def tenure(self) -> Tenure:
+        """Whether another attempt may begin on the same machines."""
 
 
 class Supervisor:
@@ -50,7 +50,8 @@ class Supervisor:
         before = {number: signal.signal(number, self._note) for number in PASSED_ON}
         try:
             self.record.launcher = record.this_process()
-            self.record.close()
+            if broken := self.record.broken:  # it counts as any other
+                self.record.end(logs.exit_code(logs.ends(logs.folder_of(self.record.job.folder, broken.number), self.record.job.processes)))
             code = self._give_up(Lost.exit_code) if self._is_stalled() else None
             while code is None:
                 code = self._attempt()
@@ -80,10 +81,12 @@ class Supervisor:
     def _settle(self, code: int) -> int | None:
         if code == 0:
             return self._finish(State.done, "", code)
-        leaving = self.requeue is not None and restartable(code) and self.ranks.leaving()
-        if leaving and not self._is_stalled():
-            assert self.requeue is not None
-            self.say(f"{self._name()} is queued again: the nodes are being taken away")
+        tenure = self.ranks.tenure()
+        if tenure is Tenure.requeued:
+            self.record.settle(State.queued, "queued again by somebody else")
+            return code
+        if tenure is Tenure.ends and self.requeue is not None and restartable(code) and not self._is_stalled():
+            self.say(f"{self._name()} is queued again: its nodes are being taken away")
             self.requeue(self.record)
             return code
         if self.stopped is not None:
@@ -124,6 +127,6 @@ class Supervisor:
         return f"the job {self.record.job.name} in {self.record.job.folder}"
 
 
-def supervise(folder: Path, ranks: Ranks, **options) -> int:
+def supervise(folder: Path, ranks: Ranks) -> int:
     """Supervises the job that `folder`'s job.json describes; returns its exit code."""
-    return Supervisor(record.read(folder), ranks, **options).run()
+    return Supervisor(record.read(folder), ranks).run()

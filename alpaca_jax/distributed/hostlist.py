@@ -11,7 +11,7 @@ _BRACKET = re.compile(r"\[([^\]]*)\]")
 def nodes(text: str, variable: str = "SLURM_STEP_NODELIST") -> list[str]:
     """Returns the names in a list such as "gpu[01-03,7],login": gpu01 gpu02 gpu03 gpu7 login. UserError names the variable."""
     found = [name for part in _PART.findall(text) for name in _expand(part.strip(), text, variable)]
-    if not found or any(sign in name for name in found for sign in "[]"):
+    if not found or text.count("[") != text.count("]") or any(sign in name for name in found for sign in "[]"):
         raise UserError(f"{variable}={text!r}: is no list of nodes as Slurm writes it, such as gpu[01-03,7],login")
     return found
 

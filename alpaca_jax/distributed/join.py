@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from alpaca_jax.distributed.config import DistributedConfig
 from alpaca_jax.distributed.environment import Place
 from alpaca_jax.distributed.line import Line
 from alpaca_jax.distributed.membership import Membership, set_current
+from alpaca_jax.distributed.preflight import LOOPBACK
 from alpaca_jax.errors import Restart
 
 SHUTDOWN_SECONDS = 30  # all have said that they are done when it begins
@@ -90,6 +92,8 @@ def introduce(membership: Membership, seen: list[dict[str, Any]]) -> None:
 def _initialize(membership: Membership) -> None:
     place, config = membership.place, membership.config
     host, port = place.address
+    # JAX would bind to all addresses, which needs IPv6: one machine's own job needs no more than its loopback, a host may lack IPv6.
+    bound = host if host in LOOPBACK else None if socket.has_dualstack_ipv6() else "0.0.0.0"
     # It would take SIGTERM for itself and only log it; a stop is ours to agree on.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -101,7 +105,7 @@ def _initialize(membership: Membership) -> None:
         initialization_timeout=max(10, round(60 * config.join_minutes)),
         heartbeat_timeout_seconds=config.heartbeat_seconds,
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        coordinator_bind_address=f"{host}:{port}" if host in ("127.0.0.1", "localhost") else None,
+        coordinator_bind_address=None if bound is None else f"{bound}:{port}",
     )
 
 

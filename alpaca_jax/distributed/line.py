@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -46,7 +47,7 @@ class Line:
             channel.rank = rank_
             channel.keep_alive(heartbeat_seconds)
             self._hub.add(channel)
-        self._thread = threading.Thread(target=self._listen, name="line", daemon=True)
+        self._thread = threading.Thread(target=self._guarded, name="line", daemon=True)
         self._thread.start()
 
     # --- for the main thread ---
@@ -78,6 +79,7 @@ class Line:
 
     def fail(self, code: int, text: str) -> None:
         """Tells the others that this process ends with `code`, and why; the caller ends it."""
+        self.failing = True
         with contextlib.suppress(Closed):
             self._to_lead({"failed": text, "code": code, "rank": self.rank})
 
@@ -105,6 +107,13 @@ class Line:
         return self._ended
 
     # --- the thread ---
+
+    def _guarded(self) -> None:
+        try:
+            self._listen()
+        except Exception:  # a line that nobody listens to would let the job hang
+            traceback.print_exc()
+            self._exit(1)
 
     def _listen(self) -> None:
         beaten = 0.0

@@ -69,12 +69,12 @@ class Membership:
         expected = isinstance(error, (UserError, Restart, Lost, KeyboardInterrupt))
         if not expected and self._is_an_echo(error):
             self._end(self.line.news["code"] if self.line.news else code)
-        self.line.failing, self.failed = True, code
+        self.line.failing, self.failed = True, code  # from here on another's end doesn't end this one
         if not expected:
             traceback.print_exception(error)
         text = str(error) if expected and str(error) else traceback.format_exception_only(error)[-1].strip()
         print(f"alpaca-jax: {self.who}: {text}", file=sys.stderr, flush=True)
-        self._last_words(code, text)
+        self.line.fail(code, text)
         threading.Thread(target=self._end_later, args=(code,), daemon=True).start()
 
     def end(self) -> NoReturn:
@@ -89,7 +89,10 @@ class Membership:
         if self.line is None:
             return
         self.line.leave(3600 * LEAVE_HOURS)
-        jax.distributed.shutdown()
+        try:
+            jax.distributed.shutdown()
+        except jax.errors.JaxRuntimeError as error:  # all have done their work and said so: the job did not fail
+            print(f"alpaca-jax: {self.who}: all are done, but JAX's own end was not in order: {error}", file=sys.stderr, flush=True)
         self.line.close()
         self.line = None
 
@@ -110,6 +113,7 @@ class Membership:
     def _last_words(self, code: int, text: str) -> None:
         if self.line is not None:
             self.line.fail(code, text)
+            self.line.linger()
 
     def _end_later(self, code: int) -> None:
         time.sleep(UNWIND_SECONDS)

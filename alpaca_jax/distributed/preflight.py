@@ -22,6 +22,7 @@ from alpaca_jax.distributed.facts import Facts
 from alpaca_jax.distributed.verdict import Verdict
 from alpaca_jax.errors import Lost, UserError
 
+LOOPBACK = ("127.0.0.1", "localhost")
 GREETING = "alpaca-jax preflight 1"
 RESOLVE_SECONDS = 60.0  # a name that does not resolve for so long never will; a pod's takes some seconds
 STRANGER_SECONDS = 20.0  # what answers wrongly for so long is no earlier attempt that is about to end
@@ -164,7 +165,7 @@ def _verdict_message(found: Verdict, members: list[Facts]) -> dict[str, Any]:
 def _listen(place: Place) -> socket.socket:
     """The socket at the coordinator's port; on all addresses, as JAX's own service, unless the coordinator is this machine's loopback."""
     host, port = place.address
-    loopback = host in ("127.0.0.1", "localhost")
+    loopback = host in LOOPBACK
     deadline = time.monotonic() + PORT_SECONDS
     while True:
         try:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from alpaca_jax import storage
 from alpaca_jax.data import builder, template
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.evaluate.config import Config
@@ -56,7 +56,7 @@ def _score(config: Config, model: ModelConfig, label: str, console: Console) -> 
     source = pretrained.open(model)
     scorer, fingerprint = None, ""
     if config.data.heldout:
-        data = builder.load_examples(config.data, config.data.records or Path(config.dir) / "records" / FILE, source.tokenizer)
+        data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records" / FILE, source.tokenizer)
         rows = config.batch.rows or ROWS
         scorer = Scorer(source.architecture, data.examples["heldout"], rows, config.batch.sequence_length, model.compute_dtype)
         fingerprint = data.fingerprint

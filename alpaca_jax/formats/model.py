@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alpaca_jax import storage
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import Dtype, widest
@@ -46,8 +47,11 @@ class Pretrained:
     @property
     def identity(self) -> str:
         """The sha256 (hex) over the names, sizes and times of the files of the weights; of small ones over their contents."""
-        states = []
+        states: list[tuple] = []
         for file in self.files:
+            if storage.is_remote(file):  # the manifest of a checkpoint, which is small
+                states.append((file.name, sha256(file)))
+                continue
             state = file.stat()
             states.append((file.name, state.st_size, sha256(file) if state.st_size < SMALL else state.st_mtime_ns))
         return hashlib.sha256(repr(states).encode()).hexdigest()

@@ -2,13 +2,14 @@
 
 import functools
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, storage
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
@@ -17,7 +18,7 @@ from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights
 from alpaca_jax.formats.tensors import VOCABULARY, Read
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.rundir import read_json, write_json
+from alpaca_jax.rundir import read_json, write_atomic, write_json
 
 FILE = "architecture.json"
 Place = tuple[Path, int | None]
@@ -37,8 +38,9 @@ def write(
     source: str | None = None,
 ) -> None:
     """Writes what a training run's `train/model/` holds: the sizes, the tokenizer with its chat template, the source it started from."""
-    folder = Path(folder)
-    tokenizer.save(folder)
+    folder = storage.at(folder)
+    for name, content in tokenizer.files().items():
+        write_atomic(folder / name, content)
     ids = [int(id) for id in eos_ids] or [tokenizer.eos_id]
     write_json(folder / FILE, {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source})
 
@@ -63,7 +65,7 @@ def open(place: Place, item: str = "params") -> Pretrained:
     if not isinstance(content, dict) or "architecture" not in content:
         raise UserError(f"{folder / 'model' / FILE} was not written by a training run: its key `architecture` is lacking")
     architecture = parse(Architecture, content["architecture"], where=str(folder / "model" / FILE))
-    tokenizer = Tokenizer.load(folder / "model")
+    tokenizer = _tokenizer(folder / "model")
     if not checkpoint.steps(folder / "checkpoints"):
         raise UserError(f"{folder / 'checkpoints'} has no checkpoint yet: start the training again and let it save one")
     saved = checkpoint.Saved(folder / "checkpoints", step, item)
@@ -80,6 +82,14 @@ def open(place: Place, item: str = "params") -> Pretrained:
         stored=stored,
         origin=content.get("source"),
     )
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    if not storage.is_remote(folder):
+        return Tokenizer.load(folder)
+    with tempfile.TemporaryDirectory(prefix="alpaca-jax-tokenizer-") as local:
+        storage.fetch(folder, Path(local))
+        return Tokenizer.load(local)
 
 
 def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:

@@ -1,7 +1,7 @@
 """Writes a model as a training folder of ours: `model/` beside an Orbax checkpoint of step 0, from which `train` starts.
 
 Orbax takes a tree of arrays and copies all of it before it writes. Here the leaves are promises: each is read when its turn to be written
-comes, so that one stacked weight is in memory at a time, and not the model twice.
+comes, so that two stacked weights are in memory at a time, and not the model twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ import numpy as np
 from alpaca_jax import checkpoint
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import native
+from alpaca_jax.formats.ahead import ahead
 from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
@@ -82,8 +83,9 @@ def _save(folder: Path, tree: dict[str, Any], progress: Callable[[str], None]) -
         """Writes one promise after the other, as Orbax writes numpy arrays."""
 
         async def serialize(self, values: Sequence[_Promise], infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[Any]:
-            for promise, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
-                for written in await super().serialize([promise.read()], [info], [arg]):
+            read = ahead(promise.read() for promise in values)
+            for promise, weight, info, arg in zip(values, read, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+                for written in await super().serialize([weight], [info], [arg]):
                     written.result()
                 progress(".".join(promise.path))
             return []

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alpaca_jax import storage
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import adapter, difference, float_difference, gguf, huggingface, meta, native
@@ -155,6 +156,8 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
     path = sources.resolve(place, config.cache)
     if path.is_dir() and (trained := native.find(path)) is not None:
         found = native.open(trained, "params" if place == source else "ema")
+    elif storage.is_remote(path):
+        raise UserError(f"{path} is no training run, the only kind of model that is read from a store: copy it to a disk first")
     elif path.is_dir() and (laid_over := _laid_over(path)) is not None:
         found = laid_over.open(path, _open_base(config, config.base or laid_over.base_of(path)))
     elif (path / "params.json").is_file() and not (path / "config.json").is_file():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 
 # Of a repository, only what is read here: not the same weights a second time in another format.
@@ -44,7 +45,11 @@ def resolve(source: str | os.PathLike[str], cache: str | os.PathLike[str] | None
     source = os.fspath(source)
     if source in KNOWN:
         return _shipped(KNOWN[source], Path(cache or "~/.cache/alpaca_jax/models").expanduser() / source)
-    path = Path(source).expanduser()
+    path = storage.at(source)
+    if storage.is_remote(path):
+        if not path.exists():
+            raise UserError(f"model source {source}: there is nothing; give the folder of a run, its train/ or one of its checkpoints")
+        return path
     if path.exists():
         return path
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
@@ -54,7 +59,7 @@ def resolve(source: str | os.PathLike[str], cache: str | os.PathLike[str] | None
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Returns the sha256 (hex) of a file's content."""
-    with open(path, "rb") as file:
+    with storage.told(path), storage.at(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.markup import escape
 
-from alpaca_jax import rundir
+from alpaca_jax import rundir, storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics.config import LoggingConfig
 from alpaca_jax.metrics.trackers import MLflow, Tracker, WandB
@@ -40,18 +41,20 @@ def sinks(
     """Returns a sink for each tracker that `config` names, none by default; a UserError where its package isn't installed.
 
     `settings` is the run's configuration. The tracker's id of the run is kept in `folder/logging.json`: started again with the same
-    folder, the run is the same there too. `warn` gets one message for each tracker that fails.
+    folder, the run is the same there too. `warn` gets one message for each tracker that fails. What Weights & Biases keeps on a disk lies
+    in a temporary folder where `folder` is on an object store.
     """
-    file = Path(folder) / FILE
+    file = storage.at(folder) / FILE
     name = config.run_name or run_name
     known = rundir.read_json(file) if file.is_file() else {}
     trackers: list[Tracker] = []
     if config.wandb is not None:
-        trackers.append(WandB(_package("wandb", "init"), config.wandb, name, settings, folder, known.get("wandb")))
+        local = tempfile.mkdtemp(prefix="alpaca-jax-wandb-") if storage.is_remote(folder) else folder
+        trackers.append(WandB(_package("wandb", "init"), config.wandb, name, settings, local, known.get("wandb")))
     if config.mlflow is not None:
         trackers.append(MLflow(_package("mlflow", "MlflowClient"), config.mlflow, name, settings, known.get("mlflow")))
     ids = Ids(file, known)
-    return tuple(Background(tracker, ids, warn or _warn) for tracker in trackers)
+    return tuple(Background(tracker, ids, warn or on_terminal) for tracker in trackers)
 
 
 class Ids:
@@ -139,5 +142,6 @@ def _package(name: str, attribute: str) -> Any:
     return package
 
 
-def _warn(message: str) -> None:
+def on_terminal(message: str) -> None:
+    """Shows a warning on stderr."""
     Console(stderr=True).print(f"[yellow]{escape(message)}[/yellow]", highlight=False, soft_wrap=True)

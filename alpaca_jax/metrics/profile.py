@@ -1,19 +1,23 @@
 """A trace of a few steps, for TensorBoard's profiler or Perfetto."""
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from alpaca_jax import storage
 from alpaca_jax.metrics.config import ProfileConfig
 
 
 class Profile:
-    """Traces the steps that `config` names into `folder`; without a config it does nothing.
+    """Traces the steps that `config` names into `folder` (on an object store: once it is whole); without a config it does nothing.
 
     A run that goes on from the middle of those steps traces the rest of them.
     """
 
     def __init__(self, config: ProfileConfig | None, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = storage.at(folder)
+        self._local = self.folder
         self._steps = range(0) if config is None else range(config.start, config.start + config.steps)
         self._tracing = False
 
@@ -22,8 +26,10 @@ class Profile:
         if step in self._steps and not self._tracing:
             import jax
 
-            self.folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(str(self.folder))
+            if storage.is_remote(self.folder):
+                self._local = Path(tempfile.mkdtemp(prefix="alpaca-jax-profile-"))
+            self._local.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(str(self._local))
             self._tracing = True
 
     def after(self, step: int, results: Any = None) -> None:
@@ -41,3 +47,6 @@ class Profile:
 
             self._tracing = False
             jax.profiler.stop_trace()
+            if self._local != self.folder:
+                storage.send(self._local, self.folder)
+                shutil.rmtree(self._local, ignore_errors=True)

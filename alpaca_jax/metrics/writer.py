@@ -9,8 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from alpaca_jax import rundir
-from alpaca_jax.metrics.background import Sink
+from alpaca_jax import rundir, storage
+from alpaca_jax.metrics.background import Sink, on_terminal
+from alpaca_jax.spool import Spool
+
+FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
@@ -18,12 +21,19 @@ class MetricsWriter:
 
     Each of `sinks` gets the numbers of a line, and is closed with the writer. A line that a killed process left torn is cut off
     before the next one is written.
+
+    Where `folder` is on an object store both grow in a local folder and are put there whole, once a minute at most, by `flush` and by
+    `close`; of a run that was killed, the numbers since the last of these are lost.
     """
 
     def __init__(self, folder: str | Path, tensorboard: bool = True, sinks: Sequence[Sink] = ()) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "metrics.jsonl"
+        self.folder = storage.at(folder)
+        self._spool = Spool(self.folder, on_terminal) if storage.is_remote(self.folder) else None
+        self._local = self.folder if self._spool is None else self._spool.folder
+        self._local.mkdir(parents=True, exist_ok=True)
+        self.path = self._local / FILE
+        if self._spool is not None:
+            self._spool.fetch(FILE)
         self._tensorboard = tensorboard
         self._sinks = tuple(sinks)
         self._events: Any = None
@@ -54,11 +64,20 @@ class MetricsWriter:
         self._purge_step = step + 1
         return len(lines) - len(kept)
 
+    def flush(self) -> None:
+        """Sees that what was written is in `folder`, as before a checkpoint; on a disk it always is."""
+        if self._spool is not None:
+            if self._events is not None:
+                self._events.flush()
+            self._spool.flush()
+
     def close(self) -> None:
         """Flushes and closes the TensorBoard file and the sinks; nothing is written after it."""
         self._close_events()
         for sink in self._sinks:
             sink.close()
+        if self._spool is not None:
+            self._spool.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -75,16 +94,18 @@ class MetricsWriter:
         if self._events is None:
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(self.folder / "events"), purge_step=self._purge_step, flush_secs=10)
+            self._events = SummaryWriter(str(self._local / "events"), purge_step=self._purge_step, flush_secs=10)
         return self._events
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a metrics file in order; an absent file is an empty list, and a torn last line is left out."""
-    path = Path(path)
-    if not path.exists():
+    path = storage.at(path)
+    try:
+        with storage.told(path):
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    except FileNotFoundError:
         return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     return [json.loads(line) for line in whole.splitlines()]
 
 

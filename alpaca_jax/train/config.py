@@ -1,5 +1,6 @@
 """What `alpaca-jax train` is told."""
 
+from alpaca_jax import storage
 from alpaca_jax.checkpoint import CheckpointConfig
 from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
@@ -49,4 +50,9 @@ class Config:
         if self.evaluate_every is not None and not self.data.heldout and not self.samples.prompts:
             raise ValueError(
                 f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout or samples.prompts, or null"
+            )
+        if self.checkpoint.export is not None and storage.is_remote(self.dir):
+            raise ValueError(
+                f"checkpoint.export={self.checkpoint.export} writes to a disk, and dir={self.dir} is none: leave it null, and "
+                f"`alpaca-jax convert source={self.dir}/train target=FOLDER` afterwards"
             )

@@ -248,6 +248,8 @@ class Loop:
             "config": to_mapping(self.config),
         }
         with self.goodput.spent("checkpoint"):
+            if self.writer is not None:
+                self.writer.flush()  # a run that goes on from here has the numbers up to here
             self.checkpoints.save(self.step, states.to_items(self.state), meta)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:

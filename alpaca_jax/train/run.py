@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from alpaca_jax import rundir
+from alpaca_jax import rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
@@ -125,7 +125,7 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
         f"on {jax.device_count()} x {setup.chip.name}\n"
         f"{counts}; {setup.steps} steps of {size} "
         f"in {batches.rows} rows of {config.batch.sequence_length}, {batches.left_out} examples left out of an epoch; "
-        f"into {Path(config.dir) / 'train'}",
+        f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
     if setup.data.mixture is not None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alpaca_jax import hardware
+from alpaca_jax import hardware, storage
 from alpaca_jax.data import builder, template
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches
@@ -58,7 +58,7 @@ def prepare(config: Config) -> Setup:
     source = None if config.model.source is None else pretrained.open(config.model)
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
-        data = builder.load_examples(config.data, config.data.records or Path(config.dir) / "records", tokenizer)
+        data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records", tokenizer)
     # Every device that shares the batch, and every microbatch, takes the same number of rows.
     multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
     # A run that goes back goes on behind the poisoned batch, and so may reach an epoch that it would not reach otherwise.

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import bytewise
 import pytest
 from random_models import byte_level
 
@@ -149,3 +150,11 @@ def test_tokens_of_the_same_name() -> None:
     spec["added_tokens"].append({**spec["added_tokens"][-1], "id": 390, "content": "[PAD395]"})
     with pytest.raises(UserError, match=r"two tokens .* '\[PAD395\]'"):
         gguf_vocabulary.keys(dataclasses.replace(own, backend=Json(json.dumps(spec))), 400, (1,))
+
+
+def test_a_vocabulary_without_merges_comes_back() -> None:
+    own = bytewise.tokenizer()
+    keys = {"tokenizer.ggml.model": "gpt2", **gguf_vocabulary.keys(own, own.vocab_size, (own.eos_id,))}
+    keys = {key: value for key, value in keys.items() if value != []}  # a GGUF file holds no empty list
+    again = gguf_tokenizer.build(keys)
+    assert again.encode("Größe, 面積!") == own.encode("Größe, 面積!")
