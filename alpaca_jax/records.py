@@ -1,5 +1,6 @@
 """Instruction records: read in the shapes the field uses, written in one, split the same way everywhere, described by a manifest."""
 
+import contextlib
 import dataclasses
 import glob
 import gzip
@@ -87,9 +88,8 @@ def _files(path: Path) -> list[Path]:
         among = [file for file in path.iterdir() if file.name.endswith(SHARDS) and file.name != MANIFEST and not file.name.startswith(".")]
         choices.append(path / "*.jsonl")
     else:
-        among = (
-            list(path.parent.glob(path.name)) if storage.is_remote(path) else [Path(name) for name in glob.glob(str(path), recursive=True)]
-        )
+        matching = path.parent.glob(path.name) if storage.is_remote(path) else map(Path, glob.glob(str(path), recursive=True))
+        among = list(matching)
     found = sorted(file for file in among if file.is_file())
     if not found:
         raise UserError(
@@ -222,9 +222,14 @@ def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         raise UserError(f"{file}: not a whole gzip file ({problem}). It may be cut off: fetch or make it again.") from None
 
 
-def _opened(file: Path) -> BinaryIO:
-    plain = cast(BinaryIO, file.open("rb"))
-    return cast(BinaryIO, gzip.open(plain)) if file.suffix == ".gz" else plain
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    with storage.told(file), file.open("rb") as plain:
+        if file.suffix == ".gz":
+            with gzip.open(plain) as content:
+                yield cast(BinaryIO, content)
+        else:
+            yield cast(BinaryIO, plain)
 
 
 def _first(content: BinaryIO) -> bytes:

@@ -14,14 +14,15 @@ BYTES_A_SECOND = 1e6  # at most so much is put on the average: a large file goes
 
 
 class Spool:
-    """A local `folder` whose files are put below `remote` under the same names, by a thread and by `flush`.
+    """A local `folder` (default: a temporary one) whose files are put below `remote` under the same names, by a thread and by `flush`.
 
     A put that fails is tried again at the next look, after one warning; what the last one, in `close`, can't put stays on the disk.
     """
 
-    def __init__(self, remote: Path, warn: Callable[[str], None], seconds: float = SECONDS) -> None:
+    def __init__(self, remote: Path, warn: Callable[[str], None], seconds: float = SECONDS, folder: Path | None = None) -> None:
         self.remote = remote
-        self.folder = Path(tempfile.mkdtemp(prefix="alpaca-jax-spool-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="alpaca-jax-spool-")) if folder is None else folder
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._warn, self._warned, self._seconds = warn, False, seconds
         self._put: dict[str, tuple[int, int]] = {}  # what each file was when it was put
         self._lock = threading.Lock()
@@ -30,14 +31,17 @@ class Spool:
         self._thread.start()
 
     def fetch(self, name: str) -> None:
-        """Copies what the store has under that name, if it has it, into the folder."""
+        """Copies what the store has under that name, if it has it, into the folder; what a killed process left there beyond it stays."""
         with storage.told(self.remote):
             try:
                 content = (self.remote / name).read_bytes()
             except FileNotFoundError:
                 return
-        (self.folder / name).write_bytes(content)
-        self._put[name] = _state(self.folder / name)
+        path = self.folder / name
+        if path.is_file() and path.read_bytes().startswith(content):
+            return
+        path.write_bytes(content)
+        self._put[name] = _state(path)
 
     def flush(self) -> None:
         """Puts what has grown; returns when it is there, or has failed."""

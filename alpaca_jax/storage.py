@@ -94,6 +94,12 @@ def explain(where: str | os.PathLike[str], error: BaseException) -> UserError | 
     return None
 
 
+def size(path: Path) -> int:
+    """Returns how many bytes a file or an object has."""
+    found = path.stat()
+    return found.length if is_remote(path) else found.st_size  # type: ignore[attr-defined]
+
+
 def objects(folder: Path) -> dict[str, Object]:
     """Returns every object below a remote folder by its name inside it: a request a thousand, and nothing is read."""
     with told(folder):

@@ -1,8 +1,8 @@
 """A real Slurm on this machine: Debian's munged, slurmctld and several slurmd in a folder of their own, ended by their process ids."""
 
 import contextlib
+import dataclasses
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -12,33 +12,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import network_hosts
+import psutil
+
 PACKAGES = "slurmctld slurmd slurm-client munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")
 KILL_WAIT = 5  # seconds from SIGTERM to SIGKILL of a cancelled job
 
 CONF = """
 ClusterName=tests
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={controller}
 SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SwitchType=switch/none
 ReturnToService=2
 SlurmdParameters=config_overrides
 SlurmdTimeout=10
@@ -61,35 +59,72 @@ def missing() -> str | None:
     return None if os.geteuid() == 0 else "a Slurm of one's own needs root"
 
 
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A running cluster with nodes n1, n2 ...; SLURM_CONF has to name its `conf`."""
+
+    conf: Path
+    controller: subprocess.Popen
+    nodes: dict[str, subprocess.Popen]  # the slurmd of each
+    hosts: network_hosts.Hosts | None  # where each node is a network namespace
+
+
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 2, cpus: int = 4) -> Iterator[Path]:
-    """A running cluster with nodes n1, n2 ...; yields its slurm.conf, which SLURM_CONF has to name. Ends all it has started."""
-    daemons: list[subprocess.Popen] = []
-    conf = folder / "slurm.conf"
-    ports = _free_ports(nodes + 1)
-    lines = [f"NodeName=n{i + 1} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={ports[i]} CPUs={cpus}" for i in range(nodes)]
-    text = CONF.format(host=socket.gethostname(), port=ports[-1], folder=folder, kill_wait=KILL_WAIT, nodes="\n".join(lines))
-    conf.write_text(text)
-    (folder / "state").mkdir()
-    environment = os.environ | {"SLURM_CONF": str(conf), "PATH": _path()}
-    try:
+def cluster(folder: Path, nodes: int = 2, cpus: int = 4, namespaces: bool = False) -> Iterator[Cluster]:
+    """A running cluster, its files in `folder`; ends all it has started. With `namespaces` the nodes have addresses of their own."""
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(network_hosts.hosts(folder, nodes)) if namespaces else None
+        environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
+        names = [f"n{i + 1}" for i in range(nodes)]
+        _configure(folder, names, cpus, hosts)
+        daemons: list[subprocess.Popen] = []
+        stack.callback(_end, daemons, environment)
         daemons.append(_munged(folder, environment))
-        daemons.append(_start(["slurmctld", "-D", "-i", "-f", str(conf)], folder, environment))
-        for i in range(nodes):
-            daemons.append(_start(["slurmd", "-D", "-N", f"n{i + 1}", "-f", str(conf)], folder, environment))
+        controller = _start(["slurmctld", "-D", "-i", "-f", environment["SLURM_CONF"]], folder, environment)
+        daemons.append(controller)
+        slurmds = {}
+        for name in names:
+            command = ["slurmd", "-D", "-N", name, "-f", environment["SLURM_CONF"]]
+            slurmds[name] = _start(hosts.command(name, command) if hosts else command, folder, environment)
+            daemons.append(slurmds[name])
         _until_idle(nodes, daemons, folder, environment)
-        yield conf
-    finally:
-        subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True, timeout=30)
-        _until_empty(environment)
-        for daemon in reversed(daemons):
-            daemon.send_signal(signal.SIGTERM)
-        for daemon in reversed(daemons):
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+        yield Cluster(folder / "slurm.conf", controller, slurmds, hosts)
+
+
+def _configure(folder: Path, names: list[str], cpus: int, hosts: network_hosts.Hosts | None) -> None:
+    (folder / "state").mkdir()
+    this = socket.gethostname()
+    ports = _free_ports(len(names) + 1)
+    where = {name: f"NodeAddr={hosts.address(name)}" if hosts else f"NodeHostname={this} NodeAddr=127.0.0.1" for name in names}
+    lines = [f"NodeName={name} {where[name]} Port={port} CPUs={cpus}" for name, port in zip(names, ports, strict=False)]
+    controller = f"{this}({hosts.gateway if hosts else '127.0.0.1'})"
+    text = CONF.format(controller=controller, port=ports[-1], folder=folder, kill_wait=KILL_WAIT, nodes="\n".join(lines))
+    (folder / "slurm.conf").write_text(text)
+
+
+def _end(daemons: list[subprocess.Popen], environment: dict[str, str]) -> None:
+    subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True, timeout=30)
+    _until_empty(environment)
+    for daemon in reversed(daemons):
+        daemon.send_signal(signal.SIGTERM)
+    for daemon in reversed(daemons):
+        try:
+            daemon.wait(10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+    for process in _left(environment["SLURM_CONF"]):
+        process.kill()
+
+
+def _left(conf: str) -> list[psutil.Process]:
+    """What was started under this cluster and lives on, such as the keeper of a step whose node was cut off."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == conf:
+                found.append(process)
+    return found
 
 
 def _munged(folder: Path, environment: dict[str, str]) -> subprocess.Popen:
@@ -105,8 +140,7 @@ def _munged(folder: Path, environment: dict[str, str]) -> subprocess.Popen:
 
 
 def _start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:
-    assert pwd.getpwuid(os.geteuid()).pw_name == "root"
-    with open(folder / f"{command[0]}.out", "ab") as output:
+    with open(folder / "daemons.out", "ab") as output:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.cluster import record
+from alpaca_jax.cluster import record, tpu_pod, tpu_slices
 from alpaca_jax.cluster.job import Job
 from alpaca_jax.cluster.local import Local, detach
 from alpaca_jax.cluster.processes import LocalRanks
 from alpaca_jax.cluster.slurm import Slurm, supervise_in_allocation
 from alpaca_jax.cluster.slurm_step import allocation
 from alpaca_jax.cluster.supervise import supervise
+from alpaca_jax.cluster.tpu_pod import TpuPod, supervise_pod
 from alpaca_jax.errors import UserError
 
 DEFAULT_VERB = "train"
@@ -50,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     _common(here)
     here.set_defaults(run=_allocation)
 
+    pod = actions.add_parser("tpu_pod", help="run on TPU VMs, in the foreground")
+    pod.add_argument("--detach", action="store_true", help="return when it has been started")
+    pod.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="; ".join(map(": ".join, tpu_pod.OPTIONS.items())))
+    _common(pod)
+    pod.set_defaults(run=_tpu_pod)
+
     outside = actions.add_parser("detach", help="start the supervisor of FOLDER/job.json, and leave it alone (called by the backends)")
     outside.add_argument("folder", type=Path)
     outside.set_defaults(run=lambda arguments: detach(arguments.folder))
@@ -62,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the job's name (default: the last part of dir)")
+    parser.add_argument("--folder", type=Path, help="where job.json and logs/ go (default: dir)")
     parser.add_argument("--restarts", type=int, default=3, help="at most so many in a row without a newer checkpoint (default 3)")
     parser.add_argument("--secret", action="append", default=[], metavar="NAME", help="a variable that has to be set here")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="[VERB] key=value ...", help="dir=... is needed; the verb is train")
@@ -85,9 +93,22 @@ def _allocation(arguments: argparse.Namespace) -> int:
     return Slurm().run_here(job)
 
 
+def _tpu_pod(arguments: argparse.Namespace) -> int:
+    options = dict(_pair(option) for option in arguments.option)
+    job = _job(arguments, options=options, nodes=tpu_slices.nodes(options))
+    if not arguments.detach:
+        return TpuPod().run(job)
+    TpuPod().submit(job)
+    print(f"{job.name}: {TpuPod().state(job.folder).state.value}; logs in {job.folder / 'logs'}")
+    return 0
+
+
 def _supervise(arguments: argparse.Namespace) -> int:
-    if record.read(arguments.folder).backend == "slurm":
+    backend = record.read(arguments.folder).backend
+    if backend == "slurm":
         return supervise_in_allocation(arguments.folder)
+    if backend == tpu_pod.NAME:
+        return supervise_pod(arguments.folder)
     return supervise(arguments.folder, LocalRanks())
 
 
@@ -95,12 +116,15 @@ def _job(arguments: argparse.Namespace, **rest: Any) -> Job:
     words = [word for word in arguments.command if word != "--"]
     if not words or "=" in words[0]:
         words = [DEFAULT_VERB, *words]
-    folder = next((Path(word.removeprefix("dir=")) for word in words if word.startswith("dir=")), None)
-    if folder is None:
+    run = next((word.removeprefix("dir=") for word in words if word.startswith("dir=")), None)
+    if not run:
         raise UserError("dir= is needed: the folder of the run, which all its processes share; give dir=runs/NAME")
+    folder = arguments.folder or Path(run)
+    if arguments.folder is None and "://" in run:
+        raise UserError(f"dir={run}: logs are written on a disk; give --folder DIR for them, before the verb")
     name = arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._") or DEFAULT_VERB
     launched = {"name": name, "restarts": arguments.restarts, "secrets": tuple(arguments.secret)}
-    return Job(folder=folder, command=("alpaca-jax", *words), **launched, **rest)
+    return Job(folder=folder, run=run if arguments.folder else None, command=("alpaca-jax", *words), **launched, **rest)
 
 
 def _pair(option: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What a job is, what may be asked of it, and what its exit codes mean."""
 
 import dataclasses
+import datetime
 import enum
 import os
 import re
@@ -37,7 +38,7 @@ class State(enum.Enum):
 class Job:
     """One command on `nodes` x `processes_per_node` processes; a restart or a resume needs no more than this."""
 
-    folder: Path  # the run's dir
+    folder: Path  # job.json and logs/ are here: the run's dir, or a local folder where that is on an object store
     command: tuple[str, ...]  # the same on every rank, such as ("alpaca-jax", "train", "dir=...")
     name: str
     nodes: int = 1
@@ -47,6 +48,7 @@ class Job:
     time_limit: int | None = None  # minutes
     restarts: int = 3  # in a row without progress
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the backend's own
+    run: str | None = None  # the run's dir where it is not `folder`
     directory: Path = dataclasses.field(default_factory=Path.cwd)  # where the command runs
 
     def __post_init__(self) -> None:
@@ -137,10 +139,9 @@ def saved(code: int) -> bool:
     return code == Restart.exit_code
 
 
-def newest_step(folder: Path) -> int | None:
-    """Returns the newest whole checkpoint's step in a run's folder, None where there is none: what counts as progress."""
-    found = (folder / "train" / "checkpoints").glob("[0-9]*")
-    return max((int(path.name) for path in found if path.name.isdigit()), default=None)
+def now() -> str:
+    """Returns the time, in UTC with milliseconds, as ISO 8601 writes it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def clean_environment() -> dict[str, str]:

@@ -14,8 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from alpaca_jax.cluster.job import saved
-from alpaca_jax.cluster.record import now
+from alpaca_jax.cluster.job import now, saved
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 TICK_SECONDS = 0.1

@@ -1,7 +1,6 @@
 """`FOLDER/job.json`: the job, its attempts and where it stands, for whoever looks at the folder later. It never holds a secret."""
 
 import dataclasses
-import datetime
 import os
 import socket
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import psutil
 
-from alpaca_jax import rundir
-from alpaca_jax.cluster.job import Job, State, newest_step
+from alpaca_jax import manifest, rundir, storage
+from alpaca_jax.cluster.job import Job, State, now
 from alpaca_jax.errors import UserError
 
 FILE = "job.json"
@@ -40,7 +39,7 @@ class Record:
     stalled: int = 0  # attempts in a row without a newer checkpoint
     exit_code: int | None = None
     reason: str = ""
-    queued: str = dataclasses.field(default_factory=lambda: now())
+    queued: str = dataclasses.field(default_factory=now)
 
     def write(self) -> None:
         """Writes job.json into the job's folder."""
@@ -55,7 +54,7 @@ class Record:
 
     def begin(self) -> Attempt:
         """Adds and returns the next attempt."""
-        attempt = Attempt(self._next(), now(), newest_step(self.job.folder))
+        attempt = Attempt(self._next(), now(), newest_step(self.job))
         self.attempts.append(attempt)
         self.state = State.running
         self.write()
@@ -70,7 +69,7 @@ class Record:
         """Closes the newest attempt and counts whether it has brought the job on."""
         attempt = self.attempts[-1]
         attempt.ended, attempt.exit_code = now(), exit_code
-        step = newest_step(self.job.folder)
+        step = newest_step(self.job)
         grew = step is not None and (attempt.step is None or step > attempt.step)
         self.stalled = 0 if grew else self.stalled + 1
         self.exit_code = exit_code
@@ -143,6 +142,9 @@ def process_of(launcher: dict[str, Any] | None) -> psutil.Process | None:
     return process if alive else None
 
 
-def now() -> str:
-    """Returns the time, in UTC with milliseconds, as ISO 8601 writes it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+def newest_step(job: Job) -> int | None:
+    """Returns the newest whole checkpoint's step in the run's dir, None where there is none: what counts as progress."""
+    try:
+        return max(manifest.steps(storage.at(job.run or job.folder) / "train" / "checkpoints"), default=None)
+    except UserError:  # a store out of reach for a moment is no reason to lose the job: this attempt counts as one without progress
+        return None

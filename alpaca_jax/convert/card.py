@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from alpaca_jax import storage
 from alpaca_jax.config import to_mapping
 from alpaca_jax.convert import history as histories
 from alpaca_jax.convert.history import Data, History
@@ -105,7 +106,7 @@ def _sizes(model: Pretrained) -> Iterator[Row]:
 
 def _source(model: Pretrained) -> Iterator[Row]:
     yield "source", f"{bare(model.source)}, {model.format}"
-    size = sum(file.stat().st_size for file in model.files)
+    size = sum(storage.size(file) for file in model.files)
     if model.files and size <= HASHED:
         yield "source, sha256", f"`{model.fingerprint}`"
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from alpaca_jax import storage
 from alpaca_jax.config import configclass
 
 
@@ -22,6 +23,8 @@ class Config:
     license: str | None = None  # of the weights, for the model card: an identifier of the hub such as apache-2.0
 
     def __post_init__(self) -> None:
+        if storage.is_remote(self.target):
+            raise ValueError(f"target={self.target}: a conversion is written to a disk; give a folder there, and copy it to the store")
         if self.dtype == "q8_0" and self.kind != "gguf":
             raise ValueError(f"dtype=q8_0 is of GGUF files, and target={self.target} is to be {self.kind}: give target=NAME.gguf")
         if self.kind == "difference" and self.base is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from alpaca_jax import records
 from alpaca_jax.data import example, instructions, origin, store, template
-from alpaca_jax.data.built import aside, damage_named, shown
+from alpaca_jax.data.built import aside, damage_named, fetched, keep, place, shown
 from alpaca_jax.data.config import DataConfig, SourceConfig
 from alpaca_jax.data.example import ExampleStore
 from alpaca_jax.data.instructions import InstructionRecords
@@ -24,7 +24,6 @@ from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_json
 
-CACHE = "~/.cache/alpaca_jax/data"
 COUNTS = "counts.json"
 VERSION = 1  # of the token store; another number has all of them built again
 
@@ -51,7 +50,10 @@ class _Source:
 
 
 def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) -> Dataset:
-    """Returns the examples of the records at `path` (or of `config.sources`), built in `config.cache` where they are absent."""
+    """Returns the examples of the records at `path` (or of `config.sources`), built in `config.cache` where they are absent.
+
+    A cache on an object store holds copies; what is read lies in the cache of the machine.
+    """
     configured = config.sources or {"records": SourceConfig(records=str(path), epochs=1)}
     sources = {name: _load(config, source, tokenizer) for name, source in configured.items()}
     fingerprint = origin.digest([[name, source.folder.name] for name, source in sources.items()])
@@ -69,7 +71,7 @@ def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) ->
 
 def _load(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> _Source:
     """The examples of one source: opened, or built first."""
-    cache = Path(config.cache or CACHE).expanduser()
+    cache, copies = place(config.cache)
     found = origin.find(source.records, config.on_error)
     recipe = _recipe(config, source, tokenizer)
     of_records = {"records": found.fingerprint, "heldout": config.heldout, "version": str(InstructionRecords.VERSION)}
@@ -80,13 +82,17 @@ def _load(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> _So
         "max_length": recipe.max_length,
         "truncation": recipe.truncation,
     }
-    folder = cache / "examples" / origin.digest(of_tokens)
-    if not folder.is_dir():
+    name = f"examples/{origin.digest(of_tokens)}"
+    folder, copy = cache / name, copies and copies / name
+    if not folder.is_dir() and not fetched(copy, folder, COUNTS):
         heldout = origin.held_out(found, config.heldout) if config.heldout else None
         if isinstance(found, Files):  # what TFDS has prepared is a dataset of its own already
-            _build_records(cache / "records" / origin.digest(of_records), found, heldout)
+            name = f"records/{origin.digest(of_records)}"
+            _build_records(cache / name, found, heldout)
+            keep(cache / name, copies and copies / name, instructions.LAST)
         with aside(folder) as building:
             _build_tokens(building, found, heldout, recipe)
+    keep(folder, copy, COUNTS)
     with damage_named(folder):
         described = read_json(folder / COUNTS)
         counts = {split: example.Counts(**counted) for split, counted in described["splits"].items()}

@@ -1,4 +1,8 @@
-"""Folders that are built once: whole or not at all, with progress, the lead process first, and damage named."""
+"""Folders that are built once: whole or not at all, with progress, the lead process first, and damage named.
+
+They are read from a disk always, through a memory map or ArrayRecord. An object store may keep copies of them, which machines without a
+disk in common take instead of building the same again; such a copy counts when the file that is put last is there.
+"""
 
 import contextlib
 import errno
@@ -13,9 +17,11 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 
 T = TypeVar("T")
+CACHE = "~/.cache/alpaca_jax/data"
 ASIDE = ".building-"
 STALE_SECONDS = 24 * 3600
 QUIET_SECONDS = 10  # between the lines of progress where there is no terminal
@@ -41,6 +47,33 @@ def aside(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def place(cache: str | None) -> tuple[Path, Path | None]:
+    """Returns the folder of a disk in which datasets lie, and the one on an object store that keeps copies, where `cache` is there."""
+    if cache is None or not storage.is_remote(cache):
+        return Path(cache or CACHE).expanduser(), None
+    return Path(CACHE).expanduser(), storage.at(cache)
+
+
+def fetched(copy: Path | None, folder: Path, last: str) -> bool:
+    """Whether `folder` has been made from its copy on a store; False where there is none."""
+    with storage.told(copy or folder):
+        if copy is None or not (copy / last).exists():
+            return False
+    with aside(folder) as building:
+        storage.fetch(copy, building)
+    return True
+
+
+def keep(folder: Path, copy: Path | None, last: str) -> None:
+    """Puts a copy of a built folder on a store, unless it has one."""
+    if copy is None:
+        return
+    with storage.told(copy):
+        there = (copy / last).exists()
+    if not there:
+        storage.send(folder, copy, last)
 
 
 @contextlib.contextmanager

@@ -61,6 +61,9 @@ class InstructionRecords(FileReaderBuilder):
         self.info.set_splits(described.splits)
 
 
+LAST = f"{InstructionRecords.name}/{InstructionRecords.VERSION}/dataset_info.json"  # what TFDS opens a dataset by
+
+
 def features() -> tfds.features.FeaturesDict:
     """Returns the features of the dataset: texts, as `origin.stored` makes them of a record."""
     return tfds.features.FeaturesDict({name: tfds.features.Text() for name in stored(records.Record("", output="text"))})

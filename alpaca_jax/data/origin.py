@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alpaca_jax import records
+from alpaca_jax import records, storage
 from alpaca_jax.config import suggestion
+from alpaca_jax.data.built import CACHE, aside
 from alpaca_jax.errors import UserError
 
 PREFIX = "tfds:"
@@ -71,7 +72,10 @@ class Prepared:
         name, _, split = text.removeprefix(PREFIX).partition("#")
         split = split or "train"
         try:
-            builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
+            folder = _folder(name)
+            builder = tfds.builder(name) if folder is None else tfds.builder_from_directory(str(folder))
+        except UserError:
+            raise
         except Exception as error:  # registered under no such name, no such configuration or version: TFDS has a kind for each
             raise UserError(f"data.records={text}: TFDS knows no dataset {name} ({str(error).splitlines()[0]})") from error
         if not builder.info.splits:
@@ -110,6 +114,20 @@ class Prepared:
             yield from many(self.builder.as_data_source(split=self.split))
         else:
             yield from tfds.as_numpy(self.builder.as_dataset(split=self.split, shuffle_files=False))
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of a disk that holds the dataset, where a name is one: of one on an object store, a copy by its content."""
+    if not storage.is_remote(name):
+        return Path(name) if Path(name).is_dir() else None
+    remote = storage.at(name)
+    if not (listed := storage.objects(remote)):
+        raise UserError(f"data.records={PREFIX}{name}: there is nothing; give the folder with the dataset's dataset_info.json")
+    folder = Path(CACHE).expanduser() / "fetched" / digest([name, listed]) / remote.parent.name / remote.name
+    if not folder.is_dir():
+        with aside(folder) as building:
+            storage.fetch(remote, building)
+    return folder
 
 
 def many(source: Sequence[Any]) -> Iterator[Any]:

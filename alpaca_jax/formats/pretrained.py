@@ -44,6 +44,9 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
     if pretrained.tokenizer.vocab_size > pretrained.architecture.vocab_size:
         sizes = f"{pretrained.tokenizer.vocab_size} tokens, the model {pretrained.architecture.vocab_size} rows for them"
         raise UserError(f"{pretrained.source}: the tokenizer has {sizes}; give the model.tokenizer that it was trained with")
+    if (more := pretrained.architecture.vocab_size - pretrained.tokenizer.vocab_size) > 0:
+        note = f"the vocabulary has {pretrained.architecture.vocab_size:,} rows, {more:,} of them without a token, which are kept"
+        pretrained = dataclasses.replace(pretrained, notes=(*pretrained.notes, note))
     return pretrained if config.keep_layers is None else pretrained.first_layers(config.keep_layers)
 
 

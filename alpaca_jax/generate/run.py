@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import alpaca_jax
-from alpaca_jax import records
+from alpaca_jax import records, storage
 from alpaca_jax.config import to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import methods
@@ -24,21 +24,34 @@ from alpaca_jax.generate.log import Log
 from alpaca_jax.generate.progress import Bar
 from alpaca_jax.records import Manifest
 from alpaca_jax.rundir import RunDir, write_yaml
+from alpaca_jax.spool import Spool
 from alpaca_jax.teacher.bill import Bill, prices
 from alpaca_jax.teacher.client import Client, key
 from alpaca_jax.teacher.config import TeacherConfig
 from alpaca_jax.teacher.local import Endpoint, serving
 
+LOG = "answers.jsonl"
+SPOOL = "~/.cache/alpaca_jax/spool"
+
 
 def run(config: Config) -> Manifest:
-    """Writes `dir/records/` and returns its manifest; stopped anywhere and started again, it goes on from its log of answers."""
+    """Writes `dir/records/` and returns its manifest; stopped anywhere and started again, it goes on from its log of answers.
+
+    Where `dir` is on an object store the log grows in a folder of this machine and is put there whole, once a minute and in the end: a
+    killed run goes on from all of it here, and from what was put elsewhere.
+    """
     start = time.monotonic()
     if not config.replay:
         key(config.teacher)  # a missing key is said before any work
     bill = Bill(prices(config.teacher), config.budget.dollars, config.budget.requests)
     method = methods.make(config)
     run_dir = RunDir(config.dir)
-    log = _open_log(config, run_dir)
+    with _growing(run_dir) as folder:
+        return _collect(config, run_dir, folder, method, bill, start)
+
+
+def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Method, bill: Bill, start: float) -> Manifest:
+    log = _open_log(config, folder)
     for request, answer in log.asked:
         bill.charge(request, answer)
     bill.lose(sum(log.doubtful))
@@ -48,7 +61,7 @@ def run(config: Config) -> Manifest:
     collector.judge_log(skip_gaps=config.replay)
     stopped_by = "count" if collector.complete else "log"
     if not collector.complete and not config.replay:
-        with Bar(config.count, bill) as bar, _endpoint(config.teacher, method.longest, run_dir, bar) as endpoint:
+        with Bar(config.count, bill) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
             teacher = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice)
             stopped_by = collector.fill(teacher, lambda: bar.show(len(collector.kept), collector.next))
     if not collector.kept:
@@ -59,17 +72,33 @@ def run(config: Config) -> Manifest:
 
 
 @contextlib.contextmanager
-def _endpoint(teacher: TeacherConfig, max_length: int, run_dir: RunDir, bar: Bar) -> Iterator[Endpoint]:
+def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, bar: Bar) -> Iterator[Endpoint]:
     """Where the teacher listens; our own is started for it."""
     if teacher.source is None:
         yield Endpoint(teacher.base_url, str(teacher.model))
     else:
-        with serving(teacher, max_length, run_dir.path("records", "teacher.log"), bar.notice) as endpoint:
+        with serving(teacher, max_length, folder / "teacher.log", bar.notice) as endpoint:
             yield endpoint
 
 
-def _open_log(config: Config, run_dir: RunDir) -> Log:
-    path = run_dir.path("records", "answers.jsonl")
+@contextlib.contextmanager
+def _growing(run_dir: RunDir) -> Iterator[Path]:
+    """The folder of a disk in which the files that are appended to lie: `dir/records` itself where it is on one."""
+    folder = run_dir.path("records", LOG).parent
+    if not storage.is_remote(folder):
+        yield folder
+        return
+    here = Path(SPOOL).expanduser() / hashlib.sha256(str(folder).encode()).hexdigest()[:24]
+    spool = Spool(folder, lambda message: Console(stderr=True).print(message, highlight=False), folder=here)
+    try:
+        spool.fetch(LOG)
+        yield here
+    finally:
+        spool.close()
+
+
+def _open_log(config: Config, folder: Path) -> Log:
+    path = folder / LOG
     if config.replay and not path.exists():
         raise UserError(f"replay=true: there is no log of answers at {path}. Give the dir= of an earlier generate, or replay=false.")
     return Log(path, _settings(config))

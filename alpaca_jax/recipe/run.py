@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from alpaca_jax import storage
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.recipe import child, marker, outcome
 from alpaca_jax.recipe.config import Config
@@ -30,6 +31,8 @@ console = Console(stderr=True)
 
 def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
     """Returns the summary it wrote, once every stage is done; SystemExit carries on the exit code of a stage that failed."""
+    if storage.is_remote(config.dir):
+        raise UserError(f"dir={config.dir}: a recipe works on a disk; give a folder there, or run its stages one by one with this dir=")
     folder = RunDir(config.dir)
     commands = {name: stage.command(config.experiment) for name, stage in config.stages.items()}
     resolved = _resolve(commands, prefix)

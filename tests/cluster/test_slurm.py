@@ -30,16 +30,16 @@ signal.signal(signal.SIGUSR1, leave)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def conf(tmp_path_factory):
+def running(tmp_path_factory):
     if reason := slurm_cluster.missing():
         pytest.skip(reason)
-    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as conf, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(conf))
-        yield conf
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as running, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(running.conf))
+        yield running
 
 
 @pytest.fixture(autouse=True)
-def emptied(conf):
+def emptied(running):
     """A test that fails leaves no job to the next one."""
     yield
     subprocess.run(["scancel", "--user=root"], check=True, capture_output=True)

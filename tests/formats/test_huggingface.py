@@ -357,6 +357,7 @@ def test_a_padded_vocabulary_is_trimmed_and_said(make_llama: Any) -> None:
     save_file(padded, folder / "model.safetensors")
     model = pretrained.open(folder)
     assert "model.embed_tokens.weight has 128 rows, 32 of them padding, which is left out" in model.notes
+    assert "the vocabulary has 96 rows, 78 of them without a token, which are kept" in model.notes
     np.testing.assert_array_equal(model.read(("head", "weight")), tensors["lm_head.weight"])
 
 

@@ -9,6 +9,22 @@ import pytest
 NUMBERS = itertools.count()
 
 
+def _tell_generations(server, objects):
+    """Makes the emulator name the generation of what it sends, as Google's store does and TensorStore expects of what it reads again."""
+    whole = objects.download
+
+    def download(request, response, storage, *args, **kwargs):
+        whole(request, response, storage, *args, **kwargs)
+        found = storage.objects.get(request.params["bucket_name"], {}).get(request.params["object_id"])
+        if found is not None:
+            response["x-goog-generation"] = found["generation"]
+
+    objects.download = download
+    for _, methods in server.HANDLERS:
+        for method, handler in methods.items():
+            methods[method] = download if handler is whole else handler
+
+
 @pytest.fixture(scope="session")
 def emulator():
     """The address of an emulator with the bucket `bkt`; processes started later find it through the environment."""
@@ -17,6 +33,7 @@ def emulator():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    _tell_generations(server, pytest.importorskip("gcp_storage_emulator.handlers.objects"))
     started = server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bkt")
     started.start()
     address = f"http://127.0.0.1:{port}"

@@ -1,0 +1,90 @@
+"""Reading the ranks' logs of jobs: the first traceback, the end of a log, or what is being added to it."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from alpaca_jax.cluster import logs
+from alpaca_jax.cluster.rank import log_of, values
+from alpaca_jax.errors import UserError
+from alpaca_jax.jobs import status
+from alpaca_jax.jobs.status import Row
+from alpaca_jax.jobs.sweep import Sweep
+
+Say = Callable[[str], None]
+
+
+def show(found: Sweep, rank: int | None, lines: int, say: Say) -> None:
+    """Says of each job the first traceback where it failed, else the last lines of `rank` (of rank 0 where none is named)."""
+    rows = status.look(found)
+    _check_rank(rows, rank)
+    for row in rows:
+        if len(rows) > 1:
+            say(f"--- job {row.entry.name}: {row.status.state.value}")
+        if row.status.attempt is None:
+            say(f"no log yet: {row.status.reason or row.status.state.value}")
+        elif rank is None and row.failure is not None:
+            say(status.first_traceback(row))
+        else:
+            _tail(row, rank or 0, lines, say)
+
+
+def follow(found: Sweep, rank: int | None, lines: int, poll_seconds: float, say: Say) -> None:
+    """Says what `rank` (all of them, where none is named) of every job writes, until the jobs have ended."""
+    rows = status.look(found)
+    _check_rank(rows, rank)
+    followers: dict[tuple[str, int, int], logs.Follower] = {}
+    while True:
+        rows = status.look(found)
+        for row in rows:
+            for number in range(row.entry.job.processes) if rank is None else [rank]:
+                _go_on(row, number, lines, followers, say, len(rows) > 1)
+        if all(row.status.state.final for row in rows):
+            return
+        time.sleep(poll_seconds)
+
+
+def _go_on(row: Row, rank: int, lines: int, followers: dict, say: Say, several: bool) -> None:
+    if row.status.attempt is None:
+        return
+    key = (row.entry.name, row.status.attempt, rank)
+    begins = key not in followers
+    if begins:
+        followers[key] = logs.Follower(_log(row, rank))
+    prefix = f"job {row.entry.name} {_prefix(row, rank)}" if several else _prefix(row, rank)
+    text = followers[key].read().splitlines()
+    for line in text[-lines:] if begins else text:
+        say(prefix + line)
+
+
+def _tail(row: Row, rank: int, lines: int, say: Say) -> None:
+    log = _log(row, rank)
+    if not log.exists():
+        say(f"{log} is not there (yet): the rank hasn't begun, or its host kept it")
+        return
+    with open(log, errors="replace") as file:
+        for line in deque((line for line in file if values(line) is None), lines):
+            say(_prefix(row, rank) + line.rstrip("\n"))
+
+
+def _log(row: Row, rank: int):
+    assert row.status.attempt is not None
+    return log_of(logs.folder_of(row.entry.job.folder, row.status.attempt), rank)
+
+
+def _prefix(row: Row, rank: int) -> str:
+    """Who says a line, where a job has several who could."""
+    if row.entry.job.processes == 1:
+        return ""
+    log = _log(row, rank)
+    host = "?"
+    if log.exists():
+        with open(log, errors="replace") as file:
+            host = (values(file.readline()) or {}).get("host", "?")
+    return f"rank {rank} {host} | "
+
+
+def _check_rank(rows: Sequence[Row], rank: int | None) -> None:
+    most = max(row.entry.job.processes for row in rows)
+    if rank is not None and rank >= most:
+        raise UserError(f"rank={rank}: the job has {most} rank{'s' if most > 1 else ''}, counted from 0")
