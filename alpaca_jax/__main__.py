@@ -15,7 +15,9 @@ from alpaca_jax import config as configuration
 from alpaca_jax.config import EXPERIMENT, Catalog, body, header
 from alpaca_jax.errors import Lost, Restart, UserError
 
-VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect")
+VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
+UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # and why
+LAUNCHER = "hydra.launcher."  # its settings are checked as a verb's are
 CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # what --config-dir means to the processes below this one
 USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
 
@@ -147,12 +149,17 @@ def _hydra_overrides(command: Command) -> list[str]:
         if key == EXPERIMENT and value not in ("", "null"):
             _check_choices("experiment", choices, command.catalog.experiments())
             result.append(f"{key}=" + ",".join(f"{name}/{command.catalog.base}" for name in choices))
+        elif key == "hydra/launcher":
+            _check_choices(key, [value], command.catalog.options(key))
+            result.append(override)
         elif key in groups:
             _check_choices(key, choices, command.catalog.options(key))
             result.append(override)
         elif key in command.catalog.all_groups():
             raise UserError(f"{override}: {command.verb} has no group {key} (it has: {', '.join(groups) or 'none'})")
-        elif key == EXPERIMENT or override.startswith(("+", "~")) or key.startswith("hydra."):
+        elif key.startswith(LAUNCHER):
+            result.append(_forced(key, value))
+        elif key == EXPERIMENT or override.startswith(("+", "~")) or key.startswith(("hydra.", "hydra/")):
             result.append(override)
         else:
             result.append(_forced(key, value))
@@ -213,55 +220,13 @@ def _plainly(error: Exception) -> str:
 
 
 def _multirun(command: Command) -> int:
-    """Runs every combination through Hydra's launcher, job N in dir/N; the largest exit code is the answer."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    overrides = _hydra_overrides(command)
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UserError(_plainly(error)) from error
-    # Hydra's own main exits 1 on a wrong key; so the first combination is checked before it starts.
-    first = []
-    for each, override in zip(parsed, overrides, strict=True):
-        key = override.partition("=")[0]
-        first.append(f"{key}={next(each.sweep_string_iterator())}" if each.is_sweep_override() else override)
-    base = _compose(command, first)
-    _config(command, base)
-    dir_is_swept = any(each.key_or_group == "dir" and each.is_sweep_override() for each in parsed)
-    codes = []
-
-    def job(composed: Any) -> int:
-        mapping = OmegaConf.to_container(composed, resolve=False)
-        assert isinstance(mapping, dict)
-        if "dir" in mapping and not dir_is_swept:
-            mapping["dir"] = HydraConfig.get().runtime.output_dir
-        resolved = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True)
-        codes.append(_guarded(command, resolved))
-        return codes[-1]
-
-    folder = _quoted(str(base.get("dir", "multirun")))
-    settings = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.output_subdir=null"]
-    settings += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    before = sys.argv
-    sys.argv = [f"alpaca-jax {command.verb}", "--multirun", *overrides, *settings]
-    try:
-        hydra.main(config_path=str(configuration.directory()), config_name=command.verb, version_base="1.3")(job)()
-    finally:
-        sys.argv = before
-    return max(codes, default=0)
-
-
-def _guarded(command: Command, mapping: Any) -> int:
-    """One job of a sweep: its exit code; a user's mistake in one doesn't stop the others."""
-    try:
-        return _run(command, _config(command, mapping))
-    except (UserError, Restart, Lost) as error:
-        return _end(error.exit_code, str(error))
+    """Runs every combination as a job of its own through the launcher; the largest exit code is the answer."""
+    if command.verb in UNSWEPT:
+        raise UserError(f"{command.verb} has no --multirun: it {UNSWEPT[command.verb]}")
+    multirun = importlib.import_module("alpaca_jax.launcher.multirun")
+    arguments = ("--config-dir", str(command.folder)) if command.folder else ()
+    request = multirun.Request(command.verb, _hydra_overrides(command), arguments, lambda mapping: _config(command, mapping))
+    return multirun.multirun(request)
 
 
 def _set_environment(command: Command) -> None:

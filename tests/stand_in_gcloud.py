@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def preempt(folder: Path, name: str) -> None:
     _write(folder / "queued-resources" / f"{name}.json", {"state": {"state": "SUSPENDED"}})
     (folder / "tpu-vm" / f"{name}.json").unlink()
     for pid in sorted((folder / "pids").glob(f"{name}-*")):
-        subprocess.run(["kill", "-9", f"-{pid.read_text()}"], check=False)
+        os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
 def main(argv: list[str]) -> int:
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> int:
         file.write(json.dumps(argv[2:]) + "\n")
     if (refusal := FOLDER / f"refuse-{words[1]}").exists():
         return _complain(refusal.read_text())
+    if words[1] in ("accelerator-types", "versions"):
+        words = words[1:]
     kind, action, *names = words
     if kind in ("accelerator-types", "versions"):
         known = ACCELERATORS if kind == "accelerator-types" else VERSIONS

@@ -3,11 +3,15 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.cluster import record, tpu_pod, tpu_slices
+import yaml
+
+from alpaca_jax.cluster import gke, gke_manifest, gke_rules, record, tpu_pod, tpu_slices
+from alpaca_jax.cluster.gke import Gke
+from alpaca_jax.cluster.gke_watch import watch
 from alpaca_jax.cluster.job import Job
 from alpaca_jax.cluster.local import Local, detach
 from alpaca_jax.cluster.processes import LocalRanks
@@ -53,9 +57,21 @@ def _parser() -> argparse.ArgumentParser:
 
     pod = actions.add_parser("tpu_pod", help="run on TPU VMs, in the foreground")
     pod.add_argument("--detach", action="store_true", help="return when it has been started")
-    pod.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="; ".join(map(": ".join, tpu_pod.OPTIONS.items())))
+    pod.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=_listed(tpu_pod.OPTIONS))
     _common(pod)
     pod.set_defaults(run=_tpu_pod)
+
+    kubernetes = actions.add_parser("gke", help="run as a JobSet on GKE, the logs in the foreground")
+    kubernetes.add_argument("--nodes", type=int, help="of GPUs; those of TPUs follow from the topology")
+    kubernetes.add_argument("--detach", action="store_true", help="return when it has been created")
+    kubernetes.add_argument("--print", action="store_true", help="print the manifest and create nothing")
+    kubernetes.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=_listed(gke_manifest.OPTIONS))
+    _common(kubernetes)
+    kubernetes.set_defaults(run=_gke)
+
+    checked = actions.add_parser("check-jobset", help="say what is wrong with a JobSet in a YAML file (launch/gke_jobset.yaml, edited)")
+    checked.add_argument("file", type=Path)
+    checked.set_defaults(run=_check_jobset)
 
     outside = actions.add_parser("detach", help="start the supervisor of FOLDER/job.json, and leave it alone (called by the backends)")
     outside.add_argument("folder", type=Path)
@@ -103,12 +119,37 @@ def _tpu_pod(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _gke(arguments: argparse.Namespace) -> int:
+    options = dict(_pair(option) for option in arguments.option)
+    job = _job(arguments, options=options, nodes=gke_manifest.nodes(options) or arguments.nodes or 1)
+    if arguments.print:
+        made = gke_manifest.manifest(job)
+        gke_rules.check(made)
+        print(yaml.safe_dump(made, sort_keys=False), end="")
+        return 0
+    if not arguments.detach:
+        return Gke().run(job)
+    Gke().submit(job)
+    print(f"{job.name}: {Gke().state(job.folder).state.value}; logs in {job.folder / 'logs'}")
+    return 0
+
+
+def _check_jobset(arguments: argparse.Namespace) -> None:
+    try:
+        gke_rules.check(yaml.safe_load(arguments.file.read_text()))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{arguments.file}: not the YAML of a JobSet ({error!r})") from error
+    print(f"{arguments.file}: nothing is wrong with it")
+
+
 def _supervise(arguments: argparse.Namespace) -> int:
     backend = record.read(arguments.folder).backend
     if backend == "slurm":
         return supervise_in_allocation(arguments.folder)
     if backend == tpu_pod.NAME:
         return supervise_pod(arguments.folder)
+    if backend == gke.NAME:
+        return watch(arguments.folder, lambda text: print(text, file=sys.stderr, flush=True))
     return supervise(arguments.folder, LocalRanks())
 
 
@@ -125,6 +166,10 @@ def _job(arguments: argparse.Namespace, **rest: Any) -> Job:
     name = arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._") or DEFAULT_VERB
     launched = {"name": name, "restarts": arguments.restarts, "secrets": tuple(arguments.secret)}
     return Job(folder=folder, run=run if arguments.folder else None, command=("alpaca-jax", *words), **launched, **rest)
+
+
+def _listed(options: Mapping[str, str]) -> str:
+    return "; ".join(f"{option}: {meaning}" for option, meaning in options.items())
 
 
 def _pair(option: str) -> tuple[str, str]:

@@ -36,9 +36,9 @@ def ask(options: Mapping[str, Any], *arguments: str) -> str:
 
 
 def describe(options: Mapping[str, Any], kind: str, name: str) -> dict[str, Any] | None:
-    """Returns what Google knows of a thing (`kind`: tpu-vm, queued-resources, ...), None where there is none of this name."""
+    """Returns what Google knows of a thing (`kind`: tpu-vm, tpu-vm versions, ...), None where there is none of this name."""
     try:
-        return json.loads(ask(options, kind, "describe", name, "--format=json"))
+        return json.loads(ask(options, *kind.split(), "describe", name, "--format=json"))
     except UserError as error:
         if "NOT_FOUND" in str(error):
             return None

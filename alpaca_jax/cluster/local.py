@@ -1,5 +1,6 @@
 """The backend of this machine: a job's supervisor as a detached process, or in the foreground of a terminal."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -98,5 +99,5 @@ def detach(folder: Path) -> int:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # the terminal may be closed; rank 0's log has it too
+        print(text, end="", flush=True)

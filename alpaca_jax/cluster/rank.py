@@ -53,6 +53,7 @@ class Rank:
         self.log, self.command, self.forward = log, command, forward
         self.traceback: str | None = None  # when the newest was written
         self._scanned = 0
+        self._pid = os.getpid()
         self._pending: list[int] = []
 
     def run(self) -> int:
@@ -63,18 +64,23 @@ class Rank:
             self._scanned = output.seek(0, os.SEEK_END)
             try:
                 process = subprocess.Popen(
-                    self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_before_exec, start_new_session=True
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=self._before_exec,
+                    start_new_session=True,
                 )
             except OSError as error:
                 output.write(f"{self.command[0]}: can't be started ({error.strerror})\n".encode())
                 output.write(self._line(exit=127, ended=now(), traceback="none").encode())
                 return 127
-            output.write(self._line(pid=process.pid, started=now()).encode())
             code = self._wait(process)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # what the command has left behind
             self._look_for_traceback()
-            output.write(self._line(exit=code, ended=now(), traceback=self.traceback or "none").encode())
+            line = self._line(exit=code, ended=now(), traceback=self.traceback or "none")
+            output.write((line if self._ends_a_line() else f"\n{line}").encode())
         return code
 
     def _wait(self, process: subprocess.Popen) -> int:
@@ -98,6 +104,18 @@ class Rank:
         if TRACEBACK in piece:
             self.traceback = now()
         self._scanned += max(0, len(piece) - len(TRACEBACK) + 1)  # one may lie across two pieces
+
+    def _ends_a_line(self) -> bool:
+        with open(self.log, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+
+    def _before_exec(self) -> None:
+        """In the command's process, before it is the command: so the line is the log's first, and knows the id."""
+        for number in (*FORWARDED, END_NOW):
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent(signal.SIGKILL, self._pid)
+        os.write(1, self._line(pid=os.getpid(), started=now()).encode())
 
     def _line(self, **values: object) -> str:
         known = {"rank": os.environ.get("ALPACA_JAX_PROCESS", "0"), "host": host_name(), **values}
@@ -127,14 +145,6 @@ def die_with_parent(number: int, parent: int) -> None:
     if os.getppid() != parent:  # it has ended before it could be asked for
         sys.exit(128 + signal.SIGKILL)
 
-
-def _before_exec() -> None:
-    for number in (*FORWARDED, END_NOW):
-        signal.signal(number, signal.SIG_DFL)
-    die_with_parent(signal.SIGKILL, _WRAPPER)
-
-
-_WRAPPER = os.getpid()
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

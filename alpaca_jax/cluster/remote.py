@@ -1,8 +1,9 @@
-"""`python -m alpaca_jax.cluster.remote`: one rank on a host that shares no disk with its launcher, at the end of an ssh connection.
+"""`python -m alpaca_jax.cluster.remote [-- COMMAND]`: one rank on a host that shares no disk with its launcher; its log is the output.
 
-What it is to run comes as one line of JSON on the standard input (so that secrets are no one's argument and in no file), and after it
-the numbers of signals to pass on, one a line. The rank's log goes to the standard output. When the input ends, so has the launcher,
-and the command is told to save and leave.
+In a pod of a JobSet the command is given, the environment is the pod's, and signals come from Kubernetes. On a TPU worker all of this
+comes through the standard input of an ssh connection (so that secrets are nobody's argument and in no file): a line of JSON with the
+command and the environment, then the numbers of signals to pass on, one a line. When that input ends, so has the launcher, and the
+command is told to save and leave.
 """
 
 import contextlib
@@ -15,36 +16,58 @@ import threading
 import time
 from pathlib import Path
 
-from alpaca_jax.cluster.rank import END_NOW, Rank
+from alpaca_jax.cluster.rank import END_NOW, Rank, host_name
 
 LEAVE_SECONDS = 60.0  # to save in, when the launcher has gone
 TICK_SECONDS = 0.1
 
 
-def main() -> int:
+class RemoteRank(Rank):
+    """A rank that says its number, which in a pod follows from several variables."""
+
+    def _line(self, **values: object) -> str:
+        return line(_number(), host_name(), **values)
+
+
+def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    order = json.loads(sys.stdin.buffer.readline())
-    os.environ.update(order["environment"])
-    program, *arguments = order["command"]
+    connected = not argv
+    if connected:
+        order = json.loads(sys.stdin.buffer.readline())
+        os.environ.update(order["environment"])
+    program, *arguments = order["command"] if connected else argv[1:]
     command = [sys.executable, "-m", "alpaca_jax", *arguments] if program == "alpaca-jax" else [program, *arguments]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "rank.log"
-        threading.Thread(target=_obey, args=(log,), daemon=True).start()
+        if connected:
+            threading.Thread(target=_obey, args=(log,), daemon=True).start()
         ended = threading.Event()
         copier = threading.Thread(target=_copy, args=(log, ended), daemon=True)
         copier.start()
-        code = Rank(log, command, forward=True).run()
+        code = RemoteRank(log, command, forward=True).run()
         ended.set()
         copier.join()
     return code
+
+
+def line(rank: int, host: str, **values: object) -> str:
+    """Returns a line of a rank's log that `logs` reads how the rank began or ended from."""
+    return "[" + " ".join(["alpaca-jax", f"rank={rank}", f"host={host}", *(f"{key}={value}" for key, value in values.items())]) + "]\n"
+
+
+def _number() -> int:
+    if "ALPACA_JAX_PROCESS" in os.environ:
+        return int(os.environ["ALPACA_JAX_PROCESS"])
+    job, pods, pod = (int(os.environ.get(name, "0")) for name in ("JOB_INDEX", "JOB_COMPLETIONS", "JOB_COMPLETION_INDEX"))
+    return job * pods + pod
 
 
 def _obey(log: Path) -> None:
     """Passes on the signals that the launcher asks for, and ends the command when the launcher has gone."""
     while not log.exists():  # by then the handlers are in place
         time.sleep(TICK_SECONDS)
-    for line in sys.stdin.buffer:
-        os.kill(os.getpid(), int(line))
+    for number in sys.stdin.buffer:
+        os.kill(os.getpid(), int(number))
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(LEAVE_SECONDS)
     os.kill(os.getpid(), END_NOW)
@@ -66,6 +89,5 @@ def _copy(log: Path, ended: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # a thread still reads the standard input
+    exit_code = main(sys.argv[1:])
+    os._exit(exit_code)  # a thread may still wait for the standard input

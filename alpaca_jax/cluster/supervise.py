@@ -1,5 +1,6 @@
 """A job from its first attempt to its last: what is started again, how often, and what a person is told."""
 
+import contextlib
 import signal
 import sys
 import time
@@ -13,7 +14,8 @@ from alpaca_jax.cluster.job import Job, State, Tenure, restartable, saved
 from alpaca_jax.cluster.record import Record
 from alpaca_jax.errors import Lost
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# What reaches this process, and what the ranks get: where a terminal is closed, they save as at any other end.
+PASSED_ON = {number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)} | {signal.SIGHUP: signal.SIGTERM}
 PAUSE_SECONDS = 1.0  # before a first restart without progress; doubled for each further one
 LONGEST_PAUSE_SECONDS = 60.0
 CTRL_C = 130
@@ -39,7 +41,7 @@ class Supervisor:
         self, job_record: Record, ranks: Ranks, requeue: Callable[[Record], None] | None = None, say: Callable[[str], None] | None = None
     ):
         self.record, self.ranks, self.requeue = job_record, ranks, requeue
-        self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self.say = say or _say
         self.stopped: int | None = None  # the signal that has asked this job to end
 
     def run(self) -> int:
@@ -47,7 +49,9 @@ class Supervisor:
         if self.record.state is State.done:
             self.say(f"{self.record.job.folder} is done: not started again (another dir=, or another command, is another job)")
             return 0
-        before = {number: signal.signal(number, self._note) for number in PASSED_ON}
+        hung_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup it goes on
+        heard = [number for number in PASSED_ON if number != signal.SIGHUP or not hung_up]
+        before = {number: signal.signal(number, self._note) for number in heard}
         try:
             self.record.launcher = record.this_process()
             if broken := self.record.broken:  # it counts as any other
@@ -62,7 +66,7 @@ class Supervisor:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.stopped = number
-        self.ranks.pass_on(number)
+        self.ranks.pass_on(PASSED_ON[signal.Signals(number)])
 
     def _attempt(self) -> int | None:
         """Runs one attempt and settles what follows from its end: the job's exit code, or None to start again."""
@@ -125,6 +129,11 @@ class Supervisor:
 
     def _name(self) -> str:
         return f"the job {self.record.job.name} in {self.record.job.folder}"
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be closed; the logs and job.json have it too
+        print(text, file=sys.stderr, flush=True)
 
 
 def supervise(folder: Path, ranks: Ranks) -> int:

@@ -4,6 +4,7 @@ The code reaches the workers as an archive of the checkout, the environment and 
 supervisor has to live as long as the job: launch a long one from a machine that stays on. What it has made is deleted when it ends.
 """
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -70,7 +71,7 @@ class TpuPod:
         if not self._prepare(job):
             print(f"{job.folder} is done: not started again (another dir=, or another command, is another job)", file=sys.stderr)
             return 0
-        return supervise_pod(job.folder, lambda text: print(text, end="", flush=True))
+        return supervise_pod(job.folder, _show)
 
     def state(self, folder: Path) -> Status:
         """Returns where the job stands: queued as long as Google has not given it its slices."""
@@ -111,7 +112,7 @@ class TpuPod:
             raise UserError(f"nodes={job.nodes}, but these TPUs have {tpu_hosts} hosts: give nodes={tpu_hosts}")
         if job.options.get("tpu"):
             return
-        for kind, option in (("accelerator-types", "accelerator_type"), ("versions", "runtime_version")):
+        for kind, option in (("tpu-vm accelerator-types", "accelerator_type"), ("tpu-vm versions", "runtime_version")):
             if gcloud.describe(job.options, kind, str(job.options[option])) is None:
                 raise UserError(
                     f"{option}={job.options[option]}: zone={job.options['zone']} has no such thing; see `gcloud compute tpus {kind} list`"
@@ -145,7 +146,7 @@ def _check_shape(job: Job) -> None:
         raise UserError(f"tpu={options['tpu']} is a slice that exists, and {both[0]}= is of slices to be made: give one or the other")
     if not options.get("tpu") and len(made) < 2:
         raise UserError("give tpu=NAME of a slice that exists, or accelerator_type= and runtime_version= of slices to be made")
-    slices = str(options.get("slices", 1))
+    slices = str(options.get("slices") or 1)
     if not slices.isdigit() or int(slices) < 1:
         raise UserError(f"slices={slices}: give a number from 1 on")
     longest = Slices(job).names[-1]
@@ -160,8 +161,14 @@ def _run(job: Job) -> str:
 
 
 def _yes(job: Job, option: str) -> bool:
-    return str(job.options.get(option, "false")).lower() == "true"
+    return str(job.options.get(option)).lower() == "true"
+
+
+def _show(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be closed; rank 0's log has it too
+        print(text, end="", flush=True)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from alpaca_jax.cluster import code, gcloud, logs
 from alpaca_jax.cluster.job import Job, Tenure, now
 from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
 from alpaca_jax.cluster.rank import END_NOW, log_of
+from alpaca_jax.cluster.remote import line
 from alpaca_jax.cluster.tpu_slices import Slices, Worker
 from alpaca_jax.errors import Lost, UserError
 
@@ -53,7 +54,7 @@ class TpuRanks(LocalRanks):
                 self._copy_code(job, workers)
         except (UserError, Lost) as error:
             with open(log_of(folder, 0), "a") as log:
-                log.write(f"{error}\n" + _line(0, "the-launcher", exit=error.exit_code, ended=now(), traceback="none"))
+                log.write(f"{error}\n" + line(0, "the-launcher", exit=error.exit_code, ended=now(), traceback="none"))
             return error.exit_code
         if workers is None:
             return 128 + self._pending.pop(0)
@@ -91,13 +92,13 @@ class Connection:
     def __init__(self, job: Job, attempt: int, rank: int, worker: Worker, coordinator: str, log: Path) -> None:
         self.rank, self._end_at = rank, float("inf")
         order = {"environment": _environment(job, attempt, rank, coordinator), "command": list(job.command)}
-        line = gcloud.command(
+        ssh = gcloud.command(
             job.options, "tpu-vm", "ssh", worker.tpu, f"--worker={worker.number}", f"--command={_script(job, rank, worker)}", *SSH
         )
         with open(log, "ab") as output:
-            output.write(_line(rank, worker.host, pid=os.getpid(), started=now()).encode())
+            output.write(line(rank, worker.host, pid=os.getpid(), started=now()).encode())
             output.flush()
-            self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
+            self._process = subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
         self._write(json.dumps(order))
 
     @property
@@ -136,10 +137,10 @@ class Connection:
             os.killpg(self._process.pid, signal.SIGKILL)  # gcloud, and the ssh that it has started
             self._process.wait()
 
-    def _write(self, line: str) -> None:
+    def _write(self, text: str) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.write(f"{text}\n".encode())
             self._process.stdin.flush()
 
 
@@ -158,9 +159,9 @@ def _environment(job: Job, attempt: int, rank: int, coordinator: str) -> dict[st
 def _script(job: Job, rank: int, worker: Worker) -> str:
     """What a worker's shell runs: unpack, install, then the rank, which reads its command from the connection."""
     folder = f'"$HOME/{HOME}/{job.name}"'
-    ended = _line(rank, worker.host, exit=UserError.exit_code, ended="$(date -u +%Y-%m-%dT%H:%M:%S+00:00)", traceback="none").strip()
+    ended = line(rank, worker.host, exit=UserError.exit_code, ended="$(date -u +%Y-%m-%dT%H:%M:%S+00:00)", traceback="none").strip()
     unpack = f"rm -rf {folder} && mkdir -p {folder} && cd {folder} && tar -xzf ~/{_archive(job)}"
-    setup = str(job.options.get("setup", SETUP))
+    setup = str(job.options.get("setup") or SETUP)
     install = f"( ( {setup} ) || ( sleep 5; {setup} ) )"  # twice: it loads from the network
     refused = f'{{ echo "the setup has failed"; echo "{ended}"; exit {UserError.exit_code}; }}'
     python = shlex.quote(str(job.options["python"])) if job.options.get("python") else PYTHON
@@ -169,7 +170,3 @@ def _script(job: Job, rank: int, worker: Worker) -> str:
 
 def _archive(job: Job) -> str:
     return f"{HOME}-{job.name}.tar.gz"
-
-
-def _line(rank: int, host: str, **values: object) -> str:
-    return "[" + " ".join(["alpaca-jax", f"rank={rank}", f"host={host}", *(f"{key}={value}" for key, value in values.items())]) + "]\n"

@@ -48,9 +48,9 @@ def nodes(options: Mapping[str, Any]) -> int:
     """Returns the number of hosts, hence of ranks, that a job with these options has."""
     if tpu := options.get("tpu"):
         return len(_endpoints(_existing(options, str(tpu))))
-    if "accelerator_type" not in options:
+    if not options.get("accelerator_type"):
         raise UserError("give tpu=NAME of a slice that exists, or accelerator_type= and runtime_version= of one to be made")
-    return int(options.get("slices", 1)) * hosts(str(options["accelerator_type"]))
+    return int(options.get("slices") or 1) * hosts(str(options["accelerator_type"]))
 
 
 class Slices:
@@ -66,7 +66,7 @@ class Slices:
         """The slices' names, in their order."""
         if self.existing:
             return [self.existing]
-        count = int(self.options.get("slices", 1))
+        count = int(self.options.get("slices") or 1)
         return [self.job.name] if count == 1 else [f"{self.job.name}-{index}" for index in range(count)]
 
     def acquire(self, stopped: Callable[[], bool]) -> list[Worker] | None:
@@ -132,7 +132,7 @@ class Slices:
         slices = len(self.names)
         shape = [f"--node-id={self.job.name}"] if slices == 1 else [f"--node-count={slices}", f"--node-prefix={self.job.name}"]
         own = [f"--{key.replace('_', '-')}={self.options[key]}" for key in CREATED_WITH if self.options.get(key)]
-        kind = [f"--{key}" for key in ("spot", "reserved") if str(self.options.get(key, "false")).lower() == "true"]
+        kind = [f"--{key}" for key in ("spot", "reserved") if str(self.options.get(key)).lower() == "true"]
         asked = [f"--accelerator-type={self.options['accelerator_type']}", f"--runtime-version={self.options['runtime_version']}"]
         self.say(f"asking for {slices} x {self.options['accelerator_type']} as the queued resource {self.job.name}")
         gcloud.ask(self.options, "queued-resources", "create", self.job.name, *shape, *asked, *kind, *own)

@@ -46,6 +46,7 @@ def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int)
     names, kinds = zip(*((name, array.dtype) for name, array in lay([], 0, 0).items()), strict=True)
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # the numbers below are set; its thread held up the end of a run
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
     batches = (

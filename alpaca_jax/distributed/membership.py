@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import jax
 
 from alpaca_jax.distributed import metadata
+from alpaca_jax.distributed.channel import Closed
 from alpaca_jax.distributed.config import DistributedConfig
 from alpaca_jax.distributed.environment import ATTEMPT, Place
 from alpaca_jax.distributed.facts import Facts
@@ -159,5 +160,6 @@ def exit_code(error: BaseException) -> int:
 
 
 def _is_of_a_connection(error: BaseException) -> bool:
-    """Whether the error is of the runtime's collectives or its service, which name a peer's end so; gloo's come as ValueError."""
-    return isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(word in str(error) for word in _CONNECTION)
+    """Whether the error is the runtime's, its service's or our line's word for a peer's end; gloo's comes as a ValueError."""
+    from_runtime = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(word in str(error) for word in _CONNECTION)
+    return from_runtime or isinstance(error, Closed)

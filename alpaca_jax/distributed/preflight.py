@@ -88,7 +88,7 @@ class _Lead:
                     self._try(channel, {"hello": GREETING, "token": token})
                 elif isinstance(message, Closed):
                     self._gone(channel)
-                elif "facts" in message and channel.rank is None:
+                elif isinstance(message.get("facts"), dict) and channel.rank is None:
                     self._admit(channel, message["facts"])
                 elif "seen" in message and channel.rank is not None:
                     self.seen[channel.rank] = message["seen"]

@@ -30,7 +30,7 @@ def resume(found: Sweep) -> list[str]:
     """
     rows = status.look(found)
     if not found.single and queue.read(found.folder).alive is not None:
-        raise UserError(f"the sweep in {found.folder} is still starting jobs; cancel it first, or wait: its failed jobs can be resumed then")
+        raise UserError(f"the sweep in {found.folder} is still starting jobs; cancel it, or wait until it has begun them all")
     names = [row.entry.name for row in rows if row.status.state.final and row.status.state is not State.done]
     check(found, [found.named(name) for name in names])
     if found.single and names:

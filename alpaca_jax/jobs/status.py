@@ -135,4 +135,3 @@ def _status(found: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
 
 def _or_blank(value: int | None) -> str:
     return "" if value is None else str(value)
-

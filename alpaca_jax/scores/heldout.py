@@ -49,10 +49,6 @@ class Scorer:
             progress(done)
         return Score(mean.value, round(mean.weight), self.examples)
 
-    def loss(self, params: llama.Params) -> float:
-        """Returns the loss alone."""
-        return self.score(params).loss
-
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _batch_loss(architecture: Architecture, compute_dtype: str, params: llama.Params, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -128,6 +128,8 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
+    for note in setup.notes:
+        console.print(f"{config.model.source}: {note}", highlight=False, soft_wrap=True)
     if setup.data.mixture is not None:
         table = Table("source", "examples", "tokens", "epochs", "share", title="Mixture", title_justify="left")
         for row in setup.data.mixture.table():

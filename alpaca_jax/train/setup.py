@@ -45,6 +45,7 @@ class Setup:
     schedule: optax.Schedule
     first_state: Callable[[], State]
     step: Callable[[State, dict], tuple[State, dict]]
+    notes: tuple[str, ...]  # what was left out or guessed when the source was opened
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -85,6 +86,7 @@ def prepare(config: Config) -> Setup:
         schedule=optimizers.learning_rate(config.optimizer, steps),
         first_state=lambda: _first_state(config, architecture, source, optimizer, places, specs),
         step=_step(config, architecture, optimizer, layout, places),
+        notes=source.notes if source else (),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from cluster_jobs import eventually, running_below
 
 from alpaca_jax.cluster import record, supervise
-from alpaca_jax.cluster.job import State
+from alpaca_jax.cluster.job import Job, State
 from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.logs import folder_of
 from alpaca_jax.cluster.processes import LocalRanks
@@ -100,6 +100,16 @@ def test_what_a_rank_leaves_behind_ends_with_it(run, scripted):
     eventually(lambda: not running_below(found.job.folder), 3)
 
 
+def test_the_last_words_need_no_newline_to_be_understood(run, scripted):
+    code, _, shown = run(scripted("sys.stderr.write('50%\\r')\nsys.exit(2)", processes=1))
+    assert code == 2 and "50%" in shown
+
+
+def test_a_command_that_does_not_exist(run, tmp_path):
+    code, found, shown = run(Job(folder=tmp_path / "run", command=("no-such-program",), name="job"))
+    assert (code, found.state) == (127, State.failed) and "no-such-program: can't be started" in shown
+
+
 @pytest.mark.parametrize("code", [200, 201, 134])
 def test_what_a_restart_can_mend_is_started_again(run, scripted, code):
     got, found, _ = run(scripted(f"sys.exit(0 if attempt else {code})"))
@@ -140,9 +150,10 @@ def test_the_ranks_get_what_they_need_to_know(run, scripted, monkeypatch):
         assert f"'ALPACA_JAX_{name}': '{value}'" in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_launcher_reaches_every_rank_once(scripted, number):
-    lines = f"def leave(*_):\n    (folder / f'got-{{rank}}').open('a').write('x')\n    sys.exit(200)\nsignal.signal({int(number)}, leave)\n"
+    heard = int(signal.SIGTERM if number == signal.SIGHUP else number)
+    lines = f"def leave(*_):\n    (folder / f'got-{{rank}}').open('a').write('x')\n    sys.exit(200)\nsignal.signal({heard}, leave)\n"
     job = scripted(lines + READY + WAIT)
     launcher = launch(job)
     for rank in range(2):

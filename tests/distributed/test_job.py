@@ -54,6 +54,7 @@ def test_a_step_that_never_ends_is_shown_and_ends_both(tmp_path):
     assert "stuck for" in job.logs() and "what each thread is at" in job.logs()
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_the_training_of_both_at_one_step_and_the_next_start_goes_on(tmp_path):
     files = make_files(tmp_path)
     changes = {

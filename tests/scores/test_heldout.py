@@ -48,4 +48,4 @@ def test_progress_hears_of_every_batch(params):
 
 
 def test_no_example_gives_no_number(params):
-    assert math.isnan(Scorer(TINY, Examples.of([]), 1, 16).loss(params))
+    assert math.isnan(Scorer(TINY, Examples.of([]), 1, 16).score(params).loss)

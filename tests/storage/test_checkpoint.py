@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from savers import together
 
 from alpaca_jax import checkpoint, storage
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
@@ -139,3 +140,10 @@ def test_a_save_killed_in_its_middle_leaves_the_one_before(gs, moment):
     assert left == {"1", "2"} or moment == "writing"
     assert {name.split("/")[0] for name in storage.objects(storage.at(gs))} == {"1"}
     assert checkpoint.restore_params(gs)["w7"][-1] == 7.0
+
+
+def test_two_processes_save_together_and_one_seals(gs):
+    lead, other = together(gs)
+    assert lead["hashed"] == ["1", "2", "2"] and other["hashed"] == []
+    assert lead["meta"] == other["meta"] == {"tokens_real": 2} and lead["values"] == other["values"] == [[[2.0] * 3] * 2]
+    assert lead["said"] == other["said"] == [] and checkpoint.steps(storage.at(gs)) == [2]

@@ -1,7 +1,6 @@
-"""The verb train with dir=gs://: stopped and started again it equals the run on a disk, and what it leaves is read from there."""
+"""The verb train with dir=gs://: killed and started again it equals the run on a disk, and what it leaves is read from there."""
 
 import json
-import signal
 import subprocess
 import time
 
@@ -18,7 +17,7 @@ from alpaca_jax.convert.run import run as convert
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 
-STEPS = 40
+STEPS = 24
 CHANGES = {"steps": STEPS, "checkpoint": {"every_steps": 4}}
 
 
@@ -27,27 +26,24 @@ def files(tmp_path_factory):
     return training.make_files(tmp_path_factory.mktemp("files"))
 
 
-def begun(files, folder, after=0):
-    """The verb as a process that has saved a checkpoint behind a step and goes on."""
+def begun(files, folder):
+    """The verb as a process that has saved a checkpoint and goes on."""
     process = subprocess.Popen(training.command(files, folder, **CHANGES), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     saved = storage.at(f"{folder}/train/checkpoints")
-    while max(checkpoint.steps(saved), default=0) <= after:
+    while not checkpoint.steps(saved):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     return process
 
 
-def test_killed_stopped_and_started_again_equals_the_run_on_a_disk(files, gs, tmp_path):
+def test_killed_and_started_again_equals_the_run_on_a_disk(files, gs, tmp_path):
     process = begun(files, gs)
     process.kill()
     process.communicate()
     reached = checkpoint.steps(storage.at(f"{gs}/train/checkpoints"))[-1]
     assert [line["step"] for line in metrics.read(f"{gs}/train/metrics.jsonl")][:reached] == list(range(1, reached + 1))
-    process = begun(files, gs, reached)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
-    assert process.returncode in (0, 200), said
+    assert reached < STEPS
     training.finish(files, gs, **CHANGES)
     training.finish(files, tmp_path / "run", **CHANGES)
     lines = [(line["step"], line["loss"]) for line in metrics.read(f"{gs}/train/metrics.jsonl") if "loss" in line]

@@ -152,7 +152,7 @@ def test_weights_that_are_no_numbers_are_named_before_the_first_step(files, tmp_
 
     def broken(*arguments):
         found = whole(*arguments)
-        read = lambda path: found.read(path) * np.float32("nan" if path[-1] == "gate" else 1)  # noqa: E731
+        read = lambda path, index=(): found.read(path, index) * np.float32("nan" if path[-1] == "gate" else 1)  # noqa: E731
         return dataclasses.replace(found, read=read)
 
     monkeypatch.setattr(native, "open", broken)

@@ -1,0 +1,134 @@
+"""A combination of a sweep becomes a job: its settings checked, its folder, its command."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from alpaca_jax import storage
+from alpaca_jax.cluster.job import NAME_LIMIT, Job
+from alpaca_jax.errors import UserError
+from alpaca_jax.jobs.sweep import Entry, Sweep
+from alpaca_jax.launcher.config import LauncherConfig
+
+PROGRAM: tuple[str, ...] = ("alpaca-jax",)
+LONGEST_NAME = 100
+PLAIN = r"[\w./:+=@~%-]+"  # a value that Hydra's grammar takes for a text without quotes
+
+
+def entry(sweep: Sweep, overrides: Sequence[str], fixed: set[str], arguments: Sequence[str], dir: str, settings: LauncherConfig) -> Entry:
+    """Returns the combination as an entry of the sweep: that of an earlier start with the same settings, or a new one.
+
+    `overrides` are Hydra's; `fixed` the keys that aren't swept; `arguments` go to the command before the settings.
+    """
+    words = tuple(word for word in map(_word, overrides) if not word.startswith("dir="))
+    swept = {key: value for key, _, value in (word.lstrip("+~").partition("=") for word in words) if key not in fixed}
+    before = sweep.same(words)
+    name = before.name if before else _free_name(sweep, swept, settings.folders)
+    run_dir = f"{dir.rstrip('/')}/{name}"
+    job = Job(
+        folder=sweep.folder / name,
+        command=(*PROGRAM, sweep.verb, *arguments, *words, f"dir={_text(run_dir)}"),
+        name=_job_name(sweep.folder, name),
+        nodes=settings.nodes,
+        processes_per_node=settings.processes_per_node,
+        secrets=settings.secrets,
+        environment=settings.environment,
+        time_limit=settings.time_limit,
+        restarts=settings.restarts,
+        options={key: value for key, value in settings.options.items() if value is not None},
+    )
+    if before is not None:
+        before.job, before.dir, before.swept = job, run_dir, swept
+        return before
+    made = Entry(name=name, swept=swept, words=words, dir=run_dir, job=job)
+    sweep.entries.append(made)
+    return made
+
+
+def composed(config: Any, dir: str) -> dict[str, Any]:
+    """Returns Hydra's composed config of a combination as a plain mapping with this `dir`; a UserError for what it lacks."""
+    mapping = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(mapping, dict)
+    mapping.pop("hydra", None)
+    mapping["dir"] = dir.replace("${", "\\${")
+    try:
+        whole = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(whole, dict)
+    return {str(key): value for key, value in whole.items()}
+
+
+def check(entries: Sequence[Entry], mappings: Sequence[Mapping[str, Any]], parse: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Raises one UserError that names every combination whose configuration is wrong."""
+    complaints: dict[str, list[str]] = {}
+    for one, mapping in zip(entries, mappings, strict=True):
+        try:
+            parse(mapping)
+        except UserError as error:
+            complaints.setdefault(str(error), []).append(title(one))
+    if complaints:
+        lines = [f"{'; '.join(titles)}: {complaint}" for complaint, titles in complaints.items()]
+        raise UserError("\n".join(["nothing was started, since combinations of this sweep are wrong", *lines]))
+
+
+def title(one: Entry) -> str:
+    """Returns the swept keys and their values."""
+    return " ".join(f"{key}={value}" for key, value in one.swept.items()) or f"job {one.name}"
+
+
+def secrets(mapping: Any) -> set[str]:
+    """Returns the names of the variables in which a configuration expects a key, wherever it says `key_env`."""
+    if not isinstance(mapping, Mapping):
+        return set()
+    own = {value for key, value in mapping.items() if key == "key_env" and isinstance(value, str) and value}
+    return own.union(*map(secrets, mapping.values()))
+
+
+def folder_of(settings: LauncherConfig, dir: str) -> Path:
+    """Returns the local folder of the sweep's own files; a UserError where there would be none."""
+    where = settings.folder or dir
+    if storage.is_remote(where):
+        raise UserError(
+            f"{where} is on an object store, and the sweep's own files (its jobs, their logs) have to be on a disk here: "
+            "give hydra.launcher.folder=runs/NAME"
+        )
+    return Path(where).expanduser().absolute()
+
+
+def _word(override: str) -> str:
+    """Hydra's override as our command line takes it."""
+    override = override.removeprefix("++")
+    key, _, value = override.partition("=")
+    return f"{key}={value.rpartition('/')[0]}" if key == "experiment" and "/" in value else override
+
+
+def _free_name(sweep: Sweep, swept: Mapping[str, str], how: str) -> str:
+    taken = {one.name for one in sweep.entries}
+    if how == "numbers" or not swept:
+        return next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
+    name = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in swept.items())
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    if plain == name and len(plain) <= LONGEST_NAME and plain not in taken:
+        return plain
+    return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(repr(sorted(swept.items())).encode()).hexdigest()[:8]}"
+
+
+def _job_name(folder: Path, name: str) -> str:
+    end = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-40:].strip("-._") or "job"
+    start = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")[: NAME_LIMIT - len(end) - 1].rstrip("-._")
+    return f"{start}-{end}" if start else end
+
+
+def _text(value: str) -> str:
+    if re.fullmatch(PLAIN, value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,209 @@
+"""`alpaca-jax VERB -m ...`: every combination is checked, then they run as jobs, and their results become one table."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from alpaca_jax import config as configuration
+from alpaca_jax.cluster import record
+from alpaca_jax.errors import UserError
+from alpaca_jax.jobs import actions, queue, status, sweep
+from alpaca_jax.jobs.status import INTERRUPTED, Row
+from alpaca_jax.jobs.sweep import Entry, Sweep
+from alpaca_jax.launcher import combinations, results
+from alpaca_jax.launcher.config import LauncherConfig
+from alpaca_jax.launcher.plugin import register
+from alpaca_jax.launcher.waiting import Detached, wait
+
+LAUNCHER = "hydra/launcher"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class JobFailed(RuntimeError):
+    """What a sweeper that looks for the best settings is told of a job without an objective."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    verb: str
+    overrides: Sequence[str]  # as Hydra reads them
+    arguments: Sequence[str]  # of each job's command, before its settings
+    parse: Callable[[Mapping[str, Any]], Any]  # a composed mapping to the verb's Config, or a UserError
+
+
+def multirun(request: Request) -> int:
+    """Runs the sweep; returns the largest exit code of its jobs, 130 where Ctrl-C has ended the wait for them."""
+    run = Multirun(request)
+    try:
+        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=request.verb):
+            run.go()
+    except HydraException as error:
+        raise UserError(_plainly(error)) from error
+    except Detached as error:
+        print(f"alpaca-jax: {error}", file=sys.stderr)
+        return INTERRUPTED if error.interrupted else 0
+    except JobFailed:
+        pass  # the sweeper has given up; the table says the rest
+    return run.finish()
+
+
+class Multirun:
+    """One start of a sweep: the combinations come in one batch, or in several where a sweeper looks at the results first."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.console = Console(stderr=True)
+        self.sweep: Sweep | None = None
+        self.shown: dict[str, Row] = {}  # the jobs of this start, by name
+
+    def go(self) -> None:
+        """Has Hydra's sweeper make the combinations, which come to `_launch`."""
+        register()
+        overrides = [*self.request.overrides]
+        self._parse(overrides)
+        if not any(override.partition("=")[0] == LAUNCHER for override in overrides):
+            overrides.append(f"{LAUNCHER}=local")
+        overrides.append("hydra.output_subdir=null")
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        settings = self._settings(OmegaConf.to_container(base.hydra.launcher, resolve=True))
+        folder = combinations.folder_of(settings, self._dir(base))
+        target = OmegaConf.select(base, "hydra.sweeper._target_")
+        self.searching = target != BASIC_SWEEPER
+        if settings.detach and (self.searching or OmegaConf.select(base, "hydra.sweeper.max_batch_size")):
+            raise UserError("hydra.launcher.detach=true: this sweeper waits for results before it goes on; leave detach out")
+        overrides += [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=."]
+        hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)
+
+    def finish(self) -> int:
+        """Prints the results, writes sweep.json and the page; returns the largest exit code."""
+        rows = list(self.shown.values())
+        if self.sweep is None or not rows:
+            raise UserError("the sweep has no combination; give key=a,b")
+        results.write(self.sweep, rows)
+        for row in rows:
+            if row.exit_code and (said := status.first_traceback(row)):
+                self.console.print(f"job {row.entry.name} ({combinations.title(row.entry)}): {said}", highlight=False, markup=False)
+        Console().print(results.table(self.sweep, rows))
+        self.console.print(f"{self.sweep.folder / results.PAGE}", highlight=False, markup=False, soft_wrap=True)
+        if not self.searching and all((row.entry.result or {}).get("objective") is None for row in rows if not row.exit_code):
+            self.console.print(f"no job has {self.sweep.objective}: train measures it with evaluate_every=N", highlight=False)
+        return max(row.exit_code for row in rows)
+
+    def _parse(self, overrides: Sequence[str]) -> None:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for each in parsed:
+            if each.key_or_group == "dir" and each.is_sweep_override():
+                raise UserError("dir: a sweep has one folder, and each of its jobs one below it; give one dir=")
+            if each.key_or_group.startswith("hydra.sweep."):
+                raise UserError(f"{each.key_or_group}: the sweep's folder is dir=; hydra.launcher.folders=keys names those of its jobs")
+        self.fixed = {each.key_or_group for each in parsed if not each.is_sweep_override()}
+
+    def _settings(self, mapping: Any) -> LauncherConfig:
+        mapping.pop("_target_", None)
+        return configuration.parse(LauncherConfig, mapping, "hydra.launcher")
+
+    def _dir(self, base: DictConfig) -> str:
+        try:
+            return str(OmegaConf.select(base, "dir", throw_on_missing=True))
+        except OmegaConfBaseException as error:
+            raise UserError(f"dir: {str(error).splitlines()[0]}") from error
+
+    def _launch(
+        self, config: DictConfig, context: HydraContext, mapping: dict[str, Any], job_overrides: Sequence[Sequence[str]]
+    ) -> Sequence[JobReturn]:
+        """Runs one batch of combinations: nothing of it starts before all of it is checked."""
+        settings = self._settings(dict(mapping))
+        dir = self._dir(config)
+        if self.sweep is None:
+            self.sweep = _opened(combinations.folder_of(settings, dir), self.request.verb, settings)
+        entries = [
+            combinations.entry(self.sweep, overrides, self.fixed, self.request.arguments, dir, settings) for overrides in job_overrides
+        ]
+        load = context.config_loader.load_sweep_config
+        mappings = [
+            combinations.composed(load(config, list(overrides)), one.dir) for one, overrides in zip(entries, job_overrides, strict=True)
+        ]
+        combinations.check(entries, mappings, self._parsed)
+        for one, composed in zip(entries, mappings, strict=True):
+            one.job = dataclasses.replace(one.job, secrets=tuple(sorted({*settings.secrets, *combinations.secrets(composed)})))
+        rows = self._run(self.sweep, entries, settings)
+        return [self._returned(row, overrides) for row, overrides in zip(rows, job_overrides, strict=True)]
+
+    def _parsed(self, mapping: Mapping[str, Any]) -> None:
+        config = self.request.parse(mapping)
+        assert self.sweep is not None
+        if self.searching and self.sweep.objective == "heldout_loss" and getattr(config, "evaluate_every", 1) is None:
+            raise UserError("evaluate_every: the sweeper goes by the held-out loss, and null measures none; give evaluate_every=N")
+
+    def _run(self, found: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
+        # One that is done stays so, and one that runs (this is then a second look at the same sweep) is waited for.
+        todo = [one for one in entries if not record.is_done(one.job) and not actions.active(found, one)]
+        waiting = queue.read(found.folder)
+        if waiting.alive is not None:
+            todo = [one for one in todo if one.name not in waiting.waiting]
+            if todo and found.parallel is not None:
+                raise UserError(
+                    f"the sweep in {found.folder} is being run; cancel it first (alpaca-jax jobs action=cancel dir=...), or wait"
+                )
+        actions.check(found, todo)
+        for one in entries:
+            one.result = None if one in todo else one.result
+        found.write()
+        queue.start(found, [one.name for one in todo])
+        if settings.detach:
+            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={found.folder}")
+        rows = wait(found, entries, settings.poll_seconds, self.console)
+        for row in rows:
+            row.entry.result = results.result(row, found.objective)
+            self.shown[row.entry.name] = row
+        found.write()
+        return rows
+
+    def _returned(self, row: Row, overrides: Sequence[str]) -> JobReturn:
+        made = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        objective = (row.entry.result or {}).get("objective")
+        if objective is None and self.searching:  # Hydra's own sweeper goes on with its next batch
+            made.status = JobStatus.FAILED
+            objective = JobFailed(f"job {row.entry.name} has no objective: {row.trouble or row.status.state.value}")
+        made.return_value = objective
+        return made
+
+
+def _opened(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
+    """The sweep in `folder` as this start wants it: what is known of its jobs stays."""
+    if not sweep.exists(folder):
+        if record.exists(folder):
+            raise UserError(f"{folder} is the folder of a single job; give the sweep another dir=")
+        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel)
+    found = sweep.read(folder)
+    for what, before, now in (("verb", found.verb, verb), ("backend", found.backend, settings.backend)):
+        if before != now:
+            raise UserError(f"{folder} holds a sweep of the {what} {before}, and this one is of {now}; give another dir=")
+    found.objective, found.parallel = settings.objective, settings.parallel
+    return found
+
+
+def _plainly(error: Exception) -> str:
+    """Hydra's message in one line, without the signs which the user didn't write."""
+    return " ".join(str(error).split()).replace("++", "")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
