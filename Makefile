@@ -22,6 +22,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run launch/*.sh launch/*.sbatch
 
 # What takes too long for every change: the demo from nothing, the proofs, and every benchmark against its peer (but gpu, which needs one).
 prove: $(VENV)/installed-test

@@ -1,8 +1,10 @@
 """Paths of object stores (`gs://`, `s3://`), through etils' epath: asked for here only, everything else takes what it is given.
 
 A store has objects with names, no folders: an object appears whole when it is put, nothing is renamed and nothing appended to. So what is
-several objects counts as there when its manifest is, which is put last and deleted first. Requests are tried again for about half a
-minute; that a bucket can be reached at all is asked once a process, and said within seconds where it can't.
+several objects counts as there when its manifest is, which is put last and deleted first.
+
+Small requests are tried again for about half a minute, those of arrays for a quarter of an hour. Whether a bucket can be reached at all is
+asked once a process, and said within seconds where it can't.
 """
 
 import base64

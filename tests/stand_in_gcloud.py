@@ -68,6 +68,9 @@ def _describe(kind: str, name: str, _: dict) -> int:
         return _complain(f"ERROR: (gcloud) NOT_FOUND: Resource {name} was not found")
     found = json.loads(path.read_text())
     if kind == "queued-resources" and found["state"]["state"] == "WAITING_FOR_RESOURCES":
+        if (FOLDER / "fail").exists():
+            error = {"error": {"message": (FOLDER / "fail").read_text()}}
+            return _print(found | {"state": {"state": "FAILED", "failedData": error}})
         hosts = ACCELERATORS[found["accelerator"]]
         for each in found["nodes"]:
             make_tpu(FOLDER, each, hosts)

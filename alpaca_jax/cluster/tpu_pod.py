@@ -8,6 +8,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,7 +131,20 @@ def supervise_pod(folder: Path, show: Callable[[str], None] = lambda text: None)
         return Supervisor(found, TpuRanks(slices, show)).run()
     finally:
         if not _yes(found.job, "keep"):
-            slices.release()
+            _give_back(slices)
+
+
+def _give_back(slices: Slices) -> None:
+    """Deletes what was made; where Google does not answer, tries again and then says what is left."""
+    for pause in (5.0, 30.0, None):
+        try:
+            return slices.release()
+        except UserError as error:
+            if pause is None:
+                _say(f"the queued resource {slices.job.name} could not be deleted and costs money until it is: {error}")
+            else:
+                time.sleep(pause)
+    return None
 
 
 def _check_shape(job: Job) -> None:

@@ -11,7 +11,6 @@ from alpaca_jax.errors import UserError
 
 POLL_SECONDS = 15.0
 PATIENCE = 20  # answers in a row that may fail to come
-GONE = ("SUSPENDED", "SUSPENDING")
 # The number in an accelerator's name counts cores on the older ones: 8 of them, or 4 chips, are a host's.
 CORES = ("v2", "v3", "v4", "v5p")
 CHIPS = ("v5litepod", "v6e")
@@ -47,7 +46,7 @@ def hosts(accelerator: str) -> int:
 def nodes(options: Mapping[str, Any]) -> int:
     """Returns the number of hosts, hence of ranks, that a job with these options has."""
     if tpu := options.get("tpu"):
-        return len(_endpoints(_existing(options, str(tpu))))
+        return len(_endpoints(_usable(options, str(tpu), gcloud.describe(options, "tpu-vm", str(tpu)))))
     if not options.get("accelerator_type"):
         raise UserError("give tpu=NAME of a slice that exists, or accelerator_type= and runtime_version= of one to be made")
     return int(options.get("slices") or 1) * hosts(str(options["accelerator_type"]))
@@ -102,7 +101,7 @@ class Slices:
     def _are_ready(self) -> bool:
         """True where every slice is ready; sees to it that they become so."""
         if self.existing:
-            _existing(self.options, self.existing)
+            _usable(self.options, self.existing, _answered(lambda: gcloud.describe(self.options, "tpu-vm", str(self.existing))))
             return True
         found = _answered(lambda: gcloud.describe(self.options, "queued-resources", self.job.name))
         state = "" if found is None else found.get("state", {}).get("state", "")
@@ -158,8 +157,8 @@ def _answered(ask: Callable[[], Any]) -> Any:
         raise Unanswered(error) from error
 
 
-def _existing(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = gcloud.describe(options, "tpu-vm", name)
+def _usable(options: Mapping[str, Any], name: str, found: dict[str, Any] | None) -> dict[str, Any]:
+    """What Google knows of a slice that exists; a UserError where it doesn't, or can't be used."""
     if found is None:
         raise UserError(f"tpu={name}: there is no such slice in zone={options.get('zone')}; see `gcloud compute tpus tpu-vm list`")
     if found.get("state") != "READY":

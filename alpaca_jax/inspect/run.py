@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from alpaca_jax import rundir
+from alpaca_jax import rundir, storage
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.data.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
     and returns the figures."""
     console = console or terminal.Terminal()
     tokenizer = _tokenizer(config)
-    where = config.data.records or str(Path(config.dir) / "records")
+    where = config.data.records or str(storage.at(config.dir) / "records")
     data = builder.load_examples(config.data, where, tokenizer)
     batches = Batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
     origins = sheet.origins(config.data, where)

@@ -15,10 +15,12 @@ AT_ONCE = 8  # jobs that are being ended at a time: each may save first
 def cancel(found: Sweep) -> list[str]:
     """Ends every job that runs or is queued, by its backend's own id; returns their names once nothing of them is left."""
     ended = [] if found.single else queue.cancel(found.folder)  # first what would start the next one
-    active = [row.entry for row in status.look(found) if not row.status.state.final]
+    rows = [row for row in status.look(found) if record.exists(row.entry.job.folder)]
+    active = [row.entry for row in rows if not row.status.state.final]
+    lost = [row.entry for row in rows if row.status.state is State.lost]  # its machines may still be held
     backend = found.runs_on()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(lambda entry: backend.cancel(entry.job.folder), active):
+        for _ in pool.map(lambda entry: backend.cancel(entry.job.folder), [*active, *lost]):
             pass
     return [*ended, *(entry.name for entry in active)]
 

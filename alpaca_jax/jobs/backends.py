@@ -1,14 +1,19 @@
 """The backends by the names that job.json and `hydra.launcher.backend` have for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+from alpaca_jax.cluster import gke, gke_manifest, tpu_pod, tpu_slices
+from alpaca_jax.cluster.gke import Gke
 from alpaca_jax.cluster.job import Backend
 from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.slurm import Slurm
+from alpaca_jax.cluster.tpu_pod import TpuPod
 from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"local": Local, "slurm": Slurm}
+BACKENDS: dict[str, Callable[[], Backend]] = {"local": Local, "slurm": Slurm, tpu_pod.NAME: TpuPod, gke.NAME: Gke}
 
 
 def backend(name: str) -> Backend:
@@ -16,3 +21,16 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise UserError(f"{name!r} is not a backend{suggestion(name, BACKENDS)} (there are: {', '.join(BACKENDS)})")
     return BACKENDS[name]()
+
+
+def nodes(name: str, options: Mapping[str, Any]) -> int:
+    """Returns how many nodes a job has that names none: those of the slices which the options ask for, or one."""
+    if name == tpu_pod.NAME:
+        return tpu_slices.nodes(options)
+    return (gke_manifest.nodes(options) if name == gke.NAME else None) or 1
+
+
+def bring_logs(name: str, folder: Path) -> None:
+    """Has the logs of a job come into its folder, where a process has to see to that and has been ended."""
+    if name == gke.NAME:
+        Gke().follow(folder)

@@ -78,9 +78,10 @@ def cancel(folder: Path) -> list[str]:
             process.kill()
             process.wait()
         queue = read(folder)
-    if queue.waiting:
-        queue.cancelled = True
-        queue.write(folder)
+    if queue.cancelled or not queue.waiting:
+        return []
+    queue.cancelled = True
+    queue.write(folder)
     return queue.waiting
 
 

@@ -60,7 +60,7 @@ def table(rows: Sequence[Row]) -> Table:
     made.add_column("state")
     for name in ("attempt", "ranks", "step", "loss", "exit", "age"):
         made.add_column(name, justify="right")
-    made.add_column("first failure", overflow="fold")
+    made.add_column("trouble", overflow="fold")
     for row in rows:
         status = row.status
         made.add_row(

@@ -83,9 +83,7 @@ def find(folder: Path) -> Sweep:
         hint = f"below it there are {', '.join(map(str, below[:8]))}" if below else "give the dir= of a launch or of a sweep"
         raise UserError(f"{folder} holds neither {record.FILE} nor {FILE}: {hint}")
     found = record.read(folder)
-    words = found.job.command[2:]
-    where = next((word.removeprefix("dir=") for word in words if word.startswith("dir=")), str(folder))
-    entry = Entry(name=folder.absolute().name, swept={}, words=words, dir=where if "://" in where else str(folder), job=found.job)
+    entry = Entry(folder.absolute().name, swept={}, words=found.job.command[2:], dir=found.job.run or str(folder), job=found.job)
     return Sweep(folder=folder, backend=found.backend, verb="", objective="heldout_loss", entries=[entry], single=True)
 
 

@@ -10,17 +10,20 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from alpaca_jax import storage
-from alpaca_jax.cluster.job import NAME_LIMIT, Job
+from alpaca_jax.cluster.job import Job
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher.config import LauncherConfig
 
 PROGRAM: tuple[str, ...] = ("alpaca-jax",)
 LONGEST_NAME = 100
+START_LENGTH, END_LENGTH = 16, 20  # of a job's name: a pod's is longer, and has 63 characters at most
 PLAIN = r"[\w./:+=@~%-]+"  # a value that Hydra's grammar takes for a text without quotes
 
 
-def entry(sweep: Sweep, overrides: Sequence[str], fixed: set[str], arguments: Sequence[str], dir: str, settings: LauncherConfig) -> Entry:
+def entry(
+    sweep: Sweep, overrides: Sequence[str], fixed: set[str], arguments: Sequence[str], dir: str, settings: LauncherConfig, nodes: int
+) -> Entry:
     """Returns the combination as an entry of the sweep: that of an earlier start with the same settings, or a new one.
 
     `overrides` are Hydra's; `fixed` the keys that aren't swept; `arguments` go to the command before the settings.
@@ -34,13 +37,14 @@ def entry(sweep: Sweep, overrides: Sequence[str], fixed: set[str], arguments: Se
         folder=sweep.folder / name,
         command=(*PROGRAM, sweep.verb, *arguments, *words, f"dir={_text(run_dir)}"),
         name=_job_name(sweep.folder, name),
-        nodes=settings.nodes,
+        nodes=nodes,
         processes_per_node=settings.processes_per_node,
         secrets=settings.secrets,
         environment=settings.environment,
         time_limit=settings.time_limit,
         restarts=settings.restarts,
-        options={key: value for key, value in settings.options.items() if value is not None},
+        options=options(settings),
+        run=None if run_dir == str(sweep.folder / name) else run_dir,
     )
     if before is not None:
         before.job, before.dir, before.swept = job, run_dir, swept
@@ -48,6 +52,11 @@ def entry(sweep: Sweep, overrides: Sequence[str], fixed: set[str], arguments: Se
     made = Entry(name=name, swept=swept, words=words, dir=run_dir, job=job)
     sweep.entries.append(made)
     return made
+
+
+def options(settings: LauncherConfig) -> dict[str, Any]:
+    """Returns the backend's own options that are given."""
+    return {key: value for key, value in settings.options.items() if value is not None}
 
 
 def composed(config: Any, dir: str) -> dict[str, Any]:
@@ -122,9 +131,10 @@ def _free_name(sweep: Sweep, swept: Mapping[str, str], how: str) -> str:
 
 
 def _job_name(folder: Path, name: str) -> str:
-    end = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-40:].strip("-._") or "job"
-    start = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-._")[: NAME_LIMIT - len(end) - 1].rstrip("-._")
-    return f"{start}-{end}" if start else end
+    """A name that every backend takes: lower-case letters, digits and '-', a letter first, and short."""
+    start, end = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in (folder.name, name))
+    start = re.sub(r"^[^a-z]+", "", start)[:START_LENGTH].strip("-") or "sweep"
+    return f"{start}-{end[-END_LENGTH:].strip('-') or 'job'}"
 
 
 def _text(value: str) -> str:

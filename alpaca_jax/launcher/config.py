@@ -11,7 +11,7 @@ class LauncherConfig:
     """The settings of one launcher; `configs/hydra/launcher/` holds them with their defaults."""
 
     backend: str
-    nodes: int = 1
+    nodes: int | None = None  # none: those of the slices that the options ask for, or one
     processes_per_node: int = 1
     parallel: int | None = None  # jobs at a time
     restarts: int = 3

@@ -19,7 +19,7 @@ from rich.console import Console
 from alpaca_jax import config as configuration
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, queue, status, sweep
+from alpaca_jax.jobs import actions, backends, queue, status, sweep
 from alpaca_jax.jobs.status import INTERRUPTED, Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher import combinations, results
@@ -132,9 +132,9 @@ class Multirun:
         dir = self._dir(config)
         if self.sweep is None:
             self.sweep = _opened(combinations.folder_of(settings, dir), self.request.verb, settings)
-        entries = [
-            combinations.entry(self.sweep, overrides, self.fixed, self.request.arguments, dir, settings) for overrides in job_overrides
-        ]
+        nodes = settings.nodes or backends.nodes(settings.backend, combinations.options(settings))
+        given = (self.fixed, self.request.arguments, dir, settings, nodes)
+        entries = [combinations.entry(self.sweep, overrides, *given) for overrides in job_overrides]
         load = context.config_loader.load_sweep_config
         mappings = [
             combinations.composed(load(config, list(overrides)), one.dir) for one, overrides in zip(entries, job_overrides, strict=True)

@@ -26,7 +26,7 @@ def result(row: Row, objective: str) -> dict[str, Any]:
         "state": state.value,
         "exit_code": 0 if state is State.done else row.exit_code,
         "objective": progress.objective(entry.dir, objective) if state is State.done else None,
-        "hours": None if written is None else round(progress.hours(written), 4),
+        "hours": None if written is None else round(progress.hours(written), 6),
         "dollars": progress.summary(entry.dir).get("dollars") if state is State.done else None,
         "step": row.step,
         "loss": row.loss,
@@ -43,7 +43,7 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> Table:
         made.add_column(name, overflow="fold")
     for name in (sweep.objective, "exit", "hours", "dollars"):
         made.add_column(name, justify="right")
-    made.add_column("first failure", overflow="fold")
+    made.add_column("trouble", overflow="fold")
     for row in rows:
         cells = _cells(row, swept)
         state = Text(cells[len(swept) + 1], style=COLOURS.get(row.status.state, ""))
@@ -66,7 +66,7 @@ def best(rows: Sequence[Row]) -> Row | None:
 def _page(sweep: Sweep, rows: Sequence[Row]) -> str:
     swept = status.keys(rows)
     done = sum(row.status.state is State.done for row in rows)
-    head = ["job", *swept, "state", sweep.objective, "exit code", "hours", "dollars", "first failure"]
+    head = ["job", *swept, "state", sweep.objective, "exit code", "hours", "dollars", "trouble"]
     numbers = range(len(swept) + 2, len(swept) + 6)
     sections = [Section("Results", [report.Table(head, [_cells(row, swept) for row in rows], numbers=numbers)])]
     plots = [plot for key in swept if (plot := _plot(sweep, rows, key)) is not None]

@@ -1,7 +1,7 @@
 """Waiting for the jobs of a sweep, and what Ctrl-C means meanwhile: once, leave them; twice, end them."""
 
-import time
 from collections.abc import Sequence
+from time import sleep
 
 from rich.console import Console
 
@@ -35,7 +35,7 @@ def _leave(found: Sweep, console: Console) -> None:
     """Gives a person the time for a second Ctrl-C, which ends the jobs."""
     console.print(f"the jobs go on. Ctrl-C once more within {AGAIN_SECONDS:.0f} s ends them", highlight=False)
     try:
-        time.sleep(AGAIN_SECONDS)
+        sleep(AGAIN_SECONDS)
     except KeyboardInterrupt:
         console.print("ending the jobs ...", highlight=False)
         names = actions.cancel(found)

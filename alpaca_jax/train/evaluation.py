@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from alpaca_jax import rundir
 from alpaca_jax.data import template
-from alpaca_jax.distributed import beat
 from alpaca_jax.decode.engine import Engine
+from alpaca_jax.distributed import beat
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Scorer

@@ -18,6 +18,8 @@ from alpaca_jax.cluster.gke import Gke
 from alpaca_jax.cluster.gke_manifest import manifest, nodes
 from alpaca_jax.cluster.job import Job, State
 from alpaca_jax.cluster.logs import folder_of
+from alpaca_jax.distributed.config import DistributedConfig
+from alpaca_jax.distributed.environment import find
 from alpaca_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +96,19 @@ def test_hosts_follow_from_the_topology():
     }
     assert {shape: nodes({"tpu": shape[0], "topology": shape[1]}) for shape in shapes} == shapes
     assert nodes({"tpu": "tpu-v6e-slice", "topology": "4x4", "slices": "3"}) == 12 and nodes(GPU) is None
+
+
+def test_a_pod_finds_its_place_in_what_the_manifest_tells_it():
+    made = manifest(job(options=TPU | {"slices": "2"}, nodes=8))
+    told = {f"{stand_in.NOTE}{key}": value for key, value in (("jobset-name", "pod"), ("replicatedjob-name", "workers"))}
+    told |= {f"{stand_in.NOTE}job-index": "1", f"{stand_in.NOTE}restart-attempt": "2"}
+    environment = {"JOB_COMPLETION_INDEX": "3"}
+    for each in pod_of(made)["containers"][0]["env"]:
+        field = each.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "['']").split("'")[1]
+        environment[each["name"]] = each["value"] if "value" in each else told[field]
+    place = find(DistributedConfig(), environment)
+    assert (place.kind, place.rank, place.size, place.attempt) == ("jobset", 7, 8, 2)
+    assert place.coordinator == "pod-workers-0-0.pod:8476"
 
 
 def test_secrets_are_named_and_never_written(monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import stand_in_gcloud as stand_in
 from cluster_jobs import eventually, running_below
 
+from alpaca_jax.cluster import code as source
 from alpaca_jax.cluster import gcloud, record, supervise, tpu_ranks, tpu_slices
 from alpaca_jax.cluster.job import State
 from alpaca_jax.cluster.logs import folder_of
@@ -195,6 +197,37 @@ def test_a_queued_resource_that_fails_says_why_and_is_deleted(pod_job, google, c
     code, found, shown = run(pod_job("pass"), capsys)
     assert (code, found.state) == (2, State.failed) and "Quota limit" in shown
     assert made(google) == []
+
+
+def test_a_queue_that_cannot_serve_says_why(pod_job, google, capsys):
+    (google / "fail").write_text("There is no more capacity in the zone")
+    code, found, shown = run(pod_job("pass"), capsys)
+    assert (code, found.state) == (2, State.failed) and "no more capacity" in shown and made(google) == []
+
+
+def test_a_wait_outlasts_answers_that_do_not_come(pod_job, google, monkeypatch):
+    known, failures = gcloud.describe, iter(range(3))
+
+    def describe(*arguments):
+        if next(failures, None) is not None:
+            raise UserError("connection reset")
+        return known(*arguments)
+
+    monkeypatch.setattr(gcloud, "describe", describe)
+    workers = tpu_slices.Slices(pod_job("pass")).acquire(lambda: False)
+    assert [(worker.host, worker.address) for worker in workers] == [("job-w-0", "127.0.0.1"), ("job-w-1", "127.0.0.2")]
+    monkeypatch.setattr(tpu_slices, "PATIENCE", 2)
+    failures = iter(range(9))
+    with pytest.raises(UserError, match="connection reset"):
+        tpu_slices.Slices(pod_job("pass")).acquire(lambda: False)
+
+
+def test_the_code_is_packed_without_what_it_leaves_behind(tmp_path):
+    source.pack(tmp_path / "code.tar.gz")
+    with tarfile.open(tmp_path / "code.tar.gz") as archive:
+        names = archive.getnames()
+    assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs/train.yaml", "alpaca_jax/cluster/code.py"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", ".git", "runs"))]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ def test_another_verb_or_backend_in_the_same_folder_is_refused(stub, tmp_path, c
     assert "holds a sweep of the backend stub" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore")  # of Optuna's old release, which the sweeper holds on to
 def test_optuna_looks_for_the_smallest_objective(stub, tmp_path, written):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     space = ["optimizer.learning_rate=interval(0.0,2.4)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
@@ -211,7 +212,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_second_one_ends_them(tmp_path, monkeypatch
         stop()
 
     monkeypatch.setattr(waiting, "watch", watch)
-    monkeypatch.setattr(waiting.time, "sleep", lambda _: stop())
+    monkeypatch.setattr(waiting, "sleep", lambda _: stop())
     try:
         assert go("seed=0,1") == 130
         error = capsys.readouterr().err

@@ -37,6 +37,7 @@ def begun(files, folder):
     return process
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_equals_the_run_on_a_disk(files, gs, tmp_path):
     process = begun(files, gs)
     process.kill()

@@ -1,4 +1,4 @@
-"""A run of two processes: the numbers of one, and a checkpoint that either goes on from."""
+"""A run of several processes: the batches and numbers of one, and a checkpoint that any number goes on from."""
 
 import json
 import shutil
@@ -8,28 +8,48 @@ import sys
 
 import jax
 import numpy as np
-from training import losses, mapping
+import pytest
+from training import config, losses, mapping
 
 from alpaca_jax import checkpoint
+from alpaca_jax.train.run import run
 
-STEPS, HALF = 6, 3
+STEPS, HALF, ROWS = 6, 3, 4
 SCRIPT = """
-import json, sys
+import json, os, sys
 import jax
-jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
-if int(sys.argv[3]) > 1:
-    jax.distributed.initialize("127.0.0.1:" + sys.argv[1], int(sys.argv[3]), int(sys.argv[2]))
+import numpy as np
+rank, processes, devices = map(int, sys.argv[2:5])
+jax.config.update("jax_num_cpu_devices", devices)
+if processes > 1:
+    jax.distributed.initialize("127.0.0.1:" + sys.argv[1], processes, rank)
 from alpaca_jax.config import parse
+from alpaca_jax.sharding import Layout
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.run import run
-run(parse(Config, json.loads(sys.argv[5])))
+place, placed = Layout.place, []
+def noted(self, batch, rows):
+    arrays = place(self, batch, rows)
+    pieces = [(name, piece) for name, array in arrays.items() for piece in array.addressable_shards]
+    placed.append({f"{name} {piece.index[0].indices(rows)[0]}": np.asarray(piece.data) for name, piece in pieces})
+    return arrays
+Layout.place = noted
+settings = json.loads(sys.argv[5])
+run(parse(Config, settings))
+steps = {f"{step} {name}": value for step, pieces in enumerate(placed) for name, value in pieces.items()}
+np.savez(os.path.join(settings["dir"], f"placed-{rank}"), **steps)
 """
 
 
-def train(files, folder, processes, devices, data):
-    """Runs the verb in so many processes, each with so many devices, over a mesh whose data axis has the given size."""
-    settings = mapping(files, folder, steps=STEPS, mesh={"data": data}, checkpoint={"every_steps": HALF}, batch={"examples": 4, "rows": 4})
-    settings["batch"]["sequence_length"] = 256
+def changes(data):
+    """The settings of these runs, over a mesh whose data axis has the given size."""
+    batch = {"examples": 4, "rows": ROWS, "sequence_length": 256}
+    return {"steps": STEPS, "mesh": {"data": data}, "checkpoint": {"every_steps": HALF}, "batch": batch}
+
+
+def train(files, folder, processes, devices=1):
+    """Runs the verb in so many processes, each with so many devices."""
+    settings = mapping(files, folder, **changes(processes * devices))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,10 +71,12 @@ def train(files, folder, processes, devices, data):
             process.kill()
 
 
-def undo_half(folder):
-    """Leaves the run as it was when the first half was saved."""
+def half_of(run, folder):
+    """A copy of the run as it was when the first half was saved."""
+    shutil.copytree(run, folder)
     shutil.rmtree(folder / "train" / "checkpoints" / str(STEPS))
     (folder / "train" / "summary.json").unlink()
+    return folder
 
 
 def values(folder):
@@ -62,19 +84,53 @@ def values(folder):
     return np.array([loss for _, loss in losses(folder)])
 
 
-def test_two_processes_are_one_run_and_go_on_from_one_anothers_checkpoints(files, tmp_path):
-    train(files, tmp_path / "one", processes=1, devices=1, data=1)
-    expected, params = values(tmp_path / "one"), checkpoint.restore_params(tmp_path / "one" / "train" / "checkpoints", STEPS)
+def batches(folder, processes):
+    """The global batches, put together from the pieces that the processes have put on their devices."""
+    pieces = {}
+    for rank in range(processes):
+        with np.load(folder / f"placed-{rank}.npz") as own:
+            assert len(own.files) == len({*own.files} - {*pieces}), "two processes have the same rows"
+            pieces |= own
+    names = {name.split()[1] for name in pieces}
+    rows = sorted({int(name.split()[2]) for name in pieces})
+    return {name: np.stack([np.concatenate([pieces[f"{step} {name} {row}"] for row in rows]) for step in range(STEPS)]) for name in names}
 
-    train(files, tmp_path / "two", processes=2, devices=1, data=2)
+
+@pytest.fixture(scope="module")
+def one(files, tmp_path_factory):
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    train(files, folder, processes=1)
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_and_go_on_from_one_anothers_checkpoints(files, tmp_path, one):
+    expected, params = values(one), checkpoint.restore_params(one / "train" / "checkpoints", STEPS)
+
+    train(files, tmp_path / "two", processes=2)
     np.testing.assert_allclose(values(tmp_path / "two"), expected, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, batches(tmp_path / "two", 2), batches(one, 1))
 
-    undo_half(tmp_path / "two")  # saved by two, taken up by one on another mesh
-    train(files, tmp_path / "two", processes=1, devices=2, data=2)
-    np.testing.assert_allclose(values(tmp_path / "two"), expected, rtol=1e-6)
+    mixed = half_of(tmp_path / "two", tmp_path / "two, one")  # saved by two, taken up by one on another mesh
+    train(files, mixed, processes=1, devices=2)
+    np.testing.assert_allclose(values(mixed), expected, rtol=1e-6)
 
-    undo_half(tmp_path / "one")  # and the other way round
-    train(files, tmp_path / "one", processes=2, devices=1, data=2)
-    np.testing.assert_allclose(values(tmp_path / "one"), expected, rtol=1e-6)
-    found = checkpoint.restore_params(tmp_path / "one" / "train" / "checkpoints", STEPS)
+    mixed = half_of(one, tmp_path / "one, two")  # and the other way round
+    train(files, mixed, processes=2)
+    np.testing.assert_allclose(values(mixed), expected, rtol=1e-6)
+    found = checkpoint.restore_params(mixed / "train" / "checkpoints", STEPS)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), found, params)
+
+
+@pytest.mark.slow
+def test_four_processes_are_one_run_too_and_their_checkpoint_goes_on_with_fewer(files, tmp_path, one):
+    expected, four = values(one), tmp_path / "four"
+    train(files, four, processes=4)
+    np.testing.assert_allclose(values(four), expected, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, batches(four, 4), batches(one, 1))
+    mixed = [half_of(four, tmp_path / f"four, {fewer}") for fewer in ("one", "two")]
+    run(config(files, mixed[0], **changes(1)))
+    train(files, mixed[1], processes=2)
+    for folder in mixed:
+        np.testing.assert_allclose(values(folder), expected, rtol=1e-6)
