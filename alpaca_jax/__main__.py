@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Collection, Sequence
@@ -182,8 +183,8 @@ def _forced(key: str, value: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    # Inside quotes a backslash stands for itself, but before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:

@@ -92,8 +92,6 @@ def _absent(cls, mapping, prefix=""):
 )
 def test_bad_input_is_2_and_one_clear_message(arguments, expected, capsys, monkeypatch):
     monkeypatch.setattr(cli, "_run", _never)
-    if arguments == ["train", "-m", "epochs=1,two"]:  # only the second job is wrong
-        monkeypatch.setattr(cli, "_run", lambda command, config: 0)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert expected in error
@@ -139,20 +137,6 @@ def test_a_folder_of_ones_own(tmp_path):
     text = cli._verb_help(cli._parse(["train", *arguments]))
     assert "optimizer=hot" in text
     assert "experiment=mine" in text
-
-
-def test_multirun_gives_each_job_a_folder(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(cli, "_run", lambda command, config: seen.append((config.dir, config.epochs)) or 0)
-    assert cli.main(["train", "-m", f"dir={tmp_path}/a sweep", "epochs=1,2"]) == 0
-    assert seen == [(f"{tmp_path}/a sweep/0", 1.0), (f"{tmp_path}/a sweep/1", 2.0)]
-
-
-def test_multirun_over_a_group_and_over_dir(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(cli, "_run", lambda command, config: seen.append((config.dir, config.mesh.fsdp)) or 0)
-    assert cli.main(["train", "-m", f"dir={tmp_path}/a,{tmp_path}/b", "mesh=data,fsdp"]) == 0
-    assert seen == [(f"{tmp_path}/{name}", fsdp) for name in "ab" for fsdp in (1, -1)]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def explain(found: Sequence[End]) -> str:
     first = first_failure(found)
     if first is None:
         return ""
-    lines = _tail(first.log)
+    lines = [line for line in _tail(first.log) if values(line) is None]  # without this package's own
     told = traceback(lines) or lines[-SHOWN_LINES // 2 :]
     return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; it is in {first.log}:", *(f"  {line}" for line in told)])
 

@@ -35,7 +35,7 @@ def entry(
     run_dir = f"{dir.rstrip('/')}/{name}"
     job = Job(
         folder=sweep.folder / name,
-        command=(*PROGRAM, sweep.verb, *arguments, *words, f"dir={_text(run_dir)}"),
+        command=(*PROGRAM, sweep.verb, *arguments, *words, f"dir={quoted(run_dir)}"),
         name=_job_name(sweep.folder, name),
         nodes=nodes,
         processes_per_node=settings.processes_per_node,
@@ -64,7 +64,7 @@ def composed(config: Any, dir: str) -> dict[str, Any]:
     mapping = OmegaConf.to_container(config, resolve=False)
     assert isinstance(mapping, dict)
     mapping.pop("hydra", None)
-    mapping["dir"] = dir.replace("${", "\\${")
+    mapping["dir"] = dir
     try:
         whole = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -137,8 +137,9 @@ def _job_name(folder: Path, name: str) -> str:
     return f"{start}-{end[-END_LENGTH:].strip('-') or 'job'}"
 
 
-def _text(value: str) -> str:
+def quoted(value: str) -> str:
+    """Returns `value` so that Hydra's grammar reads it as this very text: in quotes, where it needs them."""
     if re.fullmatch(PLAIN, value):
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    # A backslash stands for itself but before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value) + "'"

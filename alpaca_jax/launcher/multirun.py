@@ -87,7 +87,7 @@ class Multirun:
         self.searching = target != BASIC_SWEEPER
         if settings.detach and (self.searching or OmegaConf.select(base, "hydra.sweeper.max_batch_size")):
             raise UserError("hydra.launcher.detach=true: this sweeper waits for results before it goes on; leave detach out")
-        overrides += [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=."]
+        overrides += [f"hydra.sweep.dir={combinations.quoted(str(folder))}", "hydra.sweep.subdir=."]
         hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)
 
     def finish(self) -> int:
@@ -98,12 +98,16 @@ class Multirun:
         results.write(self.sweep, rows)
         for row in rows:
             if row.exit_code and (said := status.first_traceback(row)):
-                self.console.print(f"job {row.entry.name} ({combinations.title(row.entry)}): {said}", highlight=False, markup=False)
+                self._say(f"job {row.entry.name} ({combinations.title(row.entry)}): {said}")
         Console().print(results.table(self.sweep, rows))
-        self.console.print(f"{self.sweep.folder / results.PAGE}", highlight=False, markup=False, soft_wrap=True)
-        if not self.searching and all((row.entry.result or {}).get("objective") is None for row in rows if not row.exit_code):
-            self.console.print(f"no job has {self.sweep.objective}: train measures it with evaluate_every=N", highlight=False)
+        self._say(f"{self.sweep.folder / results.PAGE}")
+        objectives = [(row.entry.result or {}).get("objective") for row in rows if not row.exit_code]
+        if objectives and not any(found is not None for found in objectives):
+            self._say(f"no job has {self.sweep.objective}: train measures the held-out loss with evaluate_every=N")
         return max(row.exit_code for row in rows)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _parse(self, overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -202,8 +206,3 @@ def _opened(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
 def _plainly(error: Exception) -> str:
     """Hydra's message in one line, without the signs which the user didn't write."""
     return " ".join(str(error).split()).replace("++", "")
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

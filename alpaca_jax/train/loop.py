@@ -85,8 +85,8 @@ class Loop:
             self.checkpoints.wait()
 
     def totals(self) -> dict[str, Any]:
-        """Returns what has been counted since the run began, restarts included, and the last good loss."""
-        return self._counted() | {"loss": self.last_loss}
+        """Returns what has been counted since the run began, restarts included, the last good loss and the newest held-out one."""
+        return self._counted() | {"loss": self.last_loss, "heldout": self.heldout}
 
     def _counted(self) -> dict[str, Any]:
         goodput = self.goodput.state()
@@ -101,6 +101,7 @@ class Loop:
         self.state = state
         self.step, self.batch_index = int(state.step), int(state.batch_index)
         self.throughput.tokens, self.last_loss, self.skipped = meta.get("tokens_real", 0), meta.get("loss"), meta.get("skipped_steps", 0)
+        self.heldout: dict[str, float] = meta.get("heldout", {})
         self._unread.clear()
         if self.writer is not None:
             self.writer.rewind(self.step)
@@ -232,7 +233,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         with self.goodput.spent("evaluate"):
-            self._write(self.step, self.evaluation.losses(self.state))
+            self.heldout = self.evaluation.losses(self.state)
+            self._write(self.step, self.heldout)
             answered = self.evaluation.samples(self.state)
             for sample in answered:
                 self.console.print(f"[bold]{escape(sample['prompt'])}[/bold]\n{escape(sample['answer'])}", highlight=False)

@@ -138,9 +138,10 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
 
 
 def _summary(config: Config, setup: Setup, loop: Loop) -> dict[str, Any]:
-    hours = loop.totals()["seconds"] / 3600
+    totals = loop.totals()
+    hours = totals["seconds"] / 3600
     rate = config.hardware.dollars_per_hour
-    return loop.totals() | {
+    return {name: value for name, value in totals.items() if name != "heldout"} | {
         "steps": loop.step,
         "epochs": loop.step / setup.batches.steps_per_epoch,
         "examples": len(setup.data.examples["train"]),
@@ -151,6 +152,7 @@ def _summary(config: Config, setup: Setup, loop: Loop) -> dict[str, Any]:
         "mixture": None if setup.data.mixture is None else setup.data.mixture.table(),
         "data_fingerprint": setup.data.fingerprint,
         "final_loss": loop.last_loss,
+        **loop.heldout,
         "rollbacks": loop.rollbacks,
         "goodput": loop.goodput.share(),
         "memory": memory(),

@@ -20,7 +20,8 @@ from alpaca_jax.cluster.job import State, Status
 from alpaca_jax.cluster.local import Local
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import backends, queue, sweep
-from alpaca_jax.launcher import waiting
+from alpaca_jax.launcher import combinations, waiting
+from alpaca_jax.launcher.config import LauncherConfig
 
 FAILS = """
 if seed == 2 and rank == 1 and not (folder.parent / "mended").exists():
@@ -117,6 +118,16 @@ def test_verbs_without_an_end_are_not_swept(capsys):
     assert cli.main(["jobs", "-m", "dir=a,b"]) == 2 and "no --multirun" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a sweep", "it's", "back\\slash", "a,b", "x[1]", "\\", "\\'"])
+def test_an_odd_folder_arrives_unchanged(tmp_path, name):
+    found, settings = sweep.Sweep(tmp_path / name, "local", "train", "heldout_loss"), LauncherConfig(backend="local")
+    entry = combinations.entry(found, ["++seed=1", "mesh=fsdp", "experiment=laptop/train"], {"mesh"}, (), f"{tmp_path}/{name}", settings, 1)
+    assert entry.swept == {"seed": "1", "experiment": "laptop"} and entry.job.folder == tmp_path / name / "0"
+    command = cli._parse(list(entry.job.command[1:]))
+    config = cli._config(command, cli._compose(command))
+    assert (config.dir, config.seed, config.mesh.fsdp) == (str(entry.job.folder), 1, -1)
+
+
 class Stub:
     """A backend whose jobs end as they are submitted, with the objective of a parabola."""
 
@@ -184,7 +195,7 @@ def test_another_verb_or_backend_in_the_same_folder_is_refused(stub, tmp_path, c
 def test_optuna_looks_for_the_smallest_objective(stub, tmp_path, written):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     space = ["optimizer.learning_rate=interval(0.0,2.4)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
-    assert stub("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1", *space, "evaluate_every=1") == 0
+    assert stub("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1", *space, "evaluate_every=1", "data.heldout=8") == 0
     assert len(written()) == 6
     best = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
     assert f"{min(entry.result['objective'] for entry in written().values())}" in best
@@ -268,7 +279,7 @@ def test_training_on_one_and_on_two_ranks(tmp_path, monkeypatch, capsys, written
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
     settings = mapping(files, tmp_path / "sweep", steps=4, evaluate_every=2, checkpoint={"every_steps": 4}, mesh={"data": processes})
     settings["batch"]["rows"] = 4
-    rates = [] if processes == 2 else ["optimizer.learning_rate=1e-2,3e-2"]
+    rates = [] if processes == 2 else ["optimizer.learning_rate=1e-2,3e-2", "hydra.launcher.parallel=2"]
     words = ["model=tiny", *overrides(settings), *rates, f"hydra.launcher.processes_per_node={processes}"]
     code = cli.main(["train", "-m", *words])
     shown = capsys.readouterr()

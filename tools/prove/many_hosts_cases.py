@@ -1,0 +1,193 @@
+"""What happens to a job of two nodes, and what has to follow: one function a case, for the proof of many hosts."""
+
+import contextlib
+import dataclasses
+import subprocess
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import psutil
+
+from alpaca_jax.cluster.job import State
+from tools.prove.many_hosts_job import HEARTBEAT, STEPS, Ground, Trial, claim, difference, fault, gone, left_running
+
+MOMENT = STEPS // 3  # the step after which it happens
+QUICK = 15.0  # seconds in which a job ends whose end is heard at once
+SLURM = 20.0  # that Slurm may take to end what does not end by itself: its KillWait, and its own rounds
+Act = Callable[[Trial, list[psutil.Process]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of one case. `seconds` are from the event until no process of its attempt was left on any host."""
+
+    case: str
+    seconds: float
+    limit: float
+    codes: list[int | None]  # exit codes of the attempts
+    restarted: str
+    state: str  # the job's, at the very end
+    difference: float  # of the losses, from the straight run's
+    said: list[str]  # what the person saw, in lines
+
+
+def kill_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
+    """SIGKILL to rank 1."""
+    return _started_again(ground, straight, "kill -9 of rank 1", QUICK, lambda _, ranks: ranks[1].kill())
+
+
+def kill_the_coordinator(ground: Ground, straight: np.ndarray) -> Outcome:
+    """SIGKILL to rank 0, where JAX's coordinator is."""
+    return _started_again(ground, straight, "kill -9 of rank 0, the coordinator's", QUICK, lambda _, ranks: ranks[0].kill())
+
+
+def stop_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
+    """SIGSTOP to rank 1: it is there, and stuck."""
+    return _started_again(ground, straight, "a stuck rank (SIGSTOP of rank 1)", 2 * HEARTBEAT + SLURM, lambda _, ranks: ranks[1].suspend())
+
+
+def cut_a_link(ground: Ground, straight: np.ndarray) -> Outcome:
+    """The link of rank 1's host goes down and stays so; a third host is free."""
+    hosts = ground.cluster.hosts
+    assert hosts is not None
+    trial, seconds, limit = Trial(ground, "cut"), 0.0, 2 * HEARTBEAT + SLURM
+    trial.launch(["nodelist=n1,n2"])
+    ranks = _at_the_moment(trial)
+    hosts.cut("n2")
+    try:
+        seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
+        codes = _wait_for_the_next_attempt(trial)
+        said = trial.said()
+    finally:
+        hosts.mend("n2")
+    return _compared(trial, straight, "a cut link (that of rank 1's host)", seconds, limit, codes, said)
+
+
+def raise_on_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
+    """A Python exception in a step of rank 1: no restart can mend that; mended, the same launch goes on."""
+    mended = ground.folder / "mended"
+    with _relaunched(ground, "raises", fault(MOMENT, mended, "train")) as trial:
+        ranks = _started(trial)
+        trial.until(lambda: trial.step >= MOMENT - 1, f"step {MOMENT - 1}")
+        seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
+        found = trial.ended()
+        claim((found.state, found.exit_code, len(found.attempts)) == (State.failed, 1, 1), f"{found.state} with {found.exit_code}")
+        said = trial.said()
+        claim(any("fault of step" in line for line in said), f"the traceback is not what is said first: {said}")
+        mended.touch()
+    return _compared(trial, straight, "an exception on rank 1", seconds, QUICK, [1], said, "by the person")
+
+
+def kill_the_supervisor(ground: Ground, straight: np.ndarray) -> Outcome:
+    """SIGKILL to what watches over the job on its first node."""
+    with _relaunched(ground, "supervisor") as trial:
+        ranks = _at_the_moment(trial)
+        trial.supervisor().kill()
+        seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
+        trial.ended()
+        claim(trial.state() in (State.failed, State.lost), f"the job is {trial.state()}")
+        said = [f"jobs: {trial.state().value}", *trial.said()]
+    return _compared(trial, straight, "kill -9 of the job's supervisor", seconds, QUICK + SLURM, [None], said, "by the person")
+
+
+def cancel(ground: Ground, straight: np.ndarray) -> Outcome:
+    """`scancel`: the ranks save and leave."""
+    with _relaunched(ground, "cancelled") as trial:
+        ranks = _at_the_moment(trial)
+        subprocess.run(["scancel", str(trial.written.id)], check=True)
+        seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
+        trial.ended()
+        claim(trial.state() is State.cancelled, f"the job is {trial.state()}")
+        codes, said = [attempt.exit_code for attempt in trial.written.attempts], trial.said()
+    return _compared(trial, straight, "scancel", seconds, SLURM, codes, said, "by the person")
+
+
+def preempt(ground: Ground, straight: np.ndarray) -> Outcome:
+    """A job of a partition that goes before takes the nodes: this one saves, leaves and queues itself again."""
+    trial = Trial(ground, "preempted")
+    trial.launch(["partition=main", "exclusive=true"])
+    ranks = _at_the_moment(trial)
+    others = ["srun", "--partition=urgent", f"--nodes={len(ground.cluster.nodes)}", "--exclusive", "--time=1", "sleep", "1"]
+    urgent = subprocess.Popen(others, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
+    claim(urgent.wait(120) == 0, "the urgent job did not run")
+    codes = _wait_for_the_next_attempt(trial)
+    return _compared(trial, straight, "a preempted job", seconds, SLURM, codes, trial.said())
+
+
+CASES = {
+    "kill": kill_a_rank,
+    "coordinator": kill_the_coordinator,
+    "raise": raise_on_a_rank,
+    "stop": stop_a_rank,
+    "cut": cut_a_link,
+    "preempt": preempt,
+    "scancel": cancel,
+    "supervisor": kill_the_supervisor,
+}
+
+
+def _started(trial: Trial) -> list[psutil.Process]:
+    trial.reach(1)
+    trial.note()
+    return trial.ranks()
+
+
+def _at_the_moment(trial: Trial) -> list[psutil.Process]:
+    trial.reach(MOMENT)
+    trial.note()
+    return trial.ranks()
+
+
+def _started_again(ground: Ground, straight: np.ndarray, case: str, limit: float, act: Act) -> Outcome:
+    """What happens to a rank, and the supervisor starts all of them again in the same allocation."""
+    trial = Trial(ground, "-".join(case.split("(")[0].replace(",", "").split()))
+    trial.launch()
+    ranks = _at_the_moment(trial)
+    act(trial, ranks)
+    seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
+    found = trial.ended()
+    return _compared(trial, straight, case, seconds, limit, [attempt.exit_code for attempt in found.attempts[:-1]], trial.said())
+
+
+@contextlib.contextmanager
+def _relaunched(ground: Ground, name: str, environment: dict[str, str] | None = None) -> Iterator[Trial]:
+    """A job that is launched, comes to an end which is not its own, and is launched again by the same command."""
+    trial = Trial(ground, name)
+    trial.launch(environment=environment)
+    yield trial
+    claim(not left_running(trial.folder), f"still running: {left_running(trial.folder)}")
+    trial.launch(environment=environment)
+
+
+def _wait_for_the_next_attempt(trial: Trial) -> list[int | None]:
+    """Returns the exit codes of the attempts before it."""
+    before = len(trial.written.attempts)
+
+    def begun() -> bool:
+        if trial.state() is State.queued:
+            trial.begin_now()
+        return len(trial.written.attempts) > before or trial.state().final
+
+    trial.until(begun, "the next attempt")
+    return [attempt.exit_code for attempt in trial.written.attempts[:before]]
+
+
+def _compared(
+    trial: Trial,
+    straight: np.ndarray,
+    case: str,
+    seconds: float,
+    limit: float,
+    codes: list[int | None],
+    said: list[str],
+    restarted: str = "by itself",
+) -> Outcome:
+    """Waits for the end of the run, and compares it with the straight one."""
+    found = trial.ended()
+    claim(found.state is State.done and found.exit_code == 0, f"{case}: in the end {found.state.value}, exit code {found.exit_code}")
+    claim(seconds <= limit, f"{case}: {seconds:.1f} s to the end, {limit:.0f} allowed")
+    claim(not left_running(trial.folder), f"{case}: still running: {left_running(trial.folder)}")
+    return Outcome(
+        case, seconds, limit, [*codes, found.exit_code], restarted, found.state.value, difference(trial.losses(), straight), said
+    )

@@ -1,0 +1,194 @@
+"""A tiny training job on a real Slurm, for the proof of many hosts: launched as a person does it, watched through its files."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import slurm_cluster
+
+from alpaca_jax import checkpoint, metrics, rundir
+from alpaca_jax.cluster import logs, rank, record, slurm_queue
+from alpaca_jax.cluster.job import State
+from alpaca_jax.cluster.slurm import Slurm
+from tools.prove import tiny
+
+STEPS, SAVED = 200, 10  # of a run, and from one checkpoint to the next
+HEARTBEAT = 10  # seconds
+PATIENCE = 300.0  # seconds for what has to come
+FAULTY = Path(__file__).parent / "faulty"
+EQUAL = 1e-6  # of a loss
+HOLDS = ("RUNNING", "COMPLETING")  # Slurm's words for a job that has its nodes
+
+
+class Failed(Exception):
+    """A claim doesn't hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """The cluster, and the folder that all its hosts see."""
+
+    folder: Path
+    cluster: slurm_cluster.Cluster
+
+    def settings(self, name: str, seed: int | None = 0) -> list[str]:
+        """The words of a tiny run of its own."""
+        chosen = {
+            "dir": self.folder / name,
+            "steps": STEPS,
+            "model": {"architecture": tiny.SIZES, "tokenizer": self.folder / "tokenizer"},
+            "data": {"records": self.folder / "records.jsonl", "cache": self.folder / "cache", "max_length": 256},
+            "batch": {"examples": 4, "rows": 4, "sequence_length": 256},
+            "optimizer": {"learning_rate": 1e-2},
+            "mesh": {"data": 2},
+            "hardware": {"peak_tflops": 0.1},
+            "checkpoint": {"every_steps": SAVED, "keep": 2},
+            "distributed": {"heartbeat_seconds": HEARTBEAT, "join_minutes": 2},
+        }
+        return ["model=tiny", *([] if seed is None else [f"seed={seed}"]), *tiny.overrides(chosen)]
+
+
+class Trial:
+    """One job of two nodes and what becomes of it."""
+
+    def __init__(self, ground: Ground, name: str, words: Sequence[str] | None = None) -> None:
+        self.ground, self.name, self.folder = ground, name, ground.folder / name
+        self.words = list(words) if words is not None else ground.settings(name)
+        self._read = 0  # of the supervisor's log
+
+    def launch(self, options: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
+        """Queues it by the command that a person gives."""
+        chosen = [word for option in options for word in ("--option", option)]
+        command = [sys.executable, "-m", "alpaca_jax.cluster", "slurm", "--nodes", "2", *chosen, "train", *self.words]
+        done = subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True)
+        if done.returncode:
+            raise Failed(f"the launch ended with {done.returncode}: {done.stderr}")
+
+    @property
+    def written(self) -> record.Record:
+        """Its job.json."""
+        return record.read(self.folder)
+
+    @property
+    def step(self) -> int:
+        """The newest step that was written down, 0 before the first."""
+        lines = metrics.read(self.folder / "train" / "metrics.jsonl")
+        return lines[-1]["step"] if lines else 0
+
+    def reach(self, step: int) -> None:
+        """Returns once so many steps have been taken and a checkpoint is whole."""
+        self.until(lambda: self.step >= step and checkpoint.steps(self.folder / "train" / "checkpoints"), f"step {step}")
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes of the newest attempt, by rank: all hosts share this machine's process ids."""
+        folder = logs.folder_of(self.folder, self.written.attempts[-1].number)
+        heads = [rank.values(rank.log_of(folder, each).read_text().splitlines()[0]) for each in range(2)]
+        return [psutil.Process(int(head["pid"])) for head in heads if head]
+
+    def supervisor(self) -> psutil.Process:
+        """The process that watches over the ranks, on the first node."""
+        launcher = self.written.launcher
+        assert launcher is not None
+        return psutil.Process(launcher["pid"])
+
+    def until(self, true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> float:
+        """Returns the seconds until it is so; Failed where it takes too long, or where the job ends before."""
+        began = time.monotonic()
+        while not true():
+            if time.monotonic() > began + seconds:
+                raise Failed(f"{self.name}: {what} did not come in {seconds:.0f} s; {self._last_words()}")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def ended(self) -> record.Record:
+        """The record once the job has come to its end and left its nodes."""
+        self.until(lambda: Slurm().state(self.folder).state.final, "the end")
+        self.until(lambda: (slurm_queue.described(self.written.id or "") or {}).get("JobState") not in HOLDS, "that the nodes are free")
+        return self.written
+
+    def state(self) -> State:
+        """Where it stands, by Slurm too."""
+        return Slurm().state(self.folder).state
+
+    def begin_now(self) -> None:
+        """Has a requeued job begin: Slurm lets it wait for two minutes, which an administrator may shorten."""
+        subprocess.run(["scontrol", "update", f"jobid={self.written.id}", "StartTime=now"], capture_output=True)
+
+    def note(self) -> None:
+        """What the supervisor says from here on is news."""
+        path = self.folder / logs.FOLDER / logs.SUPERVISOR
+        self._read = path.stat().st_size if path.exists() else 0
+
+    def said(self) -> list[str]:
+        """What it has said since, but for what it says of the checkout."""
+        with open(self.folder / logs.FOLDER / logs.SUPERVISOR, "rb") as file:
+            file.seek(self._read)
+            lines = file.read().decode(errors="replace").splitlines()
+        return [line for line in lines if not line.startswith("the checkout ")]
+
+    def losses(self) -> np.ndarray:
+        """The loss of each step; Failed unless every step was written once."""
+        lines = [line for line in metrics.read(self.folder / "train" / "metrics.jsonl") if "loss" in line]
+        steps = [line["step"] for line in lines]
+        if steps != list(range(1, len(steps) + 1)):
+            raise Failed(f"{self.name}: the steps in metrics.jsonl are not 1, 2, 3 ..: {steps[:5]} .. {steps[-5:]}")
+        return np.array([line["loss"] for line in lines])
+
+    def summary(self) -> dict[str, Any]:
+        """What the run wrote at its end."""
+        return rundir.read_json(self.folder / "train" / "summary.json")
+
+    def _last_words(self) -> str:
+        found = self.folder / logs.FOLDER
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-1500:]}" for path in sorted(found.glob("**/*.log")))
+
+
+def claim(true: object, what: str) -> None:
+    """Raises Failed, which says what is wrong, unless it is as claimed."""
+    if not true:
+        raise Failed(what)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest relative difference of the losses; Failed where it is too large."""
+    claim(len(found) == len(expected), f"{len(found)} losses, {len(expected)} expected")
+    largest = float(np.max(np.abs(found - expected) / np.abs(expected)))
+    claim(largest <= EQUAL, f"losses differ by {largest:.1e} of their value")
+    return largest
+
+
+def gone(processes: Sequence[psutil.Process]) -> bool:
+    """Whether none of them lives."""
+    return not any(map(_lives, processes))
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left_running(folder: Path) -> list[str]:
+    """The commands of living processes that name `folder`, but for the cluster's own daemons."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or ()
+        ours = any(word.startswith(str(folder)) or f"dir={folder}" in word for word in words)
+        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(" ".join(words)[:100])
+    return found
+
+
+def fault(step: int, unless: Path, word: str, on: int = 1) -> dict[str, str]:
+    """The environment in which that step raises on rank `on` of the command that has this word, until the file is there."""
+    told = {"rank": on, "step": step, "word": word, "unless": str(unless)}
+    return {"PYTHONPATH": str(FAULTY), "PROVE_FAULT": json.dumps(told)}
