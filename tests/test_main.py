@@ -49,6 +49,7 @@ def test_every_verb_and_experiment_composes_into_its_config(verb, overrides):
         for catalog in [configuration.Catalog(verb, [configuration.directory()])]
         for group in catalog.groups()
         for option in catalog.options(group)
+        if group != "model" or verb == "train" or option in ("base", "smollm2", "llama_7b")  # the published sizes are all alike
     ],
 )
 def test_every_option_of_every_group_composes(verb, choice):

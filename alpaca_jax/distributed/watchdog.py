@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from alpaca_jax.errors import Lost
@@ -50,6 +51,9 @@ class Watchdog:
         where = f"after step {self._step}" if self._step else "before the first step"
         text = f"stuck for {self._waited / 60:.3g} minutes {where} (distributed.stuck_minutes sets the limit)"
         print(f"alpaca-jax: {self._who}: {text}; what each thread is at:", file=sys.stderr, flush=True)
+        # The main thread first: of more than a hundred threads faulthandler shows a hundred.
+        main = sys._current_frames().get(threading.main_thread().ident or 0)
+        print("Main thread (most recent call last):", *traceback.format_stack(main), sep="\n", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
         self._last_words(Lost.exit_code, text)
         sys.stdout.flush()
