@@ -36,6 +36,7 @@ prove: $(VENV)/installed-test
 	$(BIN)/python -m tools.benchmark.decode
 	$(BIN)/python -m tools.benchmark.convert
 	$(BIN)/python -m tools.prove.convert_7b
+	$(BIN)/python -m tools.prove.many_hosts
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

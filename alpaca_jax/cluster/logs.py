@@ -14,6 +14,7 @@ FOLDER = "logs"
 SUPERVISOR = "supervisor.log"  # in it: what the supervisor says, of all attempts
 TAIL_BYTES = 1 << 16
 SHOWN_LINES = 40
+OWN_WORDS, SILENT, SHOWN_WORDS = "alpaca-jax: ", " says nothing since ", 3  # `distributed.line`'s, of a peer that is stuck or cut off
 # A rank that raises may wait so long in JAX's shutdown barrier before it ends; an older traceback is not what ended it.
 BARRIER = datetime.timedelta(seconds=310)
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
@@ -72,7 +73,7 @@ def explain(found: Sequence[End]) -> str:
     if first is None:
         return ""
     lines = [line for line in _tail(first.log) if values(line) is None]  # without this package's own
-    told = traceback(lines) or lines[-SHOWN_LINES // 2 :]
+    told = traceback(lines) or _own_words(first, lines) or lines[-SHOWN_LINES // 2 :]
     return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; it is in {first.log}:", *(f"  {line}" for line in told)])
 
 
@@ -91,6 +92,13 @@ def traceback(lines: Sequence[str]) -> list[str]:
         end += 1
     shown = list(lines[start:end])
     return shown if len(shown) <= SHOWN_LINES else [*shown[: SHOWN_LINES // 4], "...", *shown[-SHOWN_LINES * 3 // 4 :]]
+
+
+def _own_words(first: End, lines: Sequence[str]) -> list[str]:
+    """What a rank said of a silent peer, by rank and host, before JAX ended it; JAX itself names a number, and many frames."""
+    if first.exit_code != 128 + signal.SIGABRT:
+        return []
+    return [line for line in lines if line.startswith(OWN_WORDS) and SILENT in line][-SHOWN_WORDS:]
 
 
 def _end(log: Path, rank: int) -> End:

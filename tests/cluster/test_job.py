@@ -148,6 +148,14 @@ def test_a_rank_whose_host_died_or_that_has_never_started_is_lost(tmp_path):
     assert "never started" in logs.ends(tmp_path, 3)[2].how
 
 
+def test_where_jax_ends_a_rank_what_it_said_of_the_silent_peer_is_shown(tmp_path):
+    silent = "alpaca-jax: rank 1 on n1 (process 7) says nothing since 6 s: stopped, or cut off"
+    log(tmp_path, 0, f"alpaca-jax: warning\n{silent}\nF0000 Check failure\n    @ 0x7f", f"exit=134 ended={at(1)} traceback=none")
+    log(tmp_path, 1, "F0000", f"exit=134 ended={at(2)} traceback=none")
+    head, *told = logs.explain(logs.ends(tmp_path, 2)).splitlines()
+    assert "rank 0 on n0 was ended by SIGABRT" in head and told == [f"  {silent}"]
+
+
 def test_some_have_saved_and_others_were_done(tmp_path):
     log(tmp_path, 0, "", f"exit=200 ended={at(1)} traceback=none")
     log(tmp_path, 1, "", f"exit=0 ended={at(2)} traceback=none")

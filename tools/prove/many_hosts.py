@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, ground(Path(name)) as made:
         found, failures = run(made, arguments.cases)
     disturbed = [outcome for outcome in found.values() if isinstance(outcome, Outcome)]
-    show(disturbed, {name: facts for name, facts in found.items() if not isinstance(facts, Outcome)})
+    show(found)
     for failure in failures:
         turns.console.print(f"FAILED: {failure}", style="red", markup=False)
-    more = {name: facts if isinstance(facts, dict) else dataclasses.asdict(facts) | {"said": None} for name, facts in found.items()}
+    more = {name: facts if isinstance(facts, dict) else dataclasses.asdict(facts) for name, facts in found.items()}
+    for facts in more.values():
+        facts.pop("said", None)
     slowest = max((outcome.seconds for outcome in disturbed), default=0.0)
     packages = ("jax", "jaxlib", "flax", "orbax-checkpoint")
     line = {"cases": more, "failed": failures, "minutes": round((time.monotonic() - began) / 60, 1)}
@@ -111,24 +113,38 @@ def undisturbed(made: Ground) -> np.ndarray:
     return losses
 
 
-def show(outcomes: Sequence[Outcome], others: dict[str, Any]) -> None:
+def show(found: Mapping[str, Any]) -> None:
     """Prints the table and, below it, what the person saw."""
+    others = {name: facts for name, facts in found.items() if isinstance(facts, dict)}
+    outcomes = [each for each in found.values() if isinstance(each, Outcome)]
     for name, facts in others.items():
-        turns.console.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()), markup=False)
+        turns.console.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if key != "said"), markup=False)
     table = Table(title=f"A job of 2 nodes, heartbeat {HEARTBEAT} s, disturbed after step {many_hosts_cases.MOMENT}", title_justify="left")
-    for column in ("what happened", "seconds to the end", "allowed", "exit codes", "started again", "in the end", "losses differ by"):
+    for column in (
+        "what happened",
+        "seconds to the end",
+        "allowed",
+        "exit codes",
+        "started again",
+        "from step",
+        "in the end",
+        "losses differ by",
+    ):
         table.add_column(column, justify="left" if column in ("what happened", "exit codes", "started again", "in the end") else "right")
     for each in outcomes:
         codes = ", ".join("none" if code is None else str(code) for code in each.codes)
         apart = "0" if each.difference == 0 else f"{each.difference:.1e}"
-        table.add_row(each.case, f"{each.seconds:.1f}", f"{each.limit:.0f}", codes, each.restarted, each.state, apart)
+        table.add_row(
+            each.case, f"{each.seconds:.1f}", f"{each.limit:.0f}", codes, each.restarted, str(each.went_on_from), each.state, apart
+        )
     turns.console.print(table)
-    for each in outcomes:
-        turns.console.print(f"\nwhat the person saw after {each.case}:", style="bold")
-        for line in each.said[:SHOWN]:
+    saw = {f"the {name}": facts["said"] for name, facts in others.items() if "said" in facts} | {each.case: each.said for each in outcomes}
+    for what, said in saw.items():
+        turns.console.print(f"\nwhat the person saw of {what}:", style="bold")
+        for line in said[:SHOWN]:
             turns.console.print(f"  {line}", markup=False)
-        if len(each.said) > SHOWN:
-            turns.console.print(f"  ({len(each.said) - SHOWN} more lines)", markup=False)
+        if len(said) > SHOWN:
+            turns.console.print(f"  ({len(said) - SHOWN} more lines)", markup=False)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import numpy as np
 import psutil
 
 from alpaca_jax.cluster.job import State
-from tools.prove.many_hosts_job import HEARTBEAT, STEPS, Ground, Trial, claim, difference, fault, gone, left_running
+from alpaca_jax.cluster.slurm import Slurm
+from tools.prove.many_hosts_job import HEARTBEAT, QUICK, STEPS, Ground, Trial, claim, difference, fault, gone, left_running
 
 MOMENT = STEPS // 3  # the step after which it happens
-QUICK = 15.0  # seconds in which a job ends whose end is heard at once
 SLURM = 20.0  # that Slurm may take to end what does not end by itself: its KillWait, and its own rounds
 Act = Callable[[Trial, list[psutil.Process]], None]
 
@@ -27,39 +27,44 @@ class Outcome:
     codes: list[int | None]  # exit codes of the attempts
     restarted: str
     state: str  # the job's, at the very end
+    went_on_from: int  # the step of the checkpoint
     difference: float  # of the losses, from the straight run's
     said: list[str]  # what the person saw, in lines
 
 
 def kill_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
     """SIGKILL to rank 1."""
-    return _started_again(ground, straight, "kill -9 of rank 1", QUICK, lambda _, ranks: ranks[1].kill())
+    return _started_again(ground, straight, "killed", "kill -9 of rank 1", QUICK, lambda _, ranks: ranks[1].kill())
 
 
 def kill_the_coordinator(ground: Ground, straight: np.ndarray) -> Outcome:
     """SIGKILL to rank 0, where JAX's coordinator is."""
-    return _started_again(ground, straight, "kill -9 of rank 0, the coordinator's", QUICK, lambda _, ranks: ranks[0].kill())
+    return _started_again(ground, straight, "coordinator", "kill -9 of rank 0, the coordinator's", QUICK, lambda _, ranks: ranks[0].kill())
 
 
 def stop_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
     """SIGSTOP to rank 1: it is there, and stuck."""
-    return _started_again(ground, straight, "a stuck rank (SIGSTOP of rank 1)", 2 * HEARTBEAT + SLURM, lambda _, ranks: ranks[1].suspend())
+    limit = 2 * HEARTBEAT + SLURM
+    return _started_again(ground, straight, "stuck", "a stuck rank (SIGSTOP of rank 1)", limit, lambda _, ranks: ranks[1].suspend())
 
 
 def cut_a_link(ground: Ground, straight: np.ndarray) -> Outcome:
     """The link of rank 1's host goes down and stays so; a third host is free."""
     hosts = ground.cluster.hosts
     assert hosts is not None
-    trial, seconds, limit = Trial(ground, "cut"), 0.0, 2 * HEARTBEAT + SLURM
-    trial.launch(["nodelist=n1,n2"])
+    trial, limit = Trial(ground, "cut"), 2 * HEARTBEAT + SLURM
+    trial.launch()
     ranks = _at_the_moment(trial)
-    hosts.cut("n2")
+    host = trial.host(1)
+    hosts.cut(host)
     try:
         seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
         codes = _wait_for_the_next_attempt(trial)
         said = trial.said()
+        trial.until(trial.has_begun, "that both ranks have begun")
+        claim(host not in (trial.host(0), trial.host(1)), f"{host} is cut off and has a rank again")
     finally:
-        hosts.mend("n2")
+        hosts.mend(host)
     return _compared(trial, straight, "a cut link (that of rank 1's host)", seconds, limit, codes, said)
 
 
@@ -85,8 +90,9 @@ def kill_the_supervisor(ground: Ground, straight: np.ndarray) -> Outcome:
         trial.supervisor().kill()
         seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
         trial.ended()
-        claim(trial.state() in (State.failed, State.lost), f"the job is {trial.state()}")
-        said = [f"jobs: {trial.state().value}", *trial.said()]
+        status = Slurm().state(trial.folder)
+        claim(status.state in (State.failed, State.lost), f"the job is {status.state}")
+        said = [f"{status.state.value}: {status.reason}", *trial.said()]
     return _compared(trial, straight, "kill -9 of the job's supervisor", seconds, QUICK + SLURM, [None], said, "by the person")
 
 
@@ -139,9 +145,9 @@ def _at_the_moment(trial: Trial) -> list[psutil.Process]:
     return trial.ranks()
 
 
-def _started_again(ground: Ground, straight: np.ndarray, case: str, limit: float, act: Act) -> Outcome:
+def _started_again(ground: Ground, straight: np.ndarray, name: str, case: str, limit: float, act: Act) -> Outcome:
     """What happens to a rank, and the supervisor starts all of them again in the same allocation."""
-    trial = Trial(ground, "-".join(case.split("(")[0].replace(",", "").split()))
+    trial = Trial(ground, name)
     trial.launch()
     ranks = _at_the_moment(trial)
     act(trial, ranks)

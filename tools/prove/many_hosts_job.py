@@ -1,8 +1,10 @@
 """A tiny training job on a real Slurm, for the proof of many hosts: launched as a person does it, watched through its files."""
 
 import dataclasses
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +25,8 @@ from tools.prove import tiny
 STEPS, SAVED = 200, 10  # of a run, and from one checkpoint to the next
 HEARTBEAT = 10  # seconds
 PATIENCE = 300.0  # seconds for what has to come
+QUICK = 15.0  # seconds in which a job ends whose end is heard at once
+ROOT = Path(__file__).parents[2]
 FAULTY = Path(__file__).parent / "faulty"
 EQUAL = 1e-6  # of a loss
 HOLDS = ("RUNNING", "COMPLETING")  # Slurm's words for a job that has its nodes
@@ -38,6 +42,11 @@ class Ground:
 
     folder: Path
     cluster: slurm_cluster.Cluster
+
+    def shown(self, lines: Sequence[str]) -> list[str]:
+        """The lines with paths that mean something elsewhere too."""
+        names = {f"{self.folder}/": "", f"{ROOT}/": ""}
+        return [functools.reduce(lambda text, name: text.replace(name, names[name]), names, line) for line in lines]
 
     def settings(self, name: str, seed: int | None = 0) -> list[str]:
         """The words of a tiny run of its own."""
@@ -89,9 +98,17 @@ class Trial:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes of the newest attempt, by rank: all hosts share this machine's process ids."""
+        return [psutil.Process(int(self._head(each)["pid"])) for each in range(2)]
+
+    def has_begun(self) -> bool:
+        """Whether both ranks of the newest attempt have a log with a head."""
         folder = logs.folder_of(self.folder, self.written.attempts[-1].number)
-        heads = [rank.values(rank.log_of(folder, each).read_text().splitlines()[0]) for each in range(2)]
-        return [psutil.Process(int(head["pid"])) for head in heads if head]
+        found = [rank.log_of(folder, each) for each in range(2)]
+        return all(log.exists() and "\n" in log.read_text(errors="replace") for log in found)
+
+    def host(self, number: int) -> str:
+        """The host of a rank of the newest attempt."""
+        return self._head(number)["host"]
 
     def supervisor(self) -> psutil.Process:
         """The process that watches over the ranks, on the first node."""
@@ -118,6 +135,14 @@ class Trial:
         """Where it stands, by Slurm too."""
         return Slurm().state(self.folder).state
 
+    def went_on_from(self) -> int:
+        """The step from whose checkpoint the newest attempt has gone on; Failed where it began anew."""
+        text = rank.log_of(logs.folder_of(self.folder, self.written.attempts[-1].number), 0).read_text()
+        found = re.search(r"going on from the checkpoint of step (\d+)", text)
+        if found is None:
+            raise Failed(f"{self.name}: it has not gone on from a checkpoint: {text[-2000:]}")
+        return int(found[1])
+
     def begin_now(self) -> None:
         """Has a requeued job begin: Slurm lets it wait for two minutes, which an administrator may shorten."""
         subprocess.run(["scontrol", "update", f"jobid={self.written.id}", "StartTime=now"], capture_output=True)
@@ -132,7 +157,7 @@ class Trial:
         with open(self.folder / logs.FOLDER / logs.SUPERVISOR, "rb") as file:
             file.seek(self._read)
             lines = file.read().decode(errors="replace").splitlines()
-        return [line for line in lines if not line.startswith("the checkout ")]
+        return self.ground.shown([line for line in lines if not line.startswith("the checkout ")])
 
     def losses(self) -> np.ndarray:
         """The loss of each step; Failed unless every step was written once."""
@@ -145,6 +170,12 @@ class Trial:
     def summary(self) -> dict[str, Any]:
         """What the run wrote at its end."""
         return rundir.read_json(self.folder / "train" / "summary.json")
+
+    def _head(self, number: int) -> dict[str, str]:
+        folder = logs.folder_of(self.folder, self.written.attempts[-1].number)
+        head = rank.values(rank.log_of(folder, number).read_text().splitlines()[0])
+        assert head is not None
+        return head
 
     def _last_words(self) -> str:
         found = self.folder / logs.FOLDER

@@ -1,5 +1,6 @@
 """A sweep of 4 jobs of 2 ranks on Slurm, one of which fails on its rank 1; and the sweep's own process is killed on the way."""
 
+import datetime
 import os
 import signal
 import subprocess
@@ -10,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from alpaca_jax.cluster import record, slurm_queue
+from alpaca_jax.cluster import logs, record, slurm_queue
 from alpaca_jax.jobs import sweep
-from tools.prove.many_hosts_job import PATIENCE, Failed, Ground, Trial, claim, difference, fault, left_running
+from tools.prove.many_hosts_job import PATIENCE, QUICK, Failed, Ground, Trial, claim, difference, fault, left_running
 
 JOBS, FAILING = 4, 2
 STEP = 30  # of the fault
@@ -46,22 +47,27 @@ def one_fails(ground: Ground, straight: np.ndarray) -> dict[str, Any]:
     claim([len(_record(folder, number).attempts) for number in range(JOBS)] == [1] * JOBS, "a job was started twice")
     apart = difference(Trial(ground, "sweep/0").losses(), straight)
 
+    to_end = _seconds_to_the_end(folder)
+    claim(to_end <= QUICK, f"the failing job took {to_end:.1f} s to its end, {QUICK:.0f} allowed")
+
     mended.touch()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=4 * PATIENCE)
     claim(again.returncode == 0, f"the failed job alone, mended: {again.returncode}: {again.stdout}\n{again.stderr}")
     attempts = [len(_record(folder, number).attempts) for number in range(JOBS)]
     claim(attempts == [2 if number == FAILING else 1 for number in range(JOBS)], f"attempts {attempts}")
     _nothing_left(folder)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    first = next(number for number, line in enumerate(lines) if f"job {FAILING}" in line and "rank 1" in line)
+    lines = done.stderr.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"job {FAILING} ("))
     return {
         "states": states,
         "exit code": done.returncode,
         "seconds": round(seconds),
+        "seconds from the exception to the end of its job": round(to_end, 1),
         "first failure": f"rank 1 on {failed['first_failure']['host']}",
+        "attempts after the sweep's own process was killed": [1] * JOBS,
         "attempts after mending": attempts,
         "difference": f"{apart:.1e}",
-        "said": lines[first : first + 2],
+        "said": ground.shown(lines[first:]),
     }
 
 
@@ -80,6 +86,13 @@ def _queued(folder: Path) -> bool:
 
 def _record(folder: Path, number: int) -> record.Record:
     return record.read(folder / str(number))
+
+
+def _seconds_to_the_end(folder: Path) -> float:
+    """From the exception to the end of all ranks of the job in which it was raised."""
+    found = _record(folder, FAILING)
+    raised = logs.ends(logs.folder_of(folder / str(FAILING), 0), found.job.processes)[1].failed
+    return (datetime.datetime.fromisoformat(found.attempts[0].ended or "") - raised).total_seconds()
 
 
 def _wait(true: Any, driver: subprocess.Popen, output: Path) -> None:
