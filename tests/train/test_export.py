@@ -71,7 +71,7 @@ class Run:
 
 
 def wait_for(true):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)

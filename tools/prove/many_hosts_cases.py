@@ -194,6 +194,6 @@ def _compared(
     claim(found.state is State.done and found.exit_code == 0, f"{case}: in the end {found.state.value}, exit code {found.exit_code}")
     claim(seconds <= limit, f"{case}: {seconds:.1f} s to the end, {limit:.0f} allowed")
     claim(not left_running(trial.folder), f"{case}: still running: {left_running(trial.folder)}")
-    return Outcome(
-        case, seconds, limit, [*codes, found.exit_code], restarted, found.state.value, difference(trial.losses(), straight), said
-    )
+    apart = difference(trial.losses(), straight)
+    codes = [*codes, found.exit_code]
+    return Outcome(case, round(seconds, 1), limit, codes, restarted, found.state.value, trial.went_on_from(), apart, said)
