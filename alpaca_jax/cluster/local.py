@@ -36,10 +36,7 @@ class Local:
         """Starts the job and returns once its supervisor runs; one that is done is left alone."""
         if not self._prepare(job):
             return
-        # A process in between starts it and ends, so that it is nobody's child and stays when the caller ends.
-        command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(job.folder)]
-        if subprocess.run(command, cwd=job.directory, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
-            raise UserError(f"the supervisor of {job.name} didn't start; see {job.folder / logs.FOLDER / logs.SUPERVISOR}")
+        start(job)
 
     def run(self, job: Job) -> int:
         """Runs the job in the foreground, rank 0's lines on the terminal; returns its exit code."""
@@ -81,6 +78,14 @@ class Local:
             return False
         record.renewed(NAME, job).write()
         return True
+
+
+def start(job: Job) -> None:
+    """Starts what looks after the job on this machine, and stays when the caller ends; a UserError where it doesn't start."""
+    # A process in between starts it and ends, so that it is nobody's child.
+    command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(job.folder)]
+    if subprocess.run(command, cwd=job.directory, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
+        raise UserError(f"the supervisor of {job.name} didn't start; see {job.folder / logs.FOLDER / logs.SUPERVISOR}")
 
 
 def detach(folder: Path) -> int:

@@ -6,16 +6,15 @@ supervisor has to live as long as the job: launch a long one from a machine that
 
 import contextlib
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from alpaca_jax import storage
-from alpaca_jax.cluster import code, gcloud, logs, record, tpu_slices
-from alpaca_jax.cluster.job import Job, State, Status, clean_environment
-from alpaca_jax.cluster.local import Local
+from alpaca_jax.cluster import code, gcloud, record, tpu_slices
+from alpaca_jax.cluster.job import Job, State, Status
+from alpaca_jax.cluster.local import Local, start
 from alpaca_jax.cluster.supervise import Supervisor
 from alpaca_jax.cluster.tpu_ranks import TpuRanks
 from alpaca_jax.cluster.tpu_slices import Slices
@@ -63,9 +62,7 @@ class TpuPod:
     def submit(self, job: Job) -> None:
         """Starts the job's supervisor in the background; one that is done is left alone."""
         if self._prepare(job):
-            command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(job.folder)]
-            if subprocess.run(command, cwd=job.directory, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
-                raise UserError(f"the supervisor of {job.name} didn't start; see {job.folder / logs.FOLDER / logs.SUPERVISOR}")
+            start(job)
 
     def run(self, job: Job) -> int:
         """Runs the job in the foreground, rank 0's lines on the terminal; returns its exit code."""
