@@ -1,6 +1,7 @@
 """The backend of this machine: a job's supervisor as a detached process, or in the foreground of a terminal."""
 
 import contextlib
+import datetime
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from alpaca_jax.errors import UserError
 
 NAME = "local"
 START_SECONDS = 30.0
+
+
+BEGINS_SECONDS = 60.0  # from job.json to a supervisor that has written itself into it
 
 
 class Local:
@@ -48,9 +52,10 @@ class Local:
     def state(self, folder: Path) -> Status:
         """Returns what job.json says, but `lost` where it says that the job runs and its supervisor has ended (asked on the same host)."""
         found = record.read(folder)
+        if gone := not found.state.final and _gone(found):
+            found = record.read(folder)  # its end may have been written between the two looks
         state, reason = found.state, found.reason
-        elsewhere = found.launcher is not None and found.launcher["host"] != record.this_process()["host"]
-        if not state.final and not elsewhere and record.process_of(found.launcher) is None:
+        if gone and not state.final:
             state, reason = State.lost, "its launcher was killed, and its ranks with it; launch it again to go on from the last checkpoint"
         attempt = found.attempts[-1].number if found.attempts else None
         return Status(state, found.id, attempt, found.exit_code, reason)
@@ -78,6 +83,14 @@ class Local:
             return False
         record.renewed(NAME, job).write()
         return True
+
+
+def _gone(found: record.Record) -> bool:
+    """Whether nothing looks after a job any more, as far as this host can tell; one that is just being started has nobody yet."""
+    if found.launcher is None:
+        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(found.queued)
+        return age.total_seconds() > BEGINS_SECONDS
+    return found.launcher["host"] == record.this_process()["host"] and record.process_of(found.launcher) is None
 
 
 def start(job: Job) -> None:

@@ -214,3 +214,15 @@ def test_launch_local_sh_runs_the_command_line(tmp_path):
     found = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=60)
     assert found.returncode == 2 and "no_such_key" in found.stderr and "rank 0 on" in found.stderr
     assert record.read(tmp_path / "run").state is State.failed
+
+
+def test_a_job_that_is_being_started_is_not_lost_and_not_started_twice(tmp_path):
+    job = Job(tmp_path / "run", (sys.executable, "-c", "pass"), "being-started")
+    found = record.renewed("local", job)
+    found.write()
+    assert Local().state(job.folder).state is State.queued
+    with pytest.raises(UserError, match="is running already"):
+        Local().check(job)
+    found.queued = "2026-01-01T00:00:00+00:00"
+    found.write()
+    assert Local().state(job.folder).state is State.lost
