@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
-from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.data.tokenizer_backends import Json
+from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer.backends import Json
 
 SPECIALS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 

@@ -122,8 +122,8 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tokenizers
     from tokenizers import models, pre_tokenizers
 
-    from alpaca_jax.data.tokenizer import Tokenizer
-    from alpaca_jax.data.tokenizer_backends import Json
+    from alpaca_jax.tokenizer import Tokenizer
+    from alpaca_jax.tokenizer.backends import Json
 
     made = tokenizers.Tokenizer(
         models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2} | {word: 3 + n for n, word in enumerate(TINY_WORDS)}, "<unk>")

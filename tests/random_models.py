@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.data.tokenizer_backends import Json
 from alpaca_jax.formats import names
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import held
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer.backends import Json
 
 SIZES: dict[str, Any] = {
     "vocab_size": 400,

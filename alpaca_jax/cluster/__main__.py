@@ -9,16 +9,21 @@ from typing import Any
 
 import yaml
 
-from alpaca_jax.cluster import gke, gke_manifest, gke_rules, record, tpu_pod, tpu_slices
-from alpaca_jax.cluster.gke import Gke
-from alpaca_jax.cluster.gke_watch import watch
+from alpaca_jax.cluster import record
+from alpaca_jax.cluster.gke import backend as gke
+from alpaca_jax.cluster.gke import manifest as gke_manifest
+from alpaca_jax.cluster.gke import rules as gke_rules
+from alpaca_jax.cluster.gke.backend import Gke
+from alpaca_jax.cluster.gke.watch import watch
 from alpaca_jax.cluster.job import Job
 from alpaca_jax.cluster.local import Local, detach
 from alpaca_jax.cluster.processes import LocalRanks
-from alpaca_jax.cluster.slurm import Slurm, supervise_in_allocation
-from alpaca_jax.cluster.slurm_step import allocation
+from alpaca_jax.cluster.slurm.backend import Slurm, supervise_in_allocation
+from alpaca_jax.cluster.slurm.step import allocation
 from alpaca_jax.cluster.supervise import supervise
-from alpaca_jax.cluster.tpu_pod import TpuPod, supervise_pod
+from alpaca_jax.cluster.tpu import backend as tpu_pod
+from alpaca_jax.cluster.tpu import slices as tpu_slices
+from alpaca_jax.cluster.tpu.backend import TpuPod, supervise_pod
 from alpaca_jax.errors import UserError
 
 DEFAULT_VERB = "train"

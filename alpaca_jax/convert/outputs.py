@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from alpaca_jax.convert import card
 from alpaca_jax.convert.config import Config
-from alpaca_jax.formats import difference, gguf_export, huggingface_export, orbax_export, pretrained
+from alpaca_jax.formats import difference, orbax_export, pretrained
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.dtypes import Dtype, numpy_dtype
+from alpaca_jax.formats.gguf import export as gguf_export
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
 

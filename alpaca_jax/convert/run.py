@@ -14,8 +14,9 @@ from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
 from alpaca_jax.convert.outputs import RECEIPT, Output, Tensor
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import gguf, pretrained
+from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.formats.gguf import reader as gguf
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import abbreviated
 from alpaca_jax.rundir import read_json

@@ -20,9 +20,9 @@ from alpaca_jax.data.example import ExampleStore
 from alpaca_jax.data.instructions import InstructionRecords
 from alpaca_jax.data.mixture import Concatenated, Mixture
 from alpaca_jax.data.origin import Files, Origin
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_json
+from alpaca_jax.tokenizer import Tokenizer
 
 COUNTS = "counts.json"
 VERSION = 1  # of the token store; another number has all of them built again

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alpaca_jax.data.frame import SIGN, SPACE, Frame, Traced, fill, mark
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
+from alpaca_jax.tokenizer import Tokenizer
 
 ONE_TURN = "give records of one turn, or a template that does"
 

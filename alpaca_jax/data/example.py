@@ -10,9 +10,9 @@ import numpy as np
 
 from alpaca_jax.data.chat import Piece
 from alpaca_jax.data.template import Document, Template
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
+from alpaca_jax.tokenizer import Tokenizer
 
 AT_ONCE = 1024  # records tokenized together, on all cores
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from alpaca_jax.config import suggestion
 from alpaca_jax.data.chat import Chat, Piece, bos_text
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
+from alpaca_jax.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).with_name("templates")
 TEXT = "text"

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface_config, safetensors
+from alpaca_jax.formats import safetensors
 from alpaca_jax.formats.dtypes import Dtype, contiguous, finite, numpy_dtype
-from alpaca_jax.formats.huggingface_export import SHARD_BYTES, indices, listing, to_json
-from alpaca_jax.formats.huggingface_export import export as export_folder
+from alpaca_jax.formats.huggingface import config as huggingface_config
+from alpaca_jax.formats.huggingface.export import SHARD_BYTES, indices, listing, to_json
+from alpaca_jax.formats.huggingface.export import export as export_folder
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.tensors import VOCABULARY, Read, Tensors, abbreviated
 from alpaca_jax.rundir import read_json
+from alpaca_jax.tokenizer import Tokenizer
 
 FILE = "weight_difference.json"
 STEM = "weight_difference"  # .safetensors, or -00001-of-00003.safetensors

@@ -11,7 +11,7 @@ import numpy as np
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import numpy_dtype
-from alpaca_jax.formats.huggingface_export import indices, listing
+from alpaca_jax.formats.huggingface.export import indices, listing
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.tensors import VOCABULARY, Read

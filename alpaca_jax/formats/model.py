@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from alpaca_jax import storage
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import Dtype, widest
 from alpaca_jax.formats.names import Index, leaves, weights, whole
 from alpaca_jax.formats.source import sha256
 from alpaca_jax.formats.tensors import Read, Stored, held
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
 
 PROBE = 'The 3 quick foxes\n\tjumped over "12" lazy dogs: naïve café, 北京!'
 

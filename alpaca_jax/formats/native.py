@@ -11,7 +11,6 @@ import numpy as np
 
 from alpaca_jax import checkpoint, storage
 from alpaca_jax.config import parse, to_mapping
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import widest
 from alpaca_jax.formats.model import Pretrained
@@ -19,6 +18,7 @@ from alpaca_jax.formats.names import Index, weights
 from alpaca_jax.formats.tensors import VOCABULARY, Read
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.rundir import read_json, write_atomic, write_json
+from alpaca_jax.tokenizer import Tokenizer
 
 FILE = "architecture.json"
 Place = tuple[Path, int | None]

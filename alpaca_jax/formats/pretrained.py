@@ -11,16 +11,20 @@ import jax
 import numpy as np
 
 from alpaca_jax import storage
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import adapter, difference, float_difference, gguf, huggingface, meta, native
+from alpaca_jax.formats import difference, float_difference, native
 from alpaca_jax.formats import source as sources
+from alpaca_jax.formats.adapter import reader as adapter
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.dtypes import finite
+from alpaca_jax.formats.gguf import reader as gguf
+from alpaca_jax.formats.huggingface import reader as huggingface
+from alpaca_jax.formats.meta import reader as meta
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.tensors import VOCABULARY, nested
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
 
 SHAPING = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "tie_embeddings")
 SHAPING += ("qkv_bias", "out_bias", "qk_norm")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from alpaca_jax import report
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.inspect import reading
 from alpaca_jax.inspect.reading import Row
 from alpaca_jax.inspect.sheet import histogram
 from alpaca_jax.inspect.summary import FIGURES, KINDS, Summary, number
 from alpaca_jax.report import Bar, Bars, Card, Cards, Marked, Pair, Section, Table
+from alpaca_jax.tokenizer import Tokenizer
 
 
 def build(summary: Summary, batches: Sequence[tuple[int, Sequence[Row]]], tokenizer: Tokenizer) -> str:

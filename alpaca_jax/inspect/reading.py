@@ -8,7 +8,7 @@ import numpy as np
 
 from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import Batch
-from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

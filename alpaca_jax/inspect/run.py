@@ -10,11 +10,11 @@ from rich.console import Console
 from alpaca_jax import rundir, storage
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import Batches
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.summary import Plan, Summary
+from alpaca_jax.tokenizer import Tokenizer
 
 
 def run(config: Config, console: Console | None = None) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.cluster import gke, gke_manifest, tpu_pod, tpu_slices
-from alpaca_jax.cluster.gke import Gke
+from alpaca_jax.cluster.gke import backend as gke
+from alpaca_jax.cluster.gke import manifest as gke_manifest
+from alpaca_jax.cluster.gke.backend import Gke
 from alpaca_jax.cluster.job import Backend
 from alpaca_jax.cluster.local import Local
-from alpaca_jax.cluster.slurm import Slurm
-from alpaca_jax.cluster.tpu_pod import TpuPod
+from alpaca_jax.cluster.slurm.backend import Slurm
+from alpaca_jax.cluster.tpu import backend as tpu_pod
+from alpaca_jax.cluster.tpu import slices as tpu_slices
+from alpaca_jax.cluster.tpu.backend import TpuPod
 from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
 

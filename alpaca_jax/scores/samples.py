@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from alpaca_jax.data.example import prompt_ids
 from alpaca_jax.data.template import Template
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.errors import UserError
+from alpaca_jax.tokenizer import Tokenizer
 
 
 def answers(

@@ -16,12 +16,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.serve import protocol
 from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
 from alpaca_jax.serve.scheduler import Job, Scheduler
 from alpaca_jax.serve.shape import ChatShape, CompletionShape, Shape, usage
 from alpaca_jax.serve.text import Answer, Piece
+from alpaca_jax.tokenizer import Tokenizer
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PAGE = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")

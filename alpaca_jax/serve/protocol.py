@@ -7,8 +7,8 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.decode.generation import TOP, Options
+from alpaca_jax.tokenizer import Tokenizer
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 

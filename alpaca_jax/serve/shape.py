@@ -5,10 +5,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.decode.generation import Token
 from alpaca_jax.serve.protocol import ChatRequest, CompletionRequest
 from alpaca_jax.serve.text import Piece
+from alpaca_jax.tokenizer import Tokenizer
 
 
 class Shape:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alpaca_jax.data.tokenizer import TextStream, Tokenizer
 from alpaca_jax.decode.generation import Token
+from alpaca_jax.tokenizer import TextStream, Tokenizer
 
 
 class Piece(NamedTuple):

@@ -14,13 +14,13 @@ from alpaca_jax import hardware, storage
 from alpaca_jax.data import builder, template
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture, stored_vocab_size
 from alpaca_jax.sharding import Layout, make_mesh
+from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.config import Config
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer import state as states

@@ -11,7 +11,7 @@ from alpaca_jax.cluster import checkout, logs, record
 from alpaca_jax.cluster.__main__ import main
 from alpaca_jax.cluster.job import Job, State, restartable
 from alpaca_jax.cluster.local import Local
-from alpaca_jax.cluster.slurm import Slurm
+from alpaca_jax.cluster.slurm.backend import Slurm
 from alpaca_jax.errors import UserError
 
 

@@ -12,7 +12,8 @@ from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface_export, names, native, pretrained, tensors
+from alpaca_jax.formats import names, native, pretrained, tensors
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 

@@ -14,7 +14,8 @@ from alpaca_jax.convert import run as convert
 from alpaca_jax.convert import verify
 from alpaca_jax.convert.config import Config
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface_export, pretrained
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import Pretrained, in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture, RopeScaling

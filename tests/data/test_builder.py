@@ -19,8 +19,8 @@ import tokenizers
 from alpaca_jax import records
 from alpaca_jax.data import builder, example, instructions, origin, store
 from alpaca_jax.data.config import DataConfig, SourceConfig
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
+from alpaca_jax.tokenizer import Tokenizer
 
 RECORDS = [
     records.Record(f"Say {number}.", input="twice" * (number % 2), output=f"{number} " * (number % 7), provenance={"number": number})

@@ -16,8 +16,8 @@ from alpaca_jax.data import template
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Counts, Example, Examples, Recipe, prompt_ids, tokenize
 from alpaca_jax.data.pipeline import Batches
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
+from alpaca_jax.tokenizer import Tokenizer
 
 ALPACA = 52_002
 BYTES = bytewise()

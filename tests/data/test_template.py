@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from alpaca_jax.data import template
 from alpaca_jax.data.chat import Piece
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.records import Record
+from alpaca_jax.tokenizer import Tokenizer
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 VICUNA = (

@@ -9,14 +9,14 @@ import tokenizers
 
 from alpaca_jax import records
 from alpaca_jax.config import parse
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.run import run
-from alpaca_jax.formats import huggingface_export
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
 
 TINY = Architecture(vocab_size=257, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
 

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface, pretrained
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.huggingface import reader as huggingface
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and transformers
 

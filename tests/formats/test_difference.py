@@ -10,15 +10,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import difference, float_difference, huggingface, huggingface_export, model, pretrained, safetensors
+from alpaca_jax.formats import difference, float_difference, model, pretrained, safetensors
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.formats.huggingface import export as huggingface_export
+from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import leaves, weights
 from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
 
 BASE = Architecture(
     vocab_size=18,

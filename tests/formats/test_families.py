@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from alpaca_jax.decode.engine import Engine
-from alpaca_jax.formats import huggingface_export, names, pretrained
+from alpaca_jax.formats import names, pretrained
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.model import llama
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and transformers

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.formats import files, huggingface_export, model, pretrained
+from alpaca_jax.formats import files, model, pretrained
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.names import leaves, weights
 from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
+from alpaca_jax.tokenizer import Tokenizer
 
 # Large enough that the norms, which a mesh may leave whole, are next to nothing.
 LARGE = Architecture(

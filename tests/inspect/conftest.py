@@ -35,6 +35,6 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def tokenizer(files):
-    from alpaca_jax.data.tokenizer import Tokenizer
+    from alpaca_jax.tokenizer import Tokenizer
 
     return Tokenizer.load(files / "tokenizer")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from alpaca_jax.data import template
 from alpaca_jax.data.example import Example, Recipe, tokenize
 from alpaca_jax.data.pack import collate
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.inspect import reading
 from alpaca_jax.records import Record
+from alpaca_jax.tokenizer import Tokenizer
 
 RECORDS = [
     Record("Translate to German.", "It's 20.50 €", " Es kostet 20,50 €\n"),

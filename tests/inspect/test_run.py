@@ -12,9 +12,9 @@ from alpaca_jax import __main__ as cli
 from alpaca_jax.config import parse
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import Batches
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.run import run
+from alpaca_jax.tokenizer import Tokenizer
 
 
 def config(files, folder, **changes):

@@ -9,9 +9,12 @@ from launched import scripted
 
 from alpaca_jax import __main__ as cli
 from alpaca_jax import config as configuration
-from alpaca_jax.cluster import gke_manifest, record, slurm, tpu_pod
+from alpaca_jax.cluster import record
+from alpaca_jax.cluster.gke import manifest as gke_manifest
 from alpaca_jax.cluster.job import Job, State
 from alpaca_jax.cluster.local import Local
+from alpaca_jax.cluster.slurm import backend as slurm
+from alpaca_jax.cluster.tpu import backend as tpu_pod
 from alpaca_jax.jobs import progress, queue, sweep
 from alpaca_jax.launcher.config import LauncherConfig
 

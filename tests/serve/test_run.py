@@ -16,7 +16,8 @@ import pytest
 from alpaca_jax.config import parse
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import huggingface_export, pretrained
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.run import _listen, _name

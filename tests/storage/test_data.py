@@ -7,8 +7,8 @@ from training import make_files
 from alpaca_jax import records, storage
 from alpaca_jax.data import builder, origin
 from alpaca_jax.data.config import DataConfig
-from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.errors import UserError
+from alpaca_jax.tokenizer import Tokenizer
 
 COUNTED = "counts.json"
 

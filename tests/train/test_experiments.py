@@ -12,7 +12,7 @@ from training import losses
 from alpaca_jax import __main__ as cli
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import Batches
-from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.trainer import optimizer as optimizers
 
 WEIGHTS = {

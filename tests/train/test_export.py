@@ -18,7 +18,8 @@ from training import config
 from alpaca_jax import checkpoint
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.errors import Restart
-from alpaca_jax.formats import huggingface, native
+from alpaca_jax.formats import native
+from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.names import weights
 from alpaca_jax.train import run as verb
 from alpaca_jax.train.export import Exports

@@ -8,7 +8,7 @@ import numpy as np
 from alpaca_jax import records
 from alpaca_jax.data import example, template
 from alpaca_jax.data.example import Examples
-from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.tokenizer import Tokenizer
 
 RECORDS, TOKENIZER = "alpaca_data.json", "llama_tokenizer.model"
 

@@ -17,7 +17,8 @@ import torch
 import transformers
 
 from alpaca_jax.decode.engine import Engine
-from alpaca_jax.formats import huggingface_export, pretrained
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from tools.benchmark import turns
 
 BATCH, PROMPT, NEW = 8, 32, 64

@@ -114,7 +114,7 @@ def ours(folder: Path) -> Marks:
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
     from alpaca_jax.data.pipeline import Batches
-    from alpaca_jax.data.tokenizer import Tokenizer
+    from alpaca_jax.tokenizer import Tokenizer
 
     mark("imports")
     tokenizer = Tokenizer.load(folder / "tokenizer.model")

@@ -14,14 +14,14 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.data.tokenizer_backends import Json
-from alpaca_jax.formats import huggingface_export
 from alpaca_jax.formats.dtypes import numpy_dtype
+from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.names import Path as Keys
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer.backends import Json
 from tools.benchmark.convert import SHAPES
 
 SHARDS = 5

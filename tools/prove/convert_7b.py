@@ -35,7 +35,7 @@ PATIENCE = 600.0  # seconds without the moment of the kill coming
 SHARDED = """
 import functools, sys
 from alpaca_jax import __main__
-from alpaca_jax.formats import huggingface_export
+from alpaca_jax.formats.huggingface import export as huggingface_export
 huggingface_export.export = functools.partial(huggingface_export.export, shard_bytes=int(sys.argv[1]))
 sys.exit(__main__.main(sys.argv[2:]))
 """

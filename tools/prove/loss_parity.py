@@ -34,12 +34,14 @@ from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pack import Batch, collate
 from alpaca_jax.data.pipeline import Batches
-from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.formats import huggingface, huggingface_export, names
+from alpaca_jax.formats import names
+from alpaca_jax.formats.huggingface import export as huggingface_export
+from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.trainer.loss import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from tools.benchmark import alpaca, turns

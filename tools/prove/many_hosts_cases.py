@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 
 from alpaca_jax.cluster.job import State
-from alpaca_jax.cluster.slurm import Slurm
+from alpaca_jax.cluster.slurm.backend import Slurm
 from tools.prove.many_hosts_job import HEARTBEAT, QUICK, STEPS, Ground, Trial, claim, difference, fault, gone, left_running
 
 MOMENT = STEPS // 3  # the step after which it happens

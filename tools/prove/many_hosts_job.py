@@ -17,9 +17,10 @@ import psutil
 import slurm_cluster
 
 from alpaca_jax import checkpoint, metrics, rundir
-from alpaca_jax.cluster import logs, rank, record, slurm_queue
+from alpaca_jax.cluster import logs, rank, record
 from alpaca_jax.cluster.job import State
-from alpaca_jax.cluster.slurm import Slurm
+from alpaca_jax.cluster.slurm import queue as slurm_queue
+from alpaca_jax.cluster.slurm.backend import Slurm
 from tools.prove import tiny
 
 STEPS, SAVED = 200, 10  # of a run, and from one checkpoint to the next

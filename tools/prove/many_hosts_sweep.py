@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from alpaca_jax.cluster import logs, record, slurm_queue
+from alpaca_jax.cluster import logs, record
+from alpaca_jax.cluster.slurm import queue as slurm_queue
 from alpaca_jax.jobs import sweep
 from tools.prove.many_hosts_job import PATIENCE, QUICK, Failed, Ground, Trial, claim, difference, fault, left_running
 

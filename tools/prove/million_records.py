@@ -105,7 +105,7 @@ def run_phase(phase: str, folder: Path) -> None:
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
     from alpaca_jax.data.pipeline import Batches
-    from alpaca_jax.data.tokenizer import Tokenizer
+    from alpaca_jax.tokenizer import Tokenizer
 
     config = DataConfig(cache=str(folder / "cache"), max_length=512)
     data = builder.load_examples(config, folder / "records", Tokenizer.load(folder / "tokenizer"))

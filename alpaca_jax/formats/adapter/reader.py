@@ -1,0 +1,220 @@
+"""LoRA adapters as PEFT saves them, merged into the model they were trained on while that is read."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import pickled, safetensors
+from alpaca_jax.formats.adapter import config as adapter_config
+from alpaca_jax.formats.adapter.lora import Lora
+from alpaca_jax.formats.dtypes import numpy_dtype
+from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.formats.names import Index, Weight, weights, whole
+from alpaca_jax.formats.tensors import Read, Stored, abbreviated
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
+
+FILE = adapter_config.FILE
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+PREFIX = "base_model.model."
+PARTS = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_magnitude_vector(?:\.weight)?)")
+_ROWS = 1 << 12  # of a table, compared at a time
+
+
+def base_of(folder: Path) -> str:
+    """Returns the source of the model that the adapter in `folder` was trained on; a UserError where it names none."""
+    base = adapter_config.read(folder).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{folder / FILE} names no base_model_name_or_path; give the model it was trained on as model.base")
+    return base
+
+
+def open(folder: Path, base: Pretrained) -> Pretrained:
+    """Returns `base` with the adapter in `folder` merged into it as it is read, with the tokenizer of the folder where it has one.
+
+    A UserError names every tensor that has no place in the base, or another size there.
+    """
+    config = adapter_config.read(folder)
+    adapter_config.check(folder, config)
+    file, stored, load = _tensors(folder)
+    changes = _changes(folder, config, base, stored, load)
+    tokenizer, eos_ids = base.tokenizer, base.eos_ids
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = Tokenizer.load(folder)
+        eos_ids = tuple(dict.fromkeys((tokenizer.eos_id, *eos_ids)))
+    return dataclasses.replace(
+        base,
+        architecture=changes.architecture,
+        tokenizer=tokenizer,
+        eos_ids=eos_ids,
+        read=changes.reader(),
+        source=str(folder),
+        files=(*base.files, folder / FILE, file),
+        format=f"{base.format}, with a LoRA adapter merged into it",
+        notes=(*base.notes, *changes.notes()),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changes:
+    """What an adapter makes of a base: `loras` and `replaced` tensors by their name at Hugging Face, the latter with that in its file."""
+
+    base: Pretrained
+    architecture: Architecture
+    loras: Mapping[str, Lora]
+    replaced: Mapping[str, str]
+    load: Callable[[str, Index], np.ndarray]
+
+    def reader(self) -> Read:
+        known = weights(self.architecture)
+
+        def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
+            return self._piece(path, known[path], whole(index, known[path].shape))
+
+        return read
+
+    def notes(self) -> Iterator[str]:
+        if self.loras:
+            kinds = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in self.loras})
+            yield f"merged into {len(self.loras)} matrices: {', '.join(kinds)}"
+        if self.replaced:
+            yield f"replaced by the adapter's own: {', '.join(abbreviated(self.replaced))}"
+        before, now = self.base.architecture, self.architecture
+        if now.vocab_size > before.vocab_size:
+            yield f"the adapter extends the vocabulary from {before.vocab_size:,} to {now.vocab_size:,} tokens"
+        if before.tie_embeddings and not now.tie_embeddings:
+            yield "the base ties its output to the embedding, and the adapter changes one without the other: they are no longer tied"
+
+    def _piece(self, path: tuple[str, ...], weight: Weight, index: Index) -> np.ndarray:
+        names = [name for name, _ in weight.tensors("huggingface")]
+        if not weight.name.stacked:
+            return self._layer(path, weight, names[0], None, index)
+        layers = range(index[0].start, index[0].stop)
+        if not any(names[layer] in self.loras or names[layer] in self.replaced for layer in layers):
+            return self.base.read(path, index)
+        if len(layers) == 1:
+            return self._layer(path, weight, names[layers[0]], layers[0], index[1:])[None]
+        stacked = None
+        for number, layer in enumerate(layers):
+            one = self._layer(path, weight, names[layer], layer, index[1:])
+            stacked = np.empty((len(layers), *one.shape), one.dtype) if stacked is None else stacked
+            stacked[number] = one
+        assert stacked is not None
+        return stacked
+
+    def _layer(self, path: tuple[str, ...], weight: Weight, name: str, layer: int | None, index: Index) -> np.ndarray:
+        """The piece `index` of one tensor, in our layout."""
+
+        def plain(index: Index) -> np.ndarray:
+            if name in self.replaced:
+                found = weight.name.read(lambda theirs: self.load(self.replaced[name], theirs), weight.layer_shape, index)
+                return found.astype(numpy_dtype(self.base.dtype), copy=False)
+            if layer is not None:
+                return self.base.read(path, (slice(layer, layer + 1), *index))[0]
+            tied = name == HEAD and self.base.architecture.tie_embeddings
+            return self.base.read(("embed", "weight") if tied else path, index)
+
+        return self.loras[name].merged(plain, weight.name, weight.layer_shape, index) if name in self.loras else plain(index)
+
+
+def _tensors(folder: Path) -> tuple[Path, Mapping[str, Stored], Callable[[str, Index], np.ndarray]]:
+    """The file of an adapter, what it holds, and what reads a piece of a tensor of it."""
+    file = folder / "adapter_model.safetensors"
+    if file.is_file():
+        tensors = safetensors.header(file)
+        return file, tensors, lambda name, index: safetensors.read(tensors[name], index)
+    if (file := folder / "adapter_model.bin").is_file():
+        pickles = pickled.header(file)
+        return file, pickles, lambda name, index: pickled.read(pickles[name], index)
+    raise UserError(f"{folder} holds {FILE} and no weights: adapter_model.safetensors is missing; fetch it again")
+
+
+def _changes(
+    folder: Path,
+    config: Mapping[str, Any],
+    base: Pretrained,
+    stored: Mapping[str, Stored],
+    load: Callable[[str, Index], np.ndarray],
+) -> _Changes:
+    shapes = {name: shape for weight in weights(base.architecture).values() for name, shape in weight.tensors("huggingface")}
+    shapes.setdefault(HEAD, shapes[EMBED])  # of a base that ties it, which an adapter may change alone
+    parts, replaced, unknown = _sorted(stored, shapes)
+    larger = {tensor: rows for tensor in (EMBED, HEAD) if tensor in replaced and (rows := stored[replaced[tensor]].shape) > shapes[tensor]}
+    problems = [f"no part of {base.source}: {', '.join(abbreviated(unknown))}"] if unknown else []
+    if len(larger) == 2 and larger[EMBED] == larger[HEAD] and larger[EMBED][1:] == shapes[EMBED][1:]:
+        shapes |= larger
+    elif larger:
+        problems.append(f"it extends the vocabulary, for which it has to hold both {EMBED} and {HEAD}, with as many rows")
+    problems += [
+        f"{name} has the shape {list(stored[name].shape)}, the base {list(shapes[tensor])}"
+        for tensor, name in replaced.items()
+        if stored[name].shape != shapes[tensor]
+    ]
+    loras = {}
+    for tensor, found in parts.items():
+        rank, scale = adapter_config.rank_and_scale(config, tensor.removesuffix(".weight"))
+        problems += _misfits(tensor, found, stored, shapes[tensor], rank)
+        down, up = (found.get(part) or found.get(f"lora_embedding_{part[-1]}", "") for part in ("lora_A", "lora_B"))
+        loras[tensor] = Lora(load, down, up, scale, found.get("lora_magnitude_vector"), embedding="lora_embedding_A" in found)
+    if problems:
+        raise UserError(
+            f"{folder} does not fit the model {base.source}; give the one it was trained on as model.base:\n  " + "\n  ".join(problems)
+        )
+    architecture = dataclasses.replace(base.architecture, vocab_size=shapes[EMBED][0])
+    if base.architecture.tie_embeddings and not _still_tied(loras, replaced, load, architecture.vocab_size):
+        architecture = dataclasses.replace(architecture, tie_embeddings=False)
+    return _Changes(base, architecture, loras, replaced, load)
+
+
+def _sorted(
+    stored: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, dict[str, str]], dict[str, str], list[str]]:
+    """The file's names of the parts of each low-rank change and of each whole tensor, by the tensor's own name, and those of neither."""
+    parts: dict[str, dict[str, str]] = {}
+    replaced, unknown = {}, []
+    for name in stored:
+        bare = name.removeprefix(PREFIX)
+        match = PARTS.fullmatch(bare)
+        tensor = f"{match[1]}.weight" if match else bare.replace(".base_layer.", ".")
+        if bare == name or tensor not in shapes or (match and len(shapes[tensor]) != 2):
+            unknown.append(name)
+        elif match:
+            parts.setdefault(tensor, {})[match[2].removesuffix(".weight")] = name
+        else:
+            replaced[tensor] = name
+    return parts, replaced, unknown
+
+
+def _misfits(tensor: str, found: Mapping[str, str], stored: Mapping[str, Stored], shape: tuple[int, ...], rank: int) -> list[str]:
+    """What is wrong with the low-rank change of one tensor, in words."""
+    outputs, inputs = shape
+    wanted = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+    if tensor == EMBED:
+        wanted = {"lora_embedding_A": (rank, outputs), "lora_embedding_B": (inputs, rank)}
+    elif "lora_magnitude_vector" in found:
+        wanted["lora_magnitude_vector"] = (outputs,)
+    where = tensor.removesuffix(".weight")
+    return [
+        *(f"{where}: {part} is missing" for part in wanted if part not in found),
+        *(f"{where}: {part} has no place there" for part in found if part not in wanted),
+        *(
+            f"{found[part]} has the shape {list(stored[found[part]].shape)}; by the rank of {rank} and the base it is {list(size)}"
+            for part, size in wanted.items()
+            if part in found and stored[found[part]].shape != size
+        ),
+    ]
+
+
+def _still_tied(loras: Mapping[str, Lora], replaced: Mapping[str, str], load: Callable[[str, Index], np.ndarray], vocab_size: int) -> bool:
+    """Whether the output is still the embedding: neither is changed, or both are replaced by the same."""
+    if EMBED in loras or HEAD in loras:
+        return False
+    if EMBED not in replaced or HEAD not in replaced:
+        return EMBED not in replaced and HEAD not in replaced
+    blocks = ((slice(start, min(start + _ROWS, vocab_size)), slice(None)) for start in range(0, vocab_size, _ROWS))
+    return all(np.array_equal(load(replaced[EMBED], block), load(replaced[HEAD], block)) for block in blocks)

@@ -1,0 +1,123 @@
+"""The sizes of a model as keys of a GGUF header, both ways."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from alpaca_jax.config import parse
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats.gguf import rope as gguf_rope
+from alpaca_jax.model.architecture import Architecture
+
+# llama.cpp calls Mistral llama too.
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
+INTERLEAVED = ("llama", "smollm3")  # llama.cpp turns neighbouring rows of their heads, and their files are laid out for that
+NOPE_STEP = 4  # of SmolLM3 in llama.cpp: each fourth layer is without RoPE
+_REMEDY = "give a Hugging Face target instead"
+
+
+def name(architecture: Architecture) -> str:
+    """Returns what llama.cpp calls the architecture."""
+    return ARCHITECTURES[architecture.family]
+
+
+def keys(architecture: Architecture) -> dict[str, Any]:
+    """Returns the keys of a header that say `architecture`; a UserError where llama.cpp has no such model."""
+    a, prefix = architecture, name(architecture)
+    _check_known(a)
+    sizes = {
+        "vocab_size": a.vocab_size,
+        "context_length": a.max_positions,
+        "embedding_length": a.hidden_size,
+        "block_count": a.num_layers,
+        "feed_forward_length": a.intermediate_size,
+        "attention.head_count": a.num_heads,
+        "attention.head_count_kv": a.num_kv_heads,
+        "attention.key_length": a.head_dim,
+        "attention.value_length": a.head_dim,
+        "attention.layer_norm_rms_epsilon": float(a.norm_eps),
+        "rope.dimension_count": a.head_dim,
+        "rope.freq_base": float(a.rope_theta),
+        **gguf_rope.keys(a),
+    }
+    # llama.cpp attends to everything in these architectures: the same up to the length of the window.
+    if a.sliding_window is not None:
+        sizes["attention.sliding_window"] = a.sliding_window
+        if len(a.sliding) < a.num_layers:
+            sizes["attention.sliding_window_pattern"] = [layer in a.sliding for layer in range(a.num_layers)]
+    return {f"{prefix}.{key}": value for key, value in sizes.items()}
+
+
+def architecture(header: Mapping[str, Any], tensors: Collection[str], divisors: np.ndarray | None) -> Architecture:
+    """Returns the model that a header describes; `tensors` are the names in the file, `divisors` its tensor for RoPE.
+
+    KeyError where a key is lacking, a UserError where it is another model than those read here.
+    """
+    family = header["general.architecture"]
+    if family not in ARCHITECTURES.values():
+        *others, last = dict.fromkeys(ARCHITECTURES.values())
+        raise UserError(f"a model of the architecture {family!r}; only {', '.join(others)} and {last} are read")
+    if header.get("split.count", 1) > 1:
+        raise UserError(f"one of {header['split.count']} parts; join them with llama.cpp's llama-gguf-split --merge first")
+    if header.get(f"{family}.expert_count"):
+        raise UserError("a mixture of experts; only dense models are read")
+    sizes = _sizes(header, family, tensors)
+    scaling = gguf_rope.read(header, family, parse(Architecture, sizes), divisors)
+    return parse(Architecture, {**sizes, "rope_scaling": scaling})
+
+
+def _sizes(header: Mapping[str, Any], family: str, tensors: Collection[str]) -> dict[str, Any]:
+    get = lambda key, default=None: header.get(f"{family}.{key}", default)  # noqa: E731
+    need = lambda key: header[f"{family}.{key}"]  # noqa: E731
+    heads, width, layers = need("attention.head_count"), need("embedding_length"), need("block_count")
+    head_dim = get("attention.key_length", width // heads)
+    if get("rope.dimension_count", head_dim) != head_dim:
+        raise UserError("RoPE turns only a part of each head, which is not supported; give another model.source")
+    if get("attention.value_length", head_dim) != head_dim:
+        raise UserError("its values have another size than its keys, which is not supported; give another model.source")
+    sizes = {
+        "vocab_size": get("vocab_size", len(header.get("tokenizer.ggml.tokens", ()))),
+        "hidden_size": width,
+        "intermediate_size": need("feed_forward_length"),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rope_theta": gguf_rope.decimal(get("rope.freq_base", 10000.0)),
+        "norm_eps": gguf_rope.decimal(need("attention.layer_norm_rms_epsilon")),
+        "max_positions": need("context_length"),
+        "tie_embeddings": "output.weight" not in tensors,
+        "family": family,
+        "qkv_bias": any(tensor.endswith("attn_q.bias") for tensor in tensors),
+        "out_bias": any(tensor.endswith("attn_output.bias") for tensor in tensors),
+        "qk_norm": any(tensor.endswith("attn_q_norm.weight") for tensor in tensors),
+        "nope_layers": tuple(range(NOPE_STEP - 1, layers, NOPE_STEP)) if family == "smollm3" else (),
+    }
+    return sizes | _window(get, family, layers)
+
+
+def _window(get: Any, family: str, layers: int) -> dict[str, Any]:
+    window, pattern = get("attention.sliding_window"), get("attention.sliding_window_pattern")
+    if not window:
+        return {}
+    if pattern is not None and (not isinstance(pattern, list) or len(pattern) != layers):
+        raise UserError("its attention.sliding_window_pattern has not one entry for each layer; give another model.source")
+    sliding = None if pattern is None or all(pattern) else tuple(layer for layer, slides in enumerate(pattern) if slides)
+    if sliding == ():
+        return {}
+    return {"sliding_window": window, "sliding_layers": sliding, "family": "mistral" if family == "llama" else family}
+
+
+def _check_known(a: Architecture) -> None:
+    problems = []
+    if a.out_bias and a.family != "llama":
+        problems.append(f"a bias behind the attention of a {a.family}")
+    if a.family == "qwen2" and a.num_heads * a.head_dim != a.hidden_size:
+        problems.append(f"a qwen2 whose {a.num_heads} heads of {a.head_dim} are not its hidden size {a.hidden_size}")
+    if a.family == "smollm3" and a.nope_layers != tuple(range(NOPE_STEP - 1, a.num_layers, NOPE_STEP)):
+        problems.append(f"a smollm3 with other layers without RoPE ({list(a.nope_layers)}) than each {NOPE_STEP}th")
+    if a.rope_scaling is not None and a.rope_scaling.kind == "llama3" and name(a) != "llama":
+        problems.append(f"Llama 3.1's scaling of RoPE in a {a.family}")
+    if problems:
+        raise UserError(f"llama.cpp does not know {' or '.join(problems)}; {_REMEDY}")

@@ -1,0 +1,89 @@
+"""The tokenizer in a GGUF header, read: byte-level BPE as GPT-2 has it, or SentencePiece as LLaMA 1 and 2 have it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats.gguf import pretokenizer as gguf_pretokenizer
+from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer.backends import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Backend, Json, SentencePiece
+
+PREFIX = "tokenizer.ggml."
+ENDS = ("eos", "eot", "eom")  # what llama.cpp calls the tokens that end an answer
+
+
+def build(header: Mapping[str, Any]) -> Tokenizer:
+    """Returns the tokenizer a GGUF header describes; KeyError where a key is lacking, UserError where its kind is not known."""
+    model = header[PREFIX + "model"]
+    if model not in ("gpt2", "llama"):
+        raise UserError(f"its tokenizer is of the kind {model!r}; gpt2 and llama are read")
+    backend: Backend = Json(_bpe(header)) if model == "gpt2" else SentencePiece(_sentencepiece(header))
+    eos = int(header[PREFIX + "eos_token_id"])
+    bos = header.get(PREFIX + "bos_token_id")
+    usual = model == "llama" or gguf_pretokenizer.of_name(header[PREFIX + "pre"]).adds_bos
+    return Tokenizer(
+        backend=backend,
+        bos_id=None if bos is None else int(bos),
+        eos_id=eos,
+        pad_id=int(header.get(PREFIX + "padding_token_id", eos)),
+        adds_bos=bool(header.get(PREFIX + "add_bos_token", usual)) and bos is not None,
+        chat_template=header.get("tokenizer.chat_template"),
+    )
+
+
+def eos_ids(header: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the ids that end an answer, the tokenizer's own EOS first."""
+    named = (header.get(f"{PREFIX}{name}_token_id") for name in ENDS)
+    return tuple(dict.fromkeys((tokenizer.eos_id, *(int(id) for id in named if id is not None))))
+
+
+def padding(id: int) -> str:
+    """Returns what a row of the vocabulary without a token is called."""
+    return f"[PAD{id}]"
+
+
+def _bpe(header: Mapping[str, Any]) -> str:
+    import tokenizers
+    from tokenizers import decoders, models
+
+    pre = gguf_pretokenizer.of_name(header[PREFIX + "pre"])
+    rows = list(enumerate(zip(header[PREFIX + "tokens"], header[PREFIX + "token_type"], strict=True)))
+    vocab = {token: id for id, (token, type) in rows if not (type == UNUSED and token == padding(id))}
+    merges = [tuple(merge.split(" ")) for merge in header.get(PREFIX + "merges", ())]
+    made = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=pre.ignore_merges))
+    normalizer, made.pre_tokenizer = gguf_pretokenizer.made(pre)
+    if normalizer is not None:
+        made.normalizer = normalizer
+    made.decoder = decoders.ByteLevel()
+    # In one call each: every call goes through all that were added before.
+    special = [tokenizers.AddedToken(token, special=True, normalized=False) for _, (token, type) in rows if type == CONTROL]
+    made.add_special_tokens(special)
+    made.add_tokens([tokenizers.AddedToken(token, normalized=False) for _, (token, type) in rows if type == USER_DEFINED])
+    return made.to_str()
+
+
+def _sentencepiece(header: Mapping[str, Any]) -> bytes:
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    rows = list(zip(*(header[PREFIX + name] for name in ("tokens", "scores", "token_type")), strict=True))
+    while rows and rows[-1][0] == padding(len(rows) - 1) and rows[-1][2] == UNUSED:
+        rows.pop()
+    for token, score, type in rows:
+        model.pieces.add(piece=token, score=score, type=type)
+    unknown = next((id for id, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
+    if unknown is None:
+        raise UserError("its SentencePiece vocabulary has no unknown token; fetch it again, or give another model.source")
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.trainer_spec.unk_id = unknown
+    model.trainer_spec.unk_piece = model.pieces[unknown].piece
+    for name in ("bos", "eos", "pad"):
+        id = int(header.get(f"{PREFIX}{'padding' if name == 'pad' else name}_token_id", -1))
+        setattr(model.trainer_spec, f"{name}_id", id)
+        if id >= 0:
+            setattr(model.trainer_spec, f"{name}_piece", model.pieces[id].piece)
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = header.get(PREFIX + "add_space_prefix", True)
+    model.normalizer_spec.remove_extra_whitespaces = False
+    return model.SerializeToString()

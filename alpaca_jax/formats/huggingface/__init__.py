@@ -1,0 +1,1 @@
+"""The folders of `transformers`: configs, safetensors shards and tokenizer, both ways."""

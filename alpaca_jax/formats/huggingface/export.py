@@ -1,0 +1,194 @@
+"""Writes the folders of `transformers`: safetensors in shards, configs, tokenizer, chat template.
+
+The layout of every shard is known before a weight is read. So its header is written first, tensors follow one by one, and an export that
+was killed goes on behind the last whole shard.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import safetensors
+from alpaca_jax.formats.ahead import ahead
+from alpaca_jax.formats.dtypes import Dtype, contiguous, finite, numpy_dtype
+from alpaca_jax.formats.huggingface import config as huggingface_config
+from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.formats.names import Weight, weights
+from alpaca_jax.formats.partial import Partial, told_when_full
+from alpaca_jax.formats.tensors import VOCABULARY
+from alpaca_jax.model.architecture import Architecture
+
+STEM = "model"
+SHARD_BYTES = 5 * 10**9
+PIECE_BYTES = 64 * 10**6  # of a table, read and written at a time
+CODES = {name: code for code, name in safetensors.NAMES.items()}
+Progress = Callable[[str], None]
+
+
+class Tensor(NamedTuple):
+    """One tensor of the folder to be."""
+
+    name: str
+    shape: tuple[int, ...]
+    nbytes: int
+    weight: Weight
+    layer: int
+
+
+def listing(architecture: Architecture, dtype: str) -> list[Tensor]:
+    """Returns the tensors that an export writes, in their order."""
+    size = numpy_dtype(dtype).itemsize
+    return [
+        Tensor(name, shape, size * int(np.prod(shape)), weight, layer)
+        for weight in weights(architecture).values()
+        for layer, (name, shape) in enumerate(weight.tensors("huggingface"))
+    ]
+
+
+def export(
+    folder: Path,
+    model: Pretrained,
+    dtype: Dtype | None = None,
+    extra: Mapping[str, str] = MappingProxyType({}),
+    progress: Progress = lambda name: None,
+    shard_bytes: int = SHARD_BYTES,
+    plan: Mapping[str, Any] = MappingProxyType({}),
+    stem: str = STEM,
+    stored: str | None = None,
+) -> None:
+    """Writes `folder` (absent or empty until then): weights in `dtype` (default: as stored), configs, tokenizer, `extra` files.
+
+    The folder appears whole or not at all; one with the same `plan` that was killed is gone on with. `progress(name)` is called after each
+    tensor. `stem` begins the names of the shards; `stored` is the dtype that `model.read` gives where that is not the one of the
+    configs. A UserError where a weight is not finite in `dtype`, or the disk has no room.
+    """
+    dtype = dtype or model.dtype
+    stored = stored or dtype
+    shards = _shards(listing(model.architecture, stored), shard_bytes, stem)
+    size = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
+    partial = Partial(folder, {"plan": dict(plan), "dtype": stored, "shards": {file: len(shard) for file, shard in shards.items()}}, size)
+    try:
+        with told_when_full(folder):
+            _write_shards(partial.folder, shards, model, stored, progress)
+            _write_settings(partial.folder, shards, model, dtype, extra, stem)
+        partial.finish()
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            partial.discard()
+        raise
+
+
+def _shards(tensors: Sequence[Tensor], limit: int, stem: str) -> dict[str, list[Tensor]]:
+    """The tensors of each file, none of which is larger than `limit` bytes where it can be helped."""
+    shards: list[list[Tensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    if len(shards) == 1:
+        return {f"{stem}.safetensors": shards[0]}
+    return {f"{stem}-{number + 1:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards)}
+
+
+def _write_shards(folder: Path, shards: dict[str, list[Tensor]], model: Pretrained, dtype: str, progress: Progress) -> None:
+    """Writes the shards that are not there yet. The next piece is read, and the last shard synced to disk, while one is written."""
+    with ThreadPoolExecutor(1) as syncer:
+        synced: Future[None] | None = None
+        for file, shard in shards.items():
+            if not (folder / file).is_file():
+                _write_shard(folder / f".{file}", shard, ahead(_pieces(shard, model, dtype)), dtype, progress)
+                if synced is not None:
+                    synced.result()
+                synced = syncer.submit(_put_in_place, folder / f".{file}", folder / file)
+            else:
+                for tensor in shard:
+                    progress(tensor.name)
+        if synced is not None:
+            synced.result()
+
+
+def _write_shard(
+    path: Path, shard: list[Tensor], pieces: Iterator[tuple[Tensor, np.ndarray, bool]], dtype: str, progress: Progress
+) -> None:
+    with path.open("wb") as file:
+        file.write(_header(shard, dtype))
+        for tensor, piece, last in pieces:
+            file.write(memoryview(piece.view(np.uint8).reshape(-1)))
+            if last:
+                progress(tensor.name)
+
+
+def _header(shard: list[Tensor], dtype: str) -> bytes:
+    ends = list(itertools.accumulate(tensor.nbytes for tensor in shard))
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for tensor, end in zip(shard, ends, strict=True):
+        entries[tensor.name] = {"dtype": CODES[dtype], "shape": tensor.shape, "data_offsets": [end - tensor.nbytes, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the weights begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+def _put_in_place(written: Path, path: Path) -> None:
+    """Gives a shard its name once its bytes are on the disk: only then is it whole."""
+    with written.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
+
+
+def _pieces(shard: list[Tensor], model: Pretrained, dtype: str) -> Iterator[tuple[Tensor, np.ndarray, bool]]:
+    """Yields each tensor of a shard, tables in pieces of their rows, and whether the piece is its last."""
+    target = numpy_dtype(dtype)
+    for tensor in shard:
+        name = tensor.weight.name
+        for index in indices(tensor):
+            ours = model.read(name.path, index)
+            theirs = name.to_theirs(ours[0] if name.stacked else ours)
+            with np.errstate(over="ignore"):  # said below, by the tensor's name
+                piece = contiguous(theirs, target)
+            if not finite(piece):
+                what = (
+                    "holds NaN or infinities"
+                    if not finite(contiguous(theirs, theirs.dtype))
+                    else f"has values that are too large for {dtype}"
+                )
+                raise UserError(f"{model.source}: {tensor.name} {what}; give a dtype with a wider range, or an earlier checkpoint")
+            yield tensor, piece, not index or index[0].stop == tensor.shape[0] or name.stacked
+
+
+def indices(tensor: Tensor) -> list[tuple[slice, ...]]:
+    """Returns the pieces of our weight that a tensor is read in, one after the other: a layer, the whole, or some rows of a table."""
+    if tensor.weight.name.stacked:
+        return [(slice(tensor.layer, tensor.layer + 1),)]
+    if tensor.weight.name.path not in VOCABULARY:
+        return [()]
+    rows = max(1, PIECE_BYTES * tensor.shape[0] // tensor.nbytes)
+    return [(slice(start, min(start + rows, tensor.shape[0])),) for start in range(0, tensor.shape[0], rows)]
+
+
+def _write_settings(
+    folder: Path, shards: dict[str, list[Tensor]], model: Pretrained, dtype: Dtype, extra: Mapping[str, str], stem: str
+) -> None:
+    settings = huggingface_config.files(model.architecture, model.tokenizer, dtype, model.eos_ids or (model.tokenizer.eos_id,))
+    texts = {name: to_json(value) for name, value in settings.items()} | dict(extra)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
+        places = {tensor.name: file for file, shard in shards.items() for tensor in shard}
+        texts[f"{stem}.safetensors.index.json"] = to_json({"metadata": {"total_size": total}, "weight_map": places})
+    for name, content in {**model.tokenizer.files(), **{name: text.encode() for name, text in texts.items()}}.items():
+        (folder / name).write_bytes(content)
+
+
+def to_json(value: Any) -> str:
+    """Returns `value` as the JSON text of a settings file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

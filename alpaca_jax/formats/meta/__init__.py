@@ -1,0 +1,1 @@
+"""The files in which Meta and Mistral publish their weights, read."""
