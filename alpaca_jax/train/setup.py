@@ -1,7 +1,6 @@
 """What a run needs before its first step: the model in its places, the batches, the step."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture, stored_vocab_size
+from alpaca_jax.model.tree import flatten
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.config import Config
@@ -132,6 +132,5 @@ def _first_state(
         born = jax.jit(lambda key: llama.init(architecture, key, vocab_size, dtype), out_shardings=places.params)
         return states.start(born(jax.random.key(config.seed)), optimizer, places, config.guard)
 
-    place = lambda path: functools.reduce(lambda tree, name: tree[name], path, places.params)  # noqa: E731
-    params = pretrained.load_params(source, config.model.dtype, place, stored_vocab=vocab_size)
+    params = pretrained.load_params(source, config.model.dtype, flatten(places.params).__getitem__, stored_vocab=vocab_size)
     return states.start(params, optimizer, places, config.guard)

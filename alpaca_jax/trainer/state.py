@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import by_name
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer.guard import Guard, GuardConfig
 from alpaca_jax.trainer.optimizer import Optimizer, first_average
-from alpaca_jax.trainer.weights import name_of, named
+from alpaca_jax.trainer.weights import name_of
 
 
 @jax.tree_util.register_dataclass
@@ -36,8 +37,8 @@ def shardings(specs: llama.Params, optimizer: Optimizer, layout: Layout, guard: 
     What has the shape of its weight (moments, the average) lies where the mesh's `optimizer` mapping puts it; anything else everywhere.
     """
     shapes = _shapes(specs, optimizer, guard)
-    known = dict(named(layout.tree(specs, "optimizer")))
-    sizes = {name: leaf.shape for name, leaf in named(shapes.params)}
+    known = by_name(layout.tree(specs, "optimizer"))
+    sizes = {name: leaf.shape for name, leaf in by_name(shapes.params).items()}
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
         name = name_of(path)

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Tree
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.loss import Batch, response_loss
 from alpaca_jax.trainer.optimizer import Optimizer, next_average
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.weights import Tree, join, split
+from alpaca_jax.trainer.weights import join, split
 
 Metrics = dict[str, jax.Array]
 

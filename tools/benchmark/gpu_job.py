@@ -57,11 +57,12 @@ class Job:
         """The sizes, and the source's weights as numpy arrays; None where there is no source."""
         if self.source is None:
             return shapes.SHAPES[self.shape], None
-        from alpaca_jax.formats import names, tensors
+        from alpaca_jax.formats import names
+        from alpaca_jax.model.tree import unflatten
 
         opened = self._opened()
         read = {path: opened.read(path).astype(np.float32, copy=False) for path in names.weights(opened.architecture)}
-        return opened.architecture, tensors.nested(read)
+        return opened.architecture, unflatten(read)
 
     def batches(self, examples: Examples) -> Batches:
         """Our batches, whose steps the full run of the peer takes too."""

@@ -38,9 +38,9 @@ from alpaca_jax.formats import names
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import in_memory
-from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.trainer.loss import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
@@ -163,7 +163,7 @@ def three_ways(
 def weights_in(folder: Path) -> Any:
     """The params of a folder of transformers, read back as ours."""
     found = huggingface.open(folder)
-    return nested({path: found.read(path) for path in names.weights(found.architecture)})
+    return unflatten({path: found.read(path) for path in names.weights(found.architecture)})
 
 
 def compare(found: dict[str, tuple[list[float], Any]], start: Any) -> bool:
