@@ -12,7 +12,7 @@ import optax
 from alpaca_jax import hardware, storage
 from alpaca_jax.data import builder, template
 from alpaca_jax.data.builder import Dataset
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
@@ -65,7 +65,7 @@ def prepare(config: Config) -> Setup:
     # A run that goes back goes on behind the poisoned batch, and so may reach an epoch that it would not reach otherwise.
     reach = 2 if config.guard.policy == "rollback" else 1
     looked_at = None if config.steps is None else reach * config.steps
-    batches = Batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, looked_at)
+    batches = make_batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, looked_at)
     steps = config.steps or max(1, math.floor(config.epochs * batches.steps_per_epoch))
     written = template.get(config.data.template, tokenizer)
     optimizer = optimizers.make(config.optimizer, steps)

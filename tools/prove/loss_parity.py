@@ -33,7 +33,7 @@ from alpaca_jax.data import example, template
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pack import Batch, collate
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.formats import names
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
@@ -135,9 +135,9 @@ def three_ways(
 ) -> dict[str, tuple[list[float], Any]]:
     """Losses and final params of each way."""
     buckets = tuple(range(64, arguments.max_length, 64))
-    packed = Batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
+    packed = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
     padding = BatchConfig(examples=arguments.examples, sequence_length=arguments.max_length, packing="none", buckets=buckets)
-    padded = Batches(examples, padding, seed=0)
+    padded = make_batches(examples, padding, seed=0)
     steps = range(arguments.steps)
     assert packed.steps_per_epoch == padded.steps_per_epoch == arguments.steps
     assert all(np.array_equal(np.sort(packed.indices(step)), np.sort(padded.indices(step))) for step in steps)
@@ -185,7 +185,7 @@ def as_published(
     a: Architecture, params: Any, examples: Examples, published: list[Example], config: OptimizerConfig, arguments: argparse.Namespace
 ) -> dict[str, tuple[list[float], Any]]:
     """Losses and final params with the published masks, and with the published masks and means."""
-    batches = Batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
+    batches = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
 
     def made(step: int, means: bool) -> Batch:
         indices = np.random.default_rng([1, step]).permutation(batches.indices(step))
