@@ -1,22 +1,29 @@
-"""Our own training folder: `model/` (architecture and tokenizer) beside `checkpoints/`."""
+"""Our own training folder: `model/` (architecture and tokenizer) beside `checkpoints/`; read, and written with a checkpoint of step 0.
+
+Orbax copies a whole tree of arrays before it writes. So the leaves of an export are lazy: each weight is read when it is written, and two
+stacked weights are in memory at a time instead of the model twice.
+"""
 
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from alpaca_jax import checkpoint, storage
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats.dtypes import widest
+from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype, widest
 from alpaca_jax.formats.model import Pretrained
-from alpaca_jax.formats.names import Index, weights
+from alpaca_jax.formats.names import Index, Weight, weights
 from alpaca_jax.formats.tensors import VOCABULARY, Read
+from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Tree, unflatten
 from alpaca_jax.rundir import read_json, write_atomic, write_json
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -24,7 +31,7 @@ FILE = "architecture.json"
 Place = tuple[Path, int | None]
 
 
-class _Stored(NamedTuple):
+class _SavedWeight(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
@@ -37,7 +44,7 @@ def write(
     eos_ids: Sequence[int] = (),
     source: str | None = None,
 ) -> None:
-    """Writes what a training run's `train/model/` holds: the sizes, the tokenizer with its chat template, the source it started from."""
+    """Writes a run's `train/model/`: the architecture, the tokenizer with its chat template, the source that the run started from."""
     folder = storage.at(folder)
     for name, content in tokenizer.files().items():
         write_atomic(folder / name, content)
@@ -46,7 +53,7 @@ def write(
 
 
 def find(path: Path) -> Place | None:
-    """Returns the training folder that `path` is, or (a run's folder) has as `train/`, or whose checkpoint it is, and the step of that."""
+    """Returns (training folder, step) for a training folder, a run's folder or a checkpoint (the only one with a step); else None."""
     for folder in (path, path / "train"):
         if (folder / "model" / FILE).is_file():
             return folder, None
@@ -55,33 +62,65 @@ def find(path: Path) -> Place | None:
     return None
 
 
-def open(place: Place, item: str = "params") -> Pretrained:
-    """Returns a checkpoint (the newest where the step is None) of a training folder, its params or their average (`ema`).
+def open_checkpoint(place: Place, item: str = "params") -> Pretrained:
+    """Returns a checkpoint of a training folder (step None: the newest), its params or their average (`ema`).
 
-    A UserError where there is none or its parts don't fit together.
+    A UserError where there is none, or its parts don't fit together.
     """
     folder, step = place
     content = read_json(folder / "model" / FILE)
     if not isinstance(content, dict) or "architecture" not in content:
-        raise UserError(f"{folder / 'model' / FILE} was not written by a training run: its key `architecture` is lacking")
+        raise UserError(f"{folder / 'model' / FILE} was not written by a training run: it has no key `architecture`")
     architecture = parse(Architecture, content["architecture"], where=str(folder / "model" / FILE))
     tokenizer = _tokenizer(folder / "model")
     if not checkpoint.steps(folder / "checkpoints"):
         raise UserError(f"{folder / 'checkpoints'} has no checkpoint yet: start the training again and let it save one")
     saved = checkpoint.Saved(folder / "checkpoints", step, item)
-    stored = {".".join(path): _Stored(leaf.shape, leaf.dtype.name, leaf.size * leaf.dtype.itemsize) for path, leaf in saved.weights.items()}
+    stored = {
+        ".".join(path): _SavedWeight(leaf.shape, leaf.dtype.name, leaf.size * leaf.dtype.itemsize) for path, leaf in saved.weights.items()
+    }
     return Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,
         read=_reader(saved, architecture),
         eos_ids=tuple(content.get("eos_ids") or (tokenizer.eos_id,)),
         source=str(saved.folder),
-        files=(saved.folder / checkpoint.MANIFEST,),  # it has the sha256 of every other file of the checkpoint
+        files=(saved.folder / checkpoint.MANIFEST,),  # holds the sha256 of every other file of the checkpoint
         format=f"Orbax checkpoint of step {saved.step}{' (averaged weights)' if item == 'ema' else ''}",
         dtype=widest([tensor.dtype for tensor in stored.values()]),
         stored=stored,
         origin=content.get("source"),
     )
+
+
+def export(
+    folder: Path,
+    model: Pretrained,
+    dtype: Dtype | None = None,
+    extra: Mapping[str, str] = MappingProxyType({}),
+    progress: Callable[[str], None] = lambda name: None,
+    plan: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes the training folder `folder` (absent or empty before), whole or not at all; calls `progress(path)` after each weight.
+
+    A UserError where a weight is not finite in `dtype` (default: as stored), or the disk has no room.
+    """
+    leaves = {path: _LazyWeight(model, weight, dtype or model.dtype) for path, weight in weights(model.architecture).items()}
+    size = sum(leaf.nbytes for leaf in leaves.values())
+    partial = Partial(folder, dict(plan), size)
+    arrays = partial.folder / "checkpoints" / "0"
+    try:
+        with explains_full_disk(folder):
+            checkpoint.remove([arrays])  # left by an export that was killed
+            write(partial.folder / "model", model.architecture, model.tokenizer, model.eos_ids, model.origin or model.source)
+            _save(arrays, unflatten(leaves), progress)
+            checkpoint.seal(arrays, 0, {})
+            for name, text in extra.items():
+                (partial.folder / name).write_text(text, encoding="utf-8")
+        partial.finish()
+    except UserError:
+        partial.discard()
+        raise
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -95,7 +134,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:
     known = weights(architecture)
 
-    @functools.lru_cache(maxsize=1)  # layers of one weight are asked for one after the other
+    @functools.lru_cache(maxsize=1)  # callers read the layers of one weight in turn
     def whole(path: tuple[str, ...]) -> np.ndarray:
         return saved.read(path)
 
@@ -103,10 +142,56 @@ def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:
         shape = known[path].shape
         found = saved.weights[path].shape if path in saved.weights else None
         if found is not None and path in VOCABULARY:
-            found = (min(found[0], shape[0]), *found[1:])  # stored with more rows, where a mesh has to divide them
+            found = (min(found[0], shape[0]), *found[1:])  # stored padded, so that a mesh divides the rows
         if found != shape:
-            state = "is missing" if found is None else f"has the shape {found}"
-            raise UserError(f"{saved.folder}: {'.'.join(path)} {state}, the architecture asks for {shape}; give another model.source")
+            problem = "is missing" if found is None else f"has the shape {found}"
+            raise UserError(f"{saved.folder}: {'.'.join(path)} {problem}, the architecture needs {shape}; give another model.source")
         return whole(path)[: shape[0]][index]
 
     return read
+
+
+class _LazyWeight:
+    """A weight that is read when it is written."""
+
+    def __init__(self, model: Pretrained, weight: Weight, dtype: Dtype) -> None:
+        self.path, self.shape, self.dtype = weight.name.path, weight.shape, numpy_dtype(dtype)
+        self._model = model
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        with np.errstate(over="ignore"):  # the error below names the weight
+            weight = np.ascontiguousarray(self._model.read(self.path), dtype=self.dtype)
+        if not finite(weight):
+            raise UserError(f"{self._model.source}: the weight {'.'.join(self.path)} has NaN or infinities in {self.dtype.name}")
+        return weight
+
+
+def _save(folder: Path, tree: Tree, progress: Callable[[str], None]) -> None:
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    class Handler(type_handlers.NumpyHandler):
+        """Writes lazy weights one after another, as Orbax writes numpy arrays."""
+
+        async def serialize(self, values: Sequence[_LazyWeight], infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[Any]:
+            read = read_ahead(lazy.read() for lazy in values)
+            for lazy, weight, info, arg in zip(values, read, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+                for written in await super().serialize([weight], [info], [arg]):
+                    written.result()
+                progress(".".join(lazy.path))
+            return []
+
+    registry = type_handlers.create_type_handler_registry((_LazyWeight, Handler(deepcopy_host_arrays=False)))
+    # Compression would hold two more copies of a weight in memory.
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=handler)) as writer:
+        writer.save(folder.absolute(), args=ocp.args.Composite(params=ocp.args.PyTreeSave(tree)))
