@@ -264,25 +264,23 @@ class Saved:
     def read(self, path: tuple[str, ...]) -> np.ndarray:
         """One weight."""
         import orbax.checkpoint as ocp
+        from flax.traverse_util import flatten_dict, unflatten_dict
 
         self._check()
         item, leaf = self._found[path]
-        wanted = functools.reduce(lambda below, key: {key: below}, reversed(path), leaf)
-        whole = functools.reduce(lambda below, key: {key: below}, reversed(path), ocp.RestoreArgs(restore_type=np.ndarray))
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True)
+        whole = unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
+        args = ocp.args.PyTreeRestore(item=unflatten_dict({path: leaf}), restore_args=whole, partial_restore=True)
         with storage.told(self.folder):
             restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
-        return functools.reduce(lambda tree, key: tree[key], path, restored)
+        return flatten_dict(restored)[path]
 
 
 def restore_params(folder: str | Path, step: int | None = None, item: str = "params") -> Tree:
     """Every weight of `Saved`, as a nested dict of numpy arrays."""
+    from flax.traverse_util import unflatten_dict
+
     saved = Saved(folder, step, item)
-    tree: Tree = {}
-    for path in saved.weights:
-        *parents, last = path
-        functools.reduce(lambda below, key: below.setdefault(key, {}), parents, tree)[last] = saved.read(path)
-    return tree
+    return unflatten_dict({path: saved.read(path) for path in saved.weights})
 
 
 def _of_the_lead(answer: Callable[[], int]) -> int:

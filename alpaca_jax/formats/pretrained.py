@@ -22,8 +22,9 @@ from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.meta import reader as meta
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
-from alpaca_jax.formats.tensors import VOCABULARY, nested
+from alpaca_jax.formats.tensors import VOCABULARY
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 
 SHAPING = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "tie_embeddings")
@@ -79,7 +80,7 @@ def load_params(
         shape = (stored_vocab, *weight.shape[1:]) if padded else weight.shape
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if place is None else place(path)
         params[path] = jax.make_array_from_callback(shape, where, _pieces(pretrained, path, shape, where, np.dtype(dtype)))
-    return nested(params)
+    return unflatten(params)
 
 
 def _pieces(

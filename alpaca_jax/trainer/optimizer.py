@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from alpaca_jax.config import configclass
+from alpaca_jax.model.tree import Tree, map_with_path
 from alpaca_jax.trainer import families
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
-from alpaca_jax.trainer.weights import Tree, is_matrix
+from alpaca_jax.trainer.weights import is_matrix
 
 
 @configclass
@@ -108,4 +109,4 @@ def make(config: OptimizerConfig, steps: int) -> Optimizer:
 
 
 def _matrices(params: Tree) -> Tree:
-    return {name: _matrices(value) if isinstance(value, dict) else is_matrix(name) for name, value in params.items()}
+    return map_with_path(lambda path, _: is_matrix(path[-1]), params)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import Tree, by_name
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer.guard import Guard, GuardConfig
 from alpaca_jax.trainer.optimizer import Optimizer
-from alpaca_jax.trainer.weights import Tree, join, name_of, named
+from alpaca_jax.trainer.weights import join, name_of
 
 
 @jax.tree_util.register_dataclass
@@ -37,8 +38,8 @@ def shardings(specs: Tree, optimizer: Optimizer, layout: Layout, guard: GuardCon
     What has the shape of its weight (moments, the average) lies where the mesh's `optimizer` mapping puts it; anything else is replicated.
     """
     shapes = _shapes(specs, optimizer, guard)
-    known = dict(named(layout.tree(specs, "optimizer")))
-    sizes = {name: leaf.shape for name, leaf in named(shapes.trained)}
+    known = by_name(layout.tree(specs, "optimizer"))
+    sizes = {name: leaf.shape for name, leaf in by_name(shapes.trained).items()}
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
         name = name_of(path)

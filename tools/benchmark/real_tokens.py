@@ -26,7 +26,7 @@ import torch
 
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
@@ -88,7 +88,7 @@ PADDING = {"longest of 4": False, "longest of 128": True}
 def packed(architecture: Architecture, examples: Examples, arguments: argparse.Namespace) -> Contestant:
     """Ours: rows of packed examples, gradients summed over microbatches of some rows, as the step's scan sums them."""
     config = BatchConfig(examples=EXAMPLES, sequence_length=arguments.length)
-    batches = Batches(examples, config, seed=0, multiple=arguments.rows)
+    batches = make_batches(examples, config, seed=0, multiple=arguments.rows)
     turns.console.print(f"ours: {batches.rows} rows of {arguments.length} a step, {batches.fill(0):.1%} full")
     run = ours.assemble(architecture, CONFIG, 100, remat=arguments.remat)
     whole, number = batches.batch(0), batches.rows // arguments.rows

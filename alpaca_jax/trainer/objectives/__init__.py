@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import jax
 
+from alpaca_jax.model.tree import Tree
 from alpaca_jax.trainer.forward import Batch, Forward
-from alpaca_jax.trainer.weights import Fixed, Tree
+from alpaca_jax.trainer.weights import Fixed
 
 Sum = tuple[jax.Array, jax.Array]  # a sum and the weight it is divided by, fp32 scalars
 
