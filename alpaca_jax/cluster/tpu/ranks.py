@@ -4,12 +4,12 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from alpaca_jax import children
 from alpaca_jax.cluster import code, logs
 from alpaca_jax.cluster.job import Job, Tenure, now
 from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
@@ -135,8 +135,7 @@ class Connection:
 
     def _kill(self) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # gcloud, and the ssh that it has started
-            self._process.wait()
+            children.kill_group(self._process)  # gcloud, and the ssh that it has started
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None

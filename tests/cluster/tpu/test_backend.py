@@ -282,7 +282,7 @@ def test_the_hosts_of_a_slice():
 
 
 def test_launch_tpu_pod_sh_runs_the_command_line(tmp_path, google):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     stand_in.make_tpu(google, "mine", 1)
     options = [word for key, value in {**HERE, "tpu": "mine"}.items() for word in ("--option", f"{key}={value}")]
     command = [root / "launch" / "tpu_pod.sh", *options, "train", f"dir={tmp_path / 'run'}", "no_such_key=1"]
