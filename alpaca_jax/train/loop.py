@@ -18,8 +18,8 @@ from alpaca_jax.distributed import StopSignals, beat, is_lead
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import Goodput, MetricsWriter, Profile, Throughput, memory
 from alpaca_jax.model import flops
+from alpaca_jax.progress import Progress
 from alpaca_jax.train.config import Config
-from alpaca_jax.train.display import Display
 from alpaca_jax.train.evaluation import Evaluation, keep_samples
 from alpaca_jax.train.setup import Setup
 from alpaca_jax.trainer import state as states
@@ -75,8 +75,8 @@ class Loop:
 
     def run(self, stop: StopSignals) -> None:
         """Steps until the last one, or until a signal asks for a stop; the state is saved in the end."""
-        with Display(self.console, self.setup.steps, self.step) as display:
-            while (end := self._stretch(stop, display)) == "back":
+        with Progress("step", self.setup.steps, self.step, self.console) as progress:
+            while (end := self._stretch(stop, progress)) == "back":
                 self._go_back()
         self.stopped = end == "stopped" and self.step < self.setup.steps
         self.profile.close()
@@ -108,21 +108,21 @@ class Loop:
 
     # --- steps ---
 
-    def _stretch(self, stop: StopSignals, display: Display) -> End:
+    def _stretch(self, stop: StopSignals, progress: Progress) -> End:
         """Takes steps until the last one, a stop, or a bad one that is to be gone back from."""
         self.throughput.restart()
         for batch in self._batches():
             self._take(batch)
             looking = self.step % self.config.log_every == 0 or self.step == self.setup.steps
-            if looking and self._look(display) == "back":
+            if looking and self._look(progress) == "back":
                 return "back"
             beat(self.step)
             if stop.now():
-                return self._look(display) or "stopped"
+                return self._look(progress) or "stopped"
             if self.evaluation.due(self.step):
                 self._evaluate()
             if self.checkpoints.due(self.step) and self.step < self.setup.steps:
-                if self._look(display) == "back":
+                if self._look(progress) == "back":
                     return "back"
                 self._save()
         return "done"
@@ -173,7 +173,7 @@ class Loop:
 
     # --- between two steps ---
 
-    def _look(self, display: Display) -> Literal["back"] | None:
+    def _look(self, progress: Progress) -> Literal["back"] | None:
         """Fetches the figures of the steps since the last look, writes them down, and judges bad steps."""
         taken, self._unread = self._unread, []
         if not taken:
@@ -191,7 +191,7 @@ class Loop:
                 self.last_loss = float(figures["loss"])
         line = self._line(taken[-1].step, metrics[-1]) | rates | self._counted() | {"goodput": self.goodput.value} | memory()
         self._write(self.step, line)
-        display.show(self.step, line)
+        progress.update(self.step, _described(line))
         return None
 
     def _line(self, step: int, figures: dict[str, Any]) -> dict[str, Any]:
@@ -257,3 +257,9 @@ class Loop:
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.writer is not None and values:
             self.writer.write(step, values)
+
+
+def _described(metrics: dict[str, Any]) -> str:
+    """`loss 1.234  567 tokens/s  MFU 41.2%`; MFU only where the device's peak is known."""
+    mfu = "" if metrics["mfu"] is None else f"  MFU {metrics['mfu']:.1%}"
+    return f"loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s{mfu}"
