@@ -16,7 +16,8 @@ import psutil
 from alpaca_jax import children, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import standing, sweep
+from alpaca_jax.jobs import sweep
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Sweep
 
 FILE = "queue.json"
@@ -88,7 +89,7 @@ def serve(folder: Path) -> None:
     backend = found.runs_on()
     running = [entry for entry in found.entries if entry.name not in queue.waiting and record.exists(entry.job.folder)]
     while queue.waiting and not stopped:
-        running = [entry for entry in running if not standing.of(backend, entry.job.folder).state.final]
+        running = [entry for entry in running if not job_status(backend, entry.job.folder).state.final]
         while queue.waiting and len(running) < (found.parallel or len(found.entries)) and not stopped:
             entry = found.named(queue.waiting[0])
             try:

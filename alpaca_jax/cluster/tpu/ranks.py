@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alpaca_jax import children
-from alpaca_jax.cluster import code, logs
+from alpaca_jax.cluster import checkout, logs
 from alpaca_jax.cluster.job import Job, Tenure, now
 from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
 from alpaca_jax.cluster.rank import END_NOW, log_of
@@ -79,7 +79,7 @@ class TpuRanks(LocalRanks):
             while True:
                 try:
                     target = f"{tpu}:{_archive(job)}"
-                    gcloud.ask(job.options, "tpu-vm", "scp", str(job.folder / code.FILE), target, "--worker=all")
+                    gcloud.ask(job.options, "tpu-vm", "scp", str(job.folder / checkout.ARCHIVE), target, "--worker=all")
                     break
                 except UserError as error:
                     if self._pending or time.monotonic() > end:
