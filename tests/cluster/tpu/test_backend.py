@@ -229,9 +229,8 @@ def test_the_code_is_packed_without_what_it_leaves_behind(tmp_path):
     checkout.pack(tmp_path / "code.tar.gz")
     with tarfile.open(tmp_path / "code.tar.gz") as archive:
         names = archive.getnames()
-    assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs/train.yaml", "alpaca_jax/cluster/checkout.py"} <= set(
-        names
-    )
+    needed = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs/train.yaml", "alpaca_jax/cluster/checkout.py"}
+    assert needed <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", ".git", "runs"))]
 
 
