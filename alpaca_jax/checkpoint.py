@@ -14,7 +14,6 @@ beside the devices' collectives, so its barriers may be awaited in a background 
 without coming to the barrier, and JAX ends its peers.
 """
 
-import errno
 import functools
 import os
 import threading
@@ -30,7 +29,7 @@ from jax.experimental import multihost_utils
 from alpaca_jax import rundir, storage
 from alpaca_jax.config import configclass
 from alpaca_jax.distributed import is_lead
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
 
 AGREE_STEPS = 16  # several processes ask the first one's clock so often
@@ -208,8 +207,7 @@ class Checkpoints:
     def _explained(self, error: Exception, partial: Path) -> Exception:
         if (explained := storage.explain(self.folder, error)) is not None:
             return explained
-        full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full:
+        if not disk_is_full(error):
             return error
         if is_lead():
             remove(partial.parent.glob(f"{partial.name}*"))

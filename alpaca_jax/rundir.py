@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_jax import storage
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 
 # What may not change between two starts of the same run; mesh, hardware, checkpoint and logging settings may.
 FROZEN = ("model", "data", "batch", "optimizer", "seed")
@@ -161,7 +161,7 @@ def _repair(file: Any) -> int:
 
 
 def _explained(error: OSError, path: Path, size: int) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         folder = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
         free = shutil.disk_usage(folder).free / 1e6
         return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")

@@ -5,7 +5,7 @@ import datetime
 import hashlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from alpaca_jax.generate import methods
 from alpaca_jax.generate.collect import Collector
 from alpaca_jax.generate.config import Config
 from alpaca_jax.generate.log import Log
-from alpaca_jax.generate.progress import Bar
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import Manifest
 from alpaca_jax.rundir import RunDir, write_yaml
 from alpaca_jax.spool import Spool
@@ -61,9 +61,10 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
     collector.judge_log(skip_gaps=config.replay)
     stopped_by = "count" if collector.complete else "log"
     if not collector.complete and not config.replay:
-        with Bar(config.count, bill) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
-            teacher = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice)
-            stopped_by = collector.fill(teacher, lambda: bar.show(len(collector.kept), collector.next))
+        with ProgressBar("records", config.count) as progress, _endpoint(config.teacher, method.longest, folder, progress) as endpoint:
+            teacher = Client(config.teacher, endpoint.base_url, endpoint.model, bill, progress.notice)
+            rates = _rates(bill, collector)
+            stopped_by = collector.fill(teacher, lambda: progress.update(len(collector.kept), rates()))
     if not collector.kept:
         raise UserError(f"not one record was kept (stopped by {stopped_by}: {dict(collector.counts)}). Look into {log.path}.")
     manifest = _write(config, run_dir, collector, bill, stopped_by, time.monotonic() - start)
@@ -72,13 +73,25 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
 
 
 @contextlib.contextmanager
-def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, bar: Bar) -> Iterator[Endpoint]:
+def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, progress: ProgressBar) -> Iterator[Endpoint]:
     """Where the teacher listens; our own is started for it."""
     if teacher.source is None:
         yield Endpoint(teacher.base_url, str(teacher.model))
     else:
-        with serving(teacher, max_length, folder / "teacher.log", bar.notice) as endpoint:
+        with serving(teacher, max_length, folder / "teacher.log", progress.notice) as endpoint:
             yield endpoint
+
+
+def _rates(bill: Bill, collector: Collector) -> Callable[[], str]:
+    """Returns what says how many requests were asked, the tokens a second from now on, and the dollars."""
+    start, tokens = time.monotonic(), bill.completion_tokens
+
+    def rates() -> str:
+        rate = (bill.completion_tokens - tokens) / max(time.monotonic() - start, 1e-9)
+        dollars = bill.dollars + bill.doubtful
+        return f"{collector.next} asked, {rate:.0f} tokens/s" + (f", {dollars:.4f} dollars" if dollars else "")
+
+    return rates
 
 
 @contextlib.contextmanager
