@@ -84,8 +84,10 @@ def write_yaml(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None
     write_atomic(path, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
 
 
-def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Appends one line and syncs it to disk; a line left torn by a crash is removed first, a full disk leaves no part of a new one.
+def append_line(path: str | os.PathLike[str], line: str) -> int:
+    """Appends one line, syncs it to disk and returns the byte at which it begins.
+
+    A line left torn by a crash is removed first; a full disk leaves no part of a new one.
 
     Nothing can be appended to an object: what grows line by line goes there through a `spool`.
     """
@@ -103,6 +105,7 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
             except OSError:
                 file.truncate(size)
                 raise
+            return size
     except OSError as error:
         raise _explained(error, path, len(data)) from error
 
