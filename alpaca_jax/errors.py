@@ -1,4 +1,9 @@
-"""The three ways a run ends that a person or a launcher must tell apart; the exit codes are relied on by launchers."""
+"""The three ways a run ends that a person or a launcher must tell apart; launchers rely on the exit codes."""
+
+import errno
+import os
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
@@ -17,3 +22,8 @@ class Lost(RuntimeError):
     """A peer or the teacher was lost; started again, the run goes on from what it has saved. Exit code 201."""
 
     exit_code = 201
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """True where the system refused to write for want of space; Orbax, ArrayRecord and TensorFlow say so in errors of their own kind."""
+    return getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_jax import storage
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 
 # What may not change between two starts of the same run; mesh, hardware, checkpoint and logging settings may.
 FROZEN = ("model", "data", "batch", "optimizer", "seed")
@@ -84,8 +84,10 @@ def write_yaml(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None
     write_atomic(path, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
 
 
-def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Appends one line and syncs it to disk; a line left torn by a crash is removed first, a full disk leaves no part of a new one.
+def append_line(path: str | os.PathLike[str], line: str) -> int:
+    """Appends one line, syncs it to disk and returns the byte at which it begins.
+
+    A line left torn by a crash is removed first; a full disk leaves no part of a new one.
 
     Nothing can be appended to an object: what grows line by line goes there through a `spool`.
     """
@@ -103,6 +105,7 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
             except OSError:
                 file.truncate(size)
                 raise
+            return size
     except OSError as error:
         raise _explained(error, path, len(data)) from error
 
@@ -161,7 +164,7 @@ def _repair(file: Any) -> int:
 
 
 def _explained(error: OSError, path: Path, size: int) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         folder = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
         free = shutil.disk_usage(folder).free / 1e6
         return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")

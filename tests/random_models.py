@@ -11,6 +11,7 @@ from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import held
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.tokenizer.backends import Json
 
@@ -84,12 +85,8 @@ def model_of(
 
 def logits(model: Pretrained, tokens: list[int]) -> np.ndarray:
     """What our own program makes of a model's weights, fp32 [T, V]."""
-    params: dict[str, Any] = {}
-    for path in names.weights(model.architecture):
-        tree = params
-        for key in path[:-1]:
-            tree = tree.setdefault(key, {})
-        tree[path[-1]] = jax.numpy.asarray(model.read(path).astype(np.float32))
+    read = {path: jax.numpy.asarray(model.read(path).astype(np.float32)) for path in names.weights(model.architecture)}
+    params = unflatten(read)
     tokens_BT = jax.numpy.asarray([tokens], dtype=np.int32)
     positions_BT = jax.numpy.arange(len(tokens), dtype=np.int32)[None]
     hidden = llama.forward(model.architecture, params, tokens_BT, jax.numpy.ones_like(tokens_BT), positions_BT)

@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alpaca_jax import config as configuration
-from alpaca_jax.formats import names
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 SHOWN = ("rope_theta", "norm_eps", "max_positions", "rope_scaling.kind")  # of the settings, even where they are the default
@@ -33,7 +33,7 @@ def architectures() -> dict[str, Architecture]:
 
 def parameters(architecture: Architecture) -> str:
     """Returns a text: the settings that no shape shows, each weight (path, dtype, shape, logical axes), the number of parameters."""
-    weights = list(names.leaves(llama.specs(architecture)))
+    weights = list(flatten(llama.specs(architecture)).items())
     lines = [
         f"{'.'.join(path):<34}{spec.dtype.name}  {'x'.join(map(str, spec.shape)):<18}  {' '.join(spec.axes)}" for path, spec in weights
     ]

@@ -16,7 +16,7 @@ from alpaca_jax.cluster.gke import rules as gke_rules
 from alpaca_jax.cluster.gke.backend import Gke
 from alpaca_jax.cluster.gke.watch import watch
 from alpaca_jax.cluster.job import Job
-from alpaca_jax.cluster.local import Local, detach
+from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.processes import LocalRanks
 from alpaca_jax.cluster.slurm.backend import Slurm, supervise_in_allocation
 from alpaca_jax.cluster.slurm.step import allocation
@@ -77,10 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     checked = actions.add_parser("check-jobset", help="say what is wrong with a JobSet in a YAML file (launch/gke_jobset.yaml, edited)")
     checked.add_argument("file", type=Path)
     checked.set_defaults(run=_check_jobset)
-
-    outside = actions.add_parser("detach", help="start the supervisor of FOLDER/job.json, and leave it alone (called by the backends)")
-    outside.add_argument("folder", type=Path)
-    outside.set_defaults(run=lambda arguments: detach(arguments.folder))
 
     inside = actions.add_parser("supervise", help="run the job that FOLDER/job.json describes (called by the backends)")
     inside.add_argument("folder", type=Path)

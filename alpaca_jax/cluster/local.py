@@ -2,13 +2,10 @@
 
 import contextlib
 import datetime
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
-
+from alpaca_jax import children
 from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.job import Job, State, Status, clean_environment
 from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
@@ -17,8 +14,6 @@ from alpaca_jax.errors import UserError
 
 NAME = "local"
 START_SECONDS = 30.0
-
-
 BEGINS_SECONDS = 60.0  # from job.json to a supervisor that has written itself into it
 
 
@@ -38,9 +33,8 @@ class Local:
 
     def submit(self, job: Job) -> None:
         """Starts the job and returns once its supervisor runs; one that is done is left alone."""
-        if not self._prepare(job):
-            return
-        start(job)
+        if self._prepare(job):
+            start(job)
 
     def run(self, job: Job) -> int:
         """Runs the job in the foreground, rank 0's lines on the terminal; returns its exit code."""
@@ -68,12 +62,7 @@ class Local:
             if found.launcher and found.launcher["host"] != record.this_process()["host"]:
                 raise UserError(f"the job in {folder} was launched on {found.launcher['host']}: cancel it there")
             return
-        process.terminate()
-        try:
-            process.wait(grace)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if not children.end(process, grace):
             record.read(folder).settle(State.cancelled, f"it had not ended {grace:.0f} s after SIGTERM and was killed")
 
     def _prepare(self, job: Job) -> bool:
@@ -94,26 +83,18 @@ def _gone(found: record.Record) -> bool:
 
 
 def start(job: Job) -> None:
-    """Starts what looks after the job on this machine, and stays when the caller ends; a UserError where it doesn't start."""
-    # A process in between starts it and ends, so that it is nobody's child.
-    command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(job.folder)]
-    if subprocess.run(command, cwd=job.directory, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
+    """Starts the job's supervisor on this machine, where it outlives the caller; a UserError where it doesn't start."""
+    if not detach(job.folder, job.directory):
         raise UserError(f"the supervisor of {job.name} didn't start; see {job.folder / logs.FOLDER / logs.SUPERVISOR}")
 
 
-def detach(folder: Path) -> int:
-    """Starts the supervisor of the job in `folder` as a session of its own; returns 0 once it runs, 1 where it doesn't."""
-    log = folder / logs.FOLDER / logs.SUPERVISOR
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output:
-        command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(folder)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-    end = time.monotonic() + START_SECONDS
-    while record.read(folder).launcher is None:
-        if process.poll() is not None or time.monotonic() > end:
-            return 1
-        time.sleep(0.02)
-    return 0
+def detach(folder: Path, directory: Path | None = None) -> bool:
+    """Starts what looks after the job in `folder`, where it outlives the caller; returns whether it runs."""
+    command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(folder)]
+    log, before = folder / logs.FOLDER / logs.SUPERVISOR, record.read(folder).launcher
+    return children.detach(
+        command, log, lambda: record.read(folder).launcher != before, START_SECONDS, cwd=directory, env=clean_environment()
+    )
 
 
 def _print(text: str) -> None:

@@ -1,7 +1,6 @@
 """One attempt of a job on this machine: its ranks as processes, begun together and ended together."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from alpaca_jax import children
 from alpaca_jax.cluster import logs
 from alpaca_jax.cluster.job import Job, Tenure, clean_environment, saved
 from alpaca_jax.cluster.rank import END_NOW, log_of
@@ -94,14 +94,13 @@ def _start(job: Job, attempt: int, rank: int, coordinator: str, log: Path, launc
     own = {"ALPACA_JAX_PROCESS": str(rank)}
     if job.processes_per_node > 1:
         own["ALPACA_JAX_LOCAL_PROCESS"] = str(rank)
-    return subprocess.Popen(
-        [sys.executable, "-m", "alpaca_jax.cluster.rank", str(log), "--parent", str(os.getpid()), "--", *job.argv()],
-        stdin=subprocess.DEVNULL,
+    return children.start(
+        [sys.executable, "-m", "alpaca_jax.cluster.rank", str(log), "--", *job.argv()],
+        END_NOW,
         stdout=launcher_log,
         stderr=launcher_log,
         cwd=job.directory,
         env=rank_variables(job, attempt, coordinator) | own,
-        start_new_session=True,  # Ctrl-C in a terminal reaches the launcher alone, which passes it on once
     )
 
 
@@ -115,8 +114,4 @@ def _end(ranks: list[subprocess.Popen]) -> None:
     """Ends what is left of the ranks at once, as where the launcher itself fails."""
     _signal(ranks, END_NOW)
     for rank in ranks:
-        try:
-            rank.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            rank.kill()
-            rank.wait()
+        children.end(rank, GRACE_SECONDS)

@@ -1,11 +1,10 @@
-"""`python -m alpaca_jax.cluster.rank LOG [--parent PID | --slurm [--forward]] -- COMMAND`: one rank's process, its log, and its end.
+"""`python -m alpaca_jax.cluster.rank LOG [--slurm [--forward]] -- COMMAND`: one rank's process, its log, and its end.
 
 It is the parent of the command, so that an exit code and the time of a traceback stand in the log whatever the backend tells of them;
 and what the command has started ends with it.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -14,21 +13,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from alpaca_jax import children
 from alpaca_jax.cluster.job import now, saved
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 TICK_SECONDS = 0.1
 TRACEBACK = b"Traceback (most recent call last)"
 END_NOW = signal.SIGHUP  # to a rank: end the command and all it has started at once
-_PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code, 128 + N where signal N has ended it."""
     split = argv.index("--")
     log, options, command = Path(argv[0]), argv[1:split], argv[split + 1 :]
-    if options[:1] == ["--parent"]:
-        die_with_parent(END_NOW, int(options[1]))
     forward = "--slurm" not in options or "--forward" in options  # twice the same signal may end what has handled the first
     if "--slurm" in options:
         log = _from_slurm(log)
@@ -76,8 +73,7 @@ class Rank:
                 output.write(self._line(exit=127, ended=now(), traceback="none").encode())
                 return 127
             code = self._wait(process)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what the command has left behind
+            children.kill_group(process)  # what the command has left behind
             self._look_for_traceback()
             line = self._line(exit=code, ended=now(), traceback=self.traceback or "none")
             output.write((line if self._ends_a_line() else f"\n{line}").encode())
@@ -88,8 +84,7 @@ class Rank:
             while self._pending:
                 number = self._pending.pop(0)
                 if number == END_NOW:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    children.kill_group(process)
                 elif self.forward:
                     process.send_signal(number)
             self._look_for_traceback()
@@ -114,7 +109,7 @@ class Rank:
         """In the command's process, before it is the command: so the line is the log's first, and knows the id."""
         for number in (*FORWARDED, END_NOW):
             signal.signal(number, signal.SIG_DFL)
-        die_with_parent(signal.SIGKILL, self._pid)
+        children.bind(self._pid, signal.SIGKILL)
         os.write(1, self._line(pid=os.getpid(), started=now()).encode())
 
     def _line(self, **values: object) -> str:
@@ -136,14 +131,6 @@ def values(line: str) -> dict[str, str] | None:
     """Returns what a line of this module's says, None for any other line."""
     found = re.fullmatch(r"\[alpaca-jax ((?:\w+=\S+ ?)+)\]", line.strip())
     return dict(part.split("=", 1) for part in found[1].split()) if found else None
-
-
-def die_with_parent(number: int, parent: int) -> None:
-    """Has the kernel send signal `number` to this process when its parent ends, however that ends (Linux; nothing elsewhere)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:  # it has ended before it could be asked for
-        sys.exit(128 + signal.SIGKILL)
 
 
 if __name__ == "__main__":

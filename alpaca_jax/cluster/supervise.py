@@ -73,7 +73,7 @@ class Supervisor:
         job = self.record.job
         attempt = self.record.begin()
         folder = logs.folder_of(job.folder, attempt.number)
-        if changed := checkout.write(folder):
+        if changed := checkout.write_diff(folder):
             self.say(changed)
         code = self.ranks.run(job, attempt.number)
         self.record.end(code)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from alpaca_jax.distributed.environment import ATTEMPT, Place
 from alpaca_jax.distributed.facts import Facts
 from alpaca_jax.distributed.line import Line
 from alpaca_jax.distributed.watchdog import Watchdog
-from alpaca_jax.errors import Lost, Restart, UserError
+from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
 
 LEAVE_HOURS = 2.0  # rank 0 may have an export to write while the others wait for the end
 UNWIND_SECONDS = 8.0  # so long `finally` clauses may take in a process that has failed; one may wait for a peer that never comes
@@ -154,7 +153,7 @@ def exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+    if disk_is_full(error):
         return UserError.exit_code
     return Lost.exit_code if _is_of_a_connection(error) else 1
 

@@ -1,16 +1,16 @@
 """One table of what each weight is called here, at Hugging Face, in GGUF files and in Meta's, and how its layout differs."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from alpaca_jax.formats.dtypes import fill
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Path, flatten
 
-Path = tuple[str, ...]
 Index = tuple[slice, ...]
 
 
@@ -155,16 +155,7 @@ class Weight(NamedTuple):
 
 def weights(architecture: Architecture) -> dict[Path, Weight]:
     """Returns every weight of `architecture` by our path, in the order of a checkpoint."""
-    shapes = {path: tuple(spec.shape) for path, spec in leaves(llama.specs(architecture))}
+    shapes = {path: tuple(spec.shape) for path, spec in flatten(llama.specs(architecture)).items()}
     known = {name.path: Weight(name, shapes.pop(name.path)) for name in TABLE if name.path in shapes}
     assert not shapes, f"weights without a name in TABLE: {sorted(shapes)}"
     return known
-
-
-def leaves(tree: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yields each leaf of nested params with its path."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key), value

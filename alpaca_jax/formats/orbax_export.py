@@ -19,7 +19,7 @@ from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
 from alpaca_jax.formats.partial import Partial, told_when_full
-from alpaca_jax.formats.tensors import nested
+from alpaca_jax.model.tree import Tree, unflatten
 
 
 class _Promise:
@@ -65,7 +65,7 @@ def export(
         with told_when_full(folder):
             checkpoint.remove([arrays])  # of one that was killed
             native.write(partial.folder / "model", model.architecture, model.tokenizer, model.eos_ids, model.origin or model.source)
-            _save(arrays, nested(promises), progress)
+            _save(arrays, unflatten(promises), progress)
             checkpoint.seal(arrays, 0, {})
             for name, text in extra.items():
                 (partial.folder / name).write_text(text, encoding="utf-8")
@@ -75,7 +75,7 @@ def export(
         raise
 
 
-def _save(folder: Path, tree: dict[str, Any], progress: Callable[[str], None]) -> None:
+def _save(folder: Path, tree: Tree, progress: Callable[[str], None]) -> None:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import type_handlers
 

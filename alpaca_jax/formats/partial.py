@@ -1,6 +1,5 @@
 """What is being written beside its target, under a hidden name, until all of it is there."""
 
-import errno
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.rundir import write_json
 
 PLAN = "plan.json"
@@ -70,6 +69,6 @@ def told_when_full(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_is_full(error):
             raise
         raise UserError(f"{folder}: the disk is full; make room and start the same command again, it goes on from there") from error

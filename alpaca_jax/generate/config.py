@@ -58,7 +58,7 @@ class Filters:
 
 @configclass
 class Config:
-    """The `generate` verb: `dir/records` gets records.jsonl, manifest.json and answers.jsonl, the log a later start goes on from."""
+    """The `generate` verb: `dir/records` gets records.jsonl, manifest.json and answers/, the log from which a later start resumes."""
 
     dir: str
     teacher: TeacherConfig

@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
@@ -21,8 +21,20 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class Seen:
-    """The instructions seen so far, each as a string with one character for each word.
+class Seen(Protocol):
+    """The instructions seen so far, and when another is too near to one of them; safe to ask from many threads while one adds."""
+
+    def add(self, text: str) -> None:
+        """Counts `text` as seen."""
+        ...
+
+    def holds(self, text: str) -> bool:
+        """Whether `text` is a near-duplicate of one seen before. It stays one, whatever else is added."""
+        ...
+
+
+class RougeSeen:
+    """Near-duplicates by ROUGE-L against every instruction seen so far, each kept as a string with one character for each word.
 
     The normalised Indel similarity of two such strings is their ROUGE-L F1. A text without a single ASCII word (another script) would
     be like any other such text; those are compared whole instead.
@@ -59,7 +71,7 @@ class Evaluations:
     """The evaluation sets that no record may come near."""
 
     def __init__(self, paths: Iterable[str], threshold: float) -> None:
-        self._instructions = Seen(threshold)
+        self._instructions = RougeSeen(threshold)
         self._runs: set[tuple[str, ...]] = set()
         for path in paths:
             for texts in _evaluation_texts(Path(path)):

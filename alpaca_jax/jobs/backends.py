@@ -7,7 +7,7 @@ from typing import Any
 from alpaca_jax.cluster.gke import backend as gke
 from alpaca_jax.cluster.gke import manifest as gke_manifest
 from alpaca_jax.cluster.gke.backend import Gke
-from alpaca_jax.cluster.job import Backend
+from alpaca_jax.cluster.job import Backend, State, Status
 from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.slurm.backend import Slurm
 from alpaca_jax.cluster.tpu import backend as tpu_pod
@@ -37,3 +37,12 @@ def bring_logs(name: str, folder: Path) -> None:
     """Has the logs of a job come into its folder, where a process has to see to that and has been ended."""
     if name == gke.NAME:
         Gke().follow(folder)
+
+
+def job_status(backend: Backend, folder: Path) -> Status:
+    """Returns the status of the job in `folder`; `lost` only if a second look confirms it.
+
+    The job's end may be written between the two things that a backend looks at: job.json and what the cluster says.
+    """
+    status = backend.state(folder)
+    return backend.state(folder) if status.state is State.lost else status

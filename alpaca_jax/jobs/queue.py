@@ -4,9 +4,7 @@
 """
 
 import dataclasses
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,10 +13,11 @@ from typing import Any
 
 import psutil
 
-from alpaca_jax import rundir
+from alpaca_jax import children, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import standing, sweep
+from alpaca_jax.jobs import sweep
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Sweep
 
 FILE = "queue.json"
@@ -61,8 +60,8 @@ def start(found: Sweep, names: Sequence[str]) -> None:
         _submit(found, names)
         return
     Queue(waiting=list(names)).write(found.folder)
-    command = [sys.executable, "-m", "alpaca_jax.jobs.queue", "--detach", str(found.folder)]
-    if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
+    command = [sys.executable, "-m", "alpaca_jax.jobs.queue", str(found.folder)]
+    if not children.detach(command, found.folder / LOG, lambda: read(found.folder).process is not None, START_SECONDS):
         (found.folder / FILE).unlink()
         raise UserError(f"nothing was started: the queue of {found.folder} didn't begin; see {found.folder / LOG}")
 
@@ -71,12 +70,7 @@ def cancel(folder: Path) -> list[str]:
     """Ends the queue of a sweep; returns the names of the jobs that will not begin."""
     queue = read(folder)
     if (process := queue.alive) is not None:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+        children.end(process, END_SECONDS)
         queue = read(folder)
     if queue.cancelled or not queue.waiting:
         return []
@@ -95,7 +89,7 @@ def serve(folder: Path) -> None:
     backend = found.runs_on()
     running = [entry for entry in found.entries if entry.name not in queue.waiting and record.exists(entry.job.folder)]
     while queue.waiting and not stopped:
-        running = [entry for entry in running if not standing.of(backend, entry.job.folder).state.final]
+        running = [entry for entry in running if not job_status(backend, entry.job.folder).state.final]
         while queue.waiting and len(running) < (found.parallel or len(found.entries)) and not stopped:
             entry = found.named(queue.waiting[0])
             try:
@@ -118,28 +112,5 @@ def _submit(found: Sweep, names: Sequence[str]) -> None:
             raise UserError(f"job {name}: {error} ({ahead}the same command submits the rest)") from error
 
 
-def _detach(folder: Path) -> int:
-    """Starts `serve` as a session of its own; 0 once it runs."""
-    with open(folder / LOG, "ab") as output:
-        command = [sys.executable, "-m", "alpaca_jax.jobs.queue", str(folder)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-    end = time.monotonic() + START_SECONDS
-    while read(folder).process is None:
-        if process.poll() is not None or time.monotonic() > end:
-            return 1
-        time.sleep(0.02)
-    # It is left alone; this process ends without waiting for it, and Python's complaint of that is for others.
-    os._exit(0)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the queue of the folder named last; with --detach, beside this process."""
-    folder = Path(argv[-1])
-    if "--detach" in argv:
-        return _detach(folder)
-    serve(folder)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    serve(Path(sys.argv[1]))

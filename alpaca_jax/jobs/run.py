@@ -6,7 +6,8 @@ from rich.console import Console
 
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, backends, reading, standing, status, sweep
+from alpaca_jax.jobs import actions, backends, reading, status, sweep
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.config import Config
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.jobs.watch import watch
@@ -39,7 +40,7 @@ def _logs(found: Sweep, config: Config) -> None:
         print(text, flush=True)
 
     for entry in found.entries:
-        if record.exists(entry.job.folder) and not standing.of(found.runs_on(), entry.job.folder).state.final:
+        if record.exists(entry.job.folder) and not job_status(found.runs_on(), entry.job.folder).state.final:
             backends.bring_logs(found.backend, entry.job.folder)
     if config.follow:
         reading.follow(found, config.rank, config.lines, config.poll_seconds, say)

@@ -10,7 +10,8 @@ from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.job import State, Status
 from alpaca_jax.cluster.logs import End
 from alpaca_jax.errors import Lost
-from alpaca_jax.jobs import progress, queue, standing
+from alpaca_jax.jobs import figures, queue
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Entry, Sweep
 
 COLOURS = {State.done: "green", State.failed: "red", State.lost: "red", State.cancelled: "yellow", State.running: "cyan"}
@@ -111,11 +112,11 @@ def _row(found: Sweep, entry: Entry, waiting: queue.Queue) -> Row:
     if not record.exists(entry.job.folder):
         return Row(entry, status)
     written = record.read(entry.job.folder)
-    step, loss = progress.last_step(entry.dir)
+    step, loss = figures.last_step(entry.dir)
     failure = None
     if status.state in (State.failed, State.lost, State.restarting) and status.attempt is not None and entry.name not in waiting.refused:
         failure = logs.first_failure(logs.ends(logs.folder_of(entry.job.folder, status.attempt), entry.job.processes))
-    return Row(entry, status, progress.age(written), step, loss, failure)
+    return Row(entry, status, figures.age(written), step, loss, failure)
 
 
 def _status(found: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
@@ -130,7 +131,7 @@ def _status(found: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
         return Status(State.failed, reason=waiting.refused[entry.name])
     if not record.exists(folder):
         return Status(State.lost, reason="it was never started; action=resume starts it")
-    return standing.of(found.runs_on(), folder)
+    return job_status(found.runs_on(), folder)
 
 
 def _or_blank(value: int | None) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 from alpaca_jax import report, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.job import State
-from alpaca_jax.jobs import progress, status
+from alpaca_jax.jobs import figures, status
 from alpaca_jax.jobs.status import COLOURS, Row
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.report import Block, Code, Section, Series
@@ -25,9 +25,9 @@ def result(row: Row, objective: str) -> dict[str, Any]:
     return {
         "state": state.value,
         "exit_code": 0 if state is State.done else row.exit_code,
-        "objective": progress.objective(entry.dir, objective) if state is State.done else None,
-        "hours": None if written is None else round(progress.hours(written), 6),
-        "dollars": progress.summary(entry.dir).get("dollars") if state is State.done else None,
+        "objective": figures.objective(entry.dir, objective) if state is State.done else None,
+        "hours": None if written is None else round(figures.hours(written), 6),
+        "dollars": figures.summary(entry.dir).get("dollars") if state is State.done else None,
         "step": row.step,
         "loss": row.loss,
         "first_failure": None if failure is None else {"rank": failure.rank, "host": failure.host, "log": str(failure.log)},

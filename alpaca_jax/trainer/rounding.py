@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alpaca_jax.trainer.weights import name_of, named
+from alpaca_jax.model.tree import by_name
+from alpaca_jax.trainer.weights import name_of
 
 
 class Rounded(NamedTuple):
@@ -87,7 +88,7 @@ def _mixed(x: jax.Array) -> jax.Array:
 
 
 def _is_moment(state: Any, params: Any) -> Any:
-    shapes = {name: leaf.shape for name, leaf in named(params)}
+    shapes = {name: leaf.shape for name, leaf in by_name(params).items()}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: shapes.get(name_of(path)) == leaf.shape, state)
 
 

@@ -184,11 +184,11 @@ def repository(tmp_path):
 
 
 def test_a_changed_checkout_is_said_and_its_diff_kept(tmp_path, repository):
-    assert checkout.write(tmp_path / "logs", repository) == "" and not (tmp_path / "logs").exists()
+    assert checkout.write_diff(tmp_path / "logs", repository) == "" and not (tmp_path / "logs").exists()
     (repository / "a.py").write_text("one = 2\n")
     (repository / "new.py").write_text("new = 3\n")
     (repository.parent / "secrets.txt").write_text("s3cret\n")
-    assert "differs from its commit" in checkout.write(tmp_path / "logs", repository)
+    assert "differs from its commit" in checkout.write_diff(tmp_path / "logs", repository)
     diff = (tmp_path / "logs" / "checkout.diff").read_text()
     assert "+one = 2" in diff and "+new = 3" in diff and "s3cret" not in diff
 
@@ -197,4 +197,4 @@ def test_an_installed_package_has_no_checkout(tmp_path, repository):
     (repository.parent / ".gitignore").write_text("venv\n")
     installed = repository.parent / "venv" / "alpaca_jax"
     installed.mkdir(parents=True)
-    assert checkout.write(tmp_path / "logs", installed) == ""
+    assert checkout.write_diff(tmp_path / "logs", installed) == ""

@@ -12,10 +12,11 @@ from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import names, native, pretrained, tensors
+from alpaca_jax.formats import names, native, pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import unflatten
 
 
 def _config(source: Path | str, target: Path, **changes: Any) -> Config:
@@ -147,7 +148,7 @@ def _same(one: Path, other: Path) -> bool:
 def test_a_difference_is_made_and_recovered(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = pretrained.open(tiny)
     other = {path: 1.01 * base.read(path) for path in names.weights(base.architecture)}
-    tuned = in_memory(base.architecture, base.tokenizer, tensors.nested(other))
+    tuned = in_memory(base.architecture, base.tokenizer, unflatten(other))
     huggingface_export.export(tmp_path / "tuned", tuned, dtype="bfloat16")
     difference = convert.run(_config(tmp_path / "tuned", tmp_path / "difference", base=str(tiny), to="difference", verify=True))
     assert "0.00e+00" in capsys.readouterr().out

@@ -16,10 +16,10 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import Pretrained
-from alpaca_jax.formats.names import leaves, weights
-from alpaca_jax.formats.tensors import nested
+from alpaca_jax.formats.names import weights
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten, unflatten
 from alpaca_jax.tokenizer import Tokenizer
 
 BASE = Architecture(
@@ -43,14 +43,14 @@ def numpy_dtype(name: str) -> Any:
 
 def make(architecture: Architecture, tokenizer: Path, seed: int, dtype: str, like: Pretrained | None = None) -> Pretrained:
     """A model in memory; its weights are near those of `like`, as a tuned model's are."""
-    params = dict(leaves(jax.tree.map(np.array, llama.init(architecture, jax.random.key(seed)))))
+    params = flatten(jax.tree.map(np.array, llama.init(architecture, jax.random.key(seed))))
     for path, weight in params.items():
         if like is not None and path in weights(like.architecture):
             theirs = like.read(path).astype(np.float32)
             weight[: len(theirs)] = theirs + 0.01 * weight[: len(theirs)]
     embed = params["embed", "weight"]
     embed[0, :4] = [0.0, -0.0, 1e-7, -1e-7]  # signs of zero and what is denormal in float16
-    made = nested({path: weight.astype(numpy_dtype(dtype)) for path, weight in params.items()})
+    made = unflatten({path: weight.astype(numpy_dtype(dtype)) for path, weight in params.items()})
     return dataclasses.replace(model.in_memory(architecture, Tokenizer.load(tokenizer), made), source=f"models/{seed}")
 
 
@@ -126,7 +126,7 @@ def test_another_base_is_refused_before_a_weight_is_given(made: Any, tiny_tokeni
     with pytest.raises(UserError, match=r"models/2 is another model than models/0, the base that .*: the sizes are the same, but"):
         opened.read(("norm", "scale"))
     rounded = {path: base.read(path).astype(ml_dtypes.bfloat16) for path in weights(BASE)}
-    rounded_base = model.in_memory(BASE, base.tokenizer, nested(rounded))
+    rounded_base = model.in_memory(BASE, base.tokenizer, unflatten(rounded))
     with pytest.raises(UserError, match="That one was stored as float16, this one is bfloat16"):
         difference.open(folder, rounded_base).read(("norm", "scale"))
     changed = dataclasses.replace(BASE, num_layers=1, intermediate_size=32)
@@ -193,7 +193,7 @@ def published(tuned: Pretrained, base: Pretrained) -> Pretrained:
         more = weight.shape[0] - len(theirs)
         resized = np.concatenate([theirs, np.repeat(theirs.mean(0, keepdims=True), more, 0)]) if more else theirs
         differences[path] = tuned.read(path) - resized
-    return dataclasses.replace(model.in_memory(tuned.architecture, tuned.tokenizer, nested(differences)), source="wdiff")
+    return dataclasses.replace(model.in_memory(tuned.architecture, tuned.tokenizer, unflatten(differences)), source="wdiff")
 
 
 def test_a_difference_as_stanford_published_it(tiny_tokenizer: Path, tmp_path: Path) -> None:

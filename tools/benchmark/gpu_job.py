@@ -7,7 +7,7 @@ import numpy as np
 
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from tools.benchmark import alpaca, shapes
@@ -57,16 +57,17 @@ class Job:
         """The sizes, and the source's weights as numpy arrays; None where there is no source."""
         if self.source is None:
             return shapes.SHAPES[self.shape], None
-        from alpaca_jax.formats import names, tensors
+        from alpaca_jax.formats import names
+        from alpaca_jax.model.tree import unflatten
 
         opened = self._opened()
         read = {path: opened.read(path).astype(np.float32, copy=False) for path in names.weights(opened.architecture)}
-        return opened.architecture, tensors.nested(read)
+        return opened.architecture, unflatten(read)
 
     def batches(self, examples: Examples) -> Batches:
         """Our batches, whose steps the full run of the peer takes too."""
         config = BatchConfig(examples=EXAMPLES, sequence_length=LENGTH)
-        return Batches(examples, config, seed=0, epochs=EPOCHS, multiple=self.microbatches)
+        return make_batches(examples, config, seed=0, epochs=EPOCHS, multiple=self.microbatches)
 
     def num_steps(self, batches: Batches) -> int:
         """Steps to time, or of the full run."""

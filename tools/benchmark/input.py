@@ -113,7 +113,7 @@ def ours(folder: Path) -> Marks:
 
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
-    from alpaca_jax.data.pipeline import Batches
+    from alpaca_jax.data.pipeline import make_batches
     from alpaca_jax.tokenizer import Tokenizer
 
     mark("imports")
@@ -121,7 +121,7 @@ def ours(folder: Path) -> Marks:
     config = DataConfig(cache=str(folder / "cache"), max_length=MAX_LENGTH)
     examples = builder.load_examples(config, folder / alpaca.RECORDS, tokenizer).examples["train"]
     mark("dataset")
-    batches = Batches(examples, BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0, epochs=EPOCHS)
+    batches = make_batches(examples, BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0, epochs=EPOCHS)
     made = slots = tokens = 0
     for batch in batches.stream(0, batches.steps_per_epoch):
         if not made:

@@ -18,8 +18,8 @@ from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
-from alpaca_jax.formats.names import Path as Keys
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Path as Keys
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.tokenizer.backends import Json
 from tools.benchmark.convert import SHAPES

@@ -1,6 +1,5 @@
 """The peer: the same LLaMA in transformers + torch, and the rows of padded examples it trains on."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import transformers
 from alpaca_jax.data.example import Example
 from alpaca_jax.formats import names
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten
 
 IGNORED = -100  # the target that torch's cross-entropy skips
 Microbatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # ids, attention mask, labels, all [rows, length]
@@ -44,8 +44,9 @@ def llama(architecture: Architecture, params: Mapping[str, Any] | None = None, *
 def state_dict(architecture: Architecture, params: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Our params under their names and in their layout, fp32."""
     found: dict[str, torch.Tensor] = {}
+    ours_by_path = flatten(params)
     for path, weight in names.weights(architecture).items():
-        ours = np.asarray(functools.reduce(lambda tree, key: tree[key], path, params), np.float32)
+        ours = np.asarray(ours_by_path[path], np.float32)
         layers = ours if weight.name.stacked else ours[None]
         for (name, _), layer in zip(weight.tensors("huggingface"), layers, strict=True):
             found[name] = torch.from_numpy(np.ascontiguousarray(weight.name.to_theirs(layer)).copy())

@@ -33,16 +33,17 @@ from alpaca_jax.data import example, template
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pack import Batch, collate
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.formats import names
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import in_memory
-from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from tools.benchmark import alpaca, turns
 from tools.prove import curves, parity
@@ -135,9 +136,9 @@ def three_ways(
 ) -> dict[str, tuple[list[float], Any]]:
     """Losses and final params of each way."""
     buckets = tuple(range(64, arguments.max_length, 64))
-    packed = Batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
+    packed = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
     padding = BatchConfig(examples=arguments.examples, sequence_length=arguments.max_length, packing="none", buckets=buckets)
-    padded = Batches(examples, padding, seed=0)
+    padded = make_batches(examples, padding, seed=0)
     steps = range(arguments.steps)
     assert packed.steps_per_epoch == padded.steps_per_epoch == arguments.steps
     assert all(np.array_equal(np.sort(packed.indices(step)), np.sort(padded.indices(step))) for step in steps)
@@ -163,7 +164,7 @@ def three_ways(
 def weights_in(folder: Path) -> Any:
     """The params of a folder of transformers, read back as ours."""
     found = huggingface.open(folder)
-    return nested({path: found.read(path) for path in names.weights(found.architecture)})
+    return unflatten({path: found.read(path) for path in names.weights(found.architecture)})
 
 
 def compare(found: dict[str, tuple[list[float], Any]], start: Any) -> bool:
@@ -185,7 +186,7 @@ def as_published(
     a: Architecture, params: Any, examples: Examples, published: list[Example], config: OptimizerConfig, arguments: argparse.Namespace
 ) -> dict[str, tuple[list[float], Any]]:
     """Losses and final params with the published masks, and with the published masks and means."""
-    batches = Batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
+    batches = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
 
     def made(step: int, means: bool) -> Batch:
         indices = np.random.default_rng([1, step]).permutation(batches.indices(step))
@@ -215,7 +216,7 @@ def held_out(a: Architecture, models: dict[str, Any], held: Examples, length: in
     everything = held.take(range(len(held)))
     rows = -(-2 * int(held.lengths.sum()) // length)
     batch = collate(everything, rows, length)
-    loss = jax.jit(lambda params, part: response_loss(a, params, part))
+    loss = jax.jit(lambda params, part: response_loss(Forward(a), params, part))
     found = {}
     for name, params in models.items():
         sums = [loss(params, {key: value[row : row + 1] for key, value in batch.items()}) for row in range(rows)]

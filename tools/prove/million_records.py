@@ -104,13 +104,13 @@ def run_phase(phase: str, folder: Path) -> None:
     """What a child does; the phase `batches` finds the store that `build` left."""
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
-    from alpaca_jax.data.pipeline import Batches
+    from alpaca_jax.data.pipeline import make_batches
     from alpaca_jax.tokenizer import Tokenizer
 
     config = DataConfig(cache=str(folder / "cache"), max_length=512)
     data = builder.load_examples(config, folder / "records", Tokenizer.load(folder / "tokenizer"))
     if phase == "batches":
-        batches = Batches(data.examples["train"], BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0)
+        batches = make_batches(data.examples["train"], BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0)
         count = sum(1 for _ in batches.stream(0, min(BATCHES, batches.steps_per_epoch)))
         turns.console.print(f"{count} batches of {batches.rows} rows, the first {batches.fill(0):.1%} full")
 

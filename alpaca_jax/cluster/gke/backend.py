@@ -8,19 +8,18 @@ import base64
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from alpaca_jax import rundir, storage
-from alpaca_jax.cluster import logs, record
+from alpaca_jax.cluster import local, logs, record
 from alpaca_jax.cluster.gke import kubectl
 from alpaca_jax.cluster.gke import rules as gke_rules
 from alpaca_jax.cluster.gke.manifest import API_VERSION, manifest, secret_name
 from alpaca_jax.cluster.gke.watch import FILE, state_of, watch
-from alpaca_jax.cluster.job import Job, State, Status, clean_environment
+from alpaca_jax.cluster.job import Job, State, Status
 from alpaca_jax.cluster.supervise import CTRL_C
 from alpaca_jax.errors import UserError
 
@@ -57,8 +56,7 @@ class Gke:
         """Starts the process that writes the logs of the job in `folder`, where there is none; it ends with the job."""
         if record.process_of(record.read(folder).launcher) is not None:
             return
-        command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(folder)]
-        if subprocess.run(command, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
+        if not local.detach(folder):
             raise UserError(f"nothing writes the logs in {folder}; see {folder / logs.FOLDER / logs.SUPERVISOR} (the job itself may run)")
 
     def run(self, job: Job) -> int:

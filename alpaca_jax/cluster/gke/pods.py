@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from alpaca_jax import children
 from alpaca_jax.cluster.gke import kubectl
 from alpaca_jax.cluster.gke.manifest import CONTAINER
 from alpaca_jax.cluster.job import now
@@ -65,7 +66,7 @@ class Log:
     def __init__(self, options: Mapping[str, Any], pod: Mapping[str, Any], rank: int, path: Path, show: Callable[[str], None]) -> None:
         self.options, self.name, self.rank, self.path, self.show = options, pod["metadata"]["name"], rank, path, show
         self.host = pod.get("spec", {}).get("nodeName", self.name)
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._newest = ""  # time of the last line, as Kubernetes has it
         self._ended = False  # the rank has said how it ended
@@ -100,7 +101,7 @@ class Log:
         """Copies until the stream ends; returns whether there was a new line."""
         since = [f"--since-time={self._newest}"] if self._newest else []
         command = kubectl.command(self.options, "logs", self.name, f"--container={CONTAINER}", "--follow", "--timestamps", *since)
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._process = children.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self._process.stdout is not None
         before = self._newest
         with self._process.stdout as stream:

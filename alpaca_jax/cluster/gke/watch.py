@@ -96,7 +96,7 @@ class Watch:
             if self.first is None:
                 self.first = attempt.number
                 rundir.write_json(self.job.folder / FILE, self._given | {"first_attempt": self.first})
-            if changed := checkout.write(logs.folder_of(self.job.folder, attempt.number)):
+            if changed := checkout.write_diff(logs.folder_of(self.job.folder, attempt.number)):
                 self.say(f"{changed} (the image may have been built from another)")
 
     def _end(self, number: int) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+from alpaca_jax import children
 from alpaca_jax.cluster import logs
 from alpaca_jax.cluster.job import Job, Tenure
 from alpaca_jax.cluster.processes import free_port, rank_variables
@@ -47,14 +48,12 @@ class SlurmRanks:
         first, *_ = slurm_queue.nodes(os.environ["SLURM_JOB_NODELIST"])
         coordinator = f"{slurm_queue.node_address(first)}:{free_port()}"
         with open(folder / "launcher.log", "ab") as output:
-            srun = subprocess.Popen(
+            srun = children.start(
                 [*_srun(job), *_rank(job, str(folder))],
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=job.directory,
                 env=_step_environment(rank_variables(job, attempt, coordinator)),
-                start_new_session=True,
             )
             while srun.poll() is None:
                 while self._pending:

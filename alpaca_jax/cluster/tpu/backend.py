@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alpaca_jax import storage
-from alpaca_jax.cluster import code, record
+from alpaca_jax.cluster import checkout, record
 from alpaca_jax.cluster.job import Job, State, Status
 from alpaca_jax.cluster.local import Local, start
 from alpaca_jax.cluster.supervise import Supervisor
@@ -56,7 +56,7 @@ class TpuPod:
                 f"dir={_run(job)}: the workers of a TPU pod share no disk with each other or with this machine; give dir=gs://BUCKET/NAME, "
                 "or shared_disk=true where all have mounted it"
             )
-        code.checkout()
+        checkout.root()
         if record.exists(job.folder) and not self.state(job.folder).state.final:
             raise UserError(f"the job in {job.folder} is queued or running already; cancel it first, or give another dir=")
         self._check_with_google(job)
@@ -103,7 +103,7 @@ class TpuPod:
             return False
         found = record.renewed(NAME, job)
         found.id = Slices(job).existing or job.name
-        code.pack(job.folder / code.FILE)
+        checkout.pack(job.folder / checkout.ARCHIVE)
         found.write()
         return True
 

@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alpaca_jax.cluster import code, logs
+from alpaca_jax import children
+from alpaca_jax.cluster import checkout, logs
 from alpaca_jax.cluster.job import Job, Tenure, now
 from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
 from alpaca_jax.cluster.rank import END_NOW, log_of
@@ -79,7 +79,7 @@ class TpuRanks(LocalRanks):
             while True:
                 try:
                     target = f"{tpu}:{_archive(job)}"
-                    gcloud.ask(job.options, "tpu-vm", "scp", str(job.folder / code.FILE), target, "--worker=all")
+                    gcloud.ask(job.options, "tpu-vm", "scp", str(job.folder / checkout.ARCHIVE), target, "--worker=all")
                     break
                 except UserError as error:
                     if self._pending or time.monotonic() > end:
@@ -135,8 +135,7 @@ class Connection:
 
     def _kill(self) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # gcloud, and the ssh that it has started
-            self._process.wait()
+            children.kill_group(self._process)  # gcloud, and the ssh that it has started
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
