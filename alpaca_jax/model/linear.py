@@ -1,8 +1,8 @@
-"""The product with a weight, whose gradient is taken in the order that costs no transposed copy of a wide array.
+"""The product with a weight, whose gradient is computed without a transposed copy of a wide array.
 
-A weight's gradient is x^T g or (g^T x)^T, and XLA's CPU backend has to lay out the transposed factor anew before it multiplies. Left to
-itself it took the MLP's wide side, together with the arithmetic that makes it: a fifth of a training step of SmolLM2 on two cores
-(24 November 2026). Here it is always the narrower side. On other backends the two cost the same.
+A weight's gradient is x^T g or (g^T x)^T, and XLA's CPU backend copies the transposed factor into a new layout before it multiplies. By
+default it chose the MLP's wide side, along with the arithmetic that produces it: a fifth of a training step of SmolLM2 on two cores
+(24 November 2026). Here it is always the narrower side. On other backends both cost the same.
 """
 
 import jax
@@ -32,12 +32,12 @@ linear.defvjp(_forward, _backward)
 
 
 def to_heads(x_BTD: jax.Array, weight_DHK: jax.Array) -> jax.Array:
-    """The product [B, T, H, K] with a weight that gives heads."""
+    """The product [B, T, H, K] with a weight whose output is split into heads."""
     features, heads, head_dim = weight_DHK.shape
     return linear(x_BTD, weight_DHK.reshape(features, heads * head_dim)).reshape(*x_BTD.shape[:2], heads, head_dim)
 
 
 def from_heads(x_BTHK: jax.Array, weight_HKD: jax.Array) -> jax.Array:
-    """The product [B, T, D] with a weight that takes heads."""
+    """The product [B, T, D] with a weight whose input is split into heads."""
     heads, head_dim, features = weight_HKD.shape
     return linear(x_BTHK.reshape(*x_BTHK.shape[:2], heads * head_dim), weight_HKD.reshape(heads * head_dim, features))

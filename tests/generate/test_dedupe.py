@@ -61,7 +61,7 @@ def test_fault_7_evaluation_sets_are_kept_out(data_dir):
     assert not evaluations.hold("Name three rivers of Asia.", "", "The Ob, the Lena and the Amur.")
 
 
-@pytest.mark.parametrize(("content", "said"), [('{"x": 1}', "record 1: has neither"), ("{", "can't be read")])
+@pytest.mark.parametrize(("content", "said"), [('{"x": 1}', "record 1: has no instruction"), ("{", "can't be read")])
 def test_an_evaluation_set_that_is_none(tmp_path, content, said):
     (tmp_path / "e.jsonl").write_text(content)
     with pytest.raises(UserError, match=said):

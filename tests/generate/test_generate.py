@@ -254,7 +254,7 @@ def test_a_little_nonsense_is_dropped_and_counted(tmp_path):
 def test_a_teacher_lost_on_the_way_loses_no_answer(tmp_path, reply):
     with (
         scripted_teacher(lambda number, body: reply if number >= 9 else None) as server,
-        pytest.raises(Lost, match="start the same command again"),
+        pytest.raises(Lost, match="run the same command again"),
     ):
         verb.run(config(tmp_path, server))
     assert not (tmp_path / "run" / "records" / "records.jsonl").exists()
