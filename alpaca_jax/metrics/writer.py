@@ -102,7 +102,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """Returns the whole lines of a metrics file in order; an absent file is an empty list, and a torn last line is left out."""
     path = storage.at(path)
     try:
-        with storage.told(path):
+        with storage.explained(path):
             whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     except FileNotFoundError:
         return []
