@@ -1,7 +1,6 @@
 """The command line: `alpaca-jax VERB [key=value ...]` composes the verb's configuration, checks it and runs the verb."""
 
 import dataclasses
-import errno
 import importlib
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 import alpaca_jax
 from alpaca_jax import config as configuration
 from alpaca_jax.config import EXPERIMENT, Catalog, body, header
-from alpaca_jax.errors import Lost, Restart, UserError
+from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
 UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # and why
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, Restart, Lost) as error:
         return _end(error.exit_code, str(error))
     except Exception as error:
-        if _disk_is_full(error):
+        if disk_is_full(error):
             return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command goes on from here")
         traceback.print_exc()
         return 1
@@ -291,13 +290,6 @@ def _print(text: str) -> int:
 def _end(code: int, message: str) -> int:
     print(f"alpaca-jax: {message}", file=sys.stderr)
     return code
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # Orbax and TensorFlow wrap the system's error in one of their own.
-    return os.strerror(errno.ENOSPC) in str(error)
 
 
 if __name__ == "__main__":

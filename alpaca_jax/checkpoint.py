@@ -14,14 +14,13 @@ beside the devices' collectives, so its barriers may be awaited in a background 
 without coming to the barrier, and JAX ends its peers.
 """
 
-import errno
 import functools
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +29,7 @@ from jax.experimental import multihost_utils
 from alpaca_jax import rundir, storage
 from alpaca_jax.config import configclass
 from alpaca_jax.distributed import is_lead
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
 
 AGREE_STEPS = 16  # several processes ask the first one's clock so often
@@ -48,7 +47,6 @@ class CheckpointConfig:
     keep_every: int | None = None  # a step it divides is saved too, and kept for ever
     asynchronous: bool = True
     concurrent_gb: float = 16.0  # at most so much is being written at a time; less of it needs less memory beside the state's copy
-    export: Literal["float32", "bfloat16", "float16"] | None = None  # what is kept becomes a Hugging Face folder too, in this dtype
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -155,7 +153,7 @@ class Checkpoints:
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
-        with storage.told(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
+        with storage.explained(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(self.folder / str(step), args=args)
         return {name: restored[name] for name in items}, rundir.read_json(self.folder / str(step) / MANIFEST)["meta"]
 
@@ -209,8 +207,7 @@ class Checkpoints:
     def _explained(self, error: Exception, partial: Path) -> Exception:
         if (explained := storage.explain(self.folder, error)) is not None:
             return explained
-        full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full:
+        if not disk_is_full(error):
             return error
         if is_lead():
             remove(partial.parent.glob(f"{partial.name}*"))
@@ -271,7 +268,7 @@ class Saved:
         item, leaf = self._found[path]
         whole = unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
         args = ocp.args.PyTreeRestore(item=unflatten_dict({path: leaf}), restore_args=whole, partial_restore=True)
-        with storage.told(self.folder):
+        with storage.explained(self.folder):
             restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
         return flatten_dict(restored)[path]
 

@@ -1,13 +1,11 @@
 """Reads a model of any format and writes it in another; the target appears whole or not at all."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from alpaca_jax.convert import card, outputs, verify
@@ -19,6 +17,7 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.gguf import reader as gguf
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import abbreviated
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.rundir import read_json
 
 console = Console(stderr=True)
@@ -48,8 +47,8 @@ def run(config: Config) -> Path:
         console.print(f"{config.target} holds this conversion already", highlight=False)
     else:
         start = time.monotonic()
-        with _progress(len(output.tensors)) as advance:
-            output.write(receipt, advance)
+        with ProgressBar("tensors", len(output.tensors), console=console) as progress:
+            output.write(receipt, lambda name: progress.advance())
         seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
         console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
     if config.verify:
@@ -78,24 +77,6 @@ def _occupied(target: Path, receipt: dict[str, Any]) -> bool:
         return True
     differing = ", ".join(f"{key} ({there.get(key)} there, {value} now)" for key, value in receipt.items() if there.get(key) != value)
     raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete that one")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Yields what is called after each tensor: it moves a bar, or where there is no terminal prints a line every 10 s."""
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    printed = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("tensors", total=total)
-
-        def advance(name: str) -> None:
-            nonlocal printed
-            bar.advance(task)
-            if bar.disable and time.monotonic() - printed > 10:
-                printed = time.monotonic()
-                console.print(f"{bar.tasks[task].completed:.0f} of {total} tensors", highlight=False)
-
-        yield advance
 
 
 def _show_tensors(title: str, tensors: Iterable[TensorRow]) -> None:

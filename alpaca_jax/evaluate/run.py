@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from alpaca_jax.decode.engine import Engine
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import FILE
 from alpaca_jax.rundir import RunDir, write_json
 from alpaca_jax.scores import samples
@@ -71,9 +71,8 @@ def _score(config: Config, model: ModelConfig, label: str, console: Console) -> 
 
 
 def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=len(scorer.batches))
-        return scorer.score(params, lambda done: progress.update(task, completed=done))
+    with ProgressBar(what, len(scorer.batches), console=console, transient=True) as progress:
+        return scorer.score(params, progress.update)
 
 
 def _answers(config: Config, source: pretrained.Pretrained, params: Any) -> list[str]:

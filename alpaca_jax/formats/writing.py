@@ -1,6 +1,5 @@
 """What every export shares: a target that appears whole or not at all, and reading the next piece while the last one is written."""
 
-import errno
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.rundir import write_json
 
 T = TypeVar("T")
@@ -72,7 +71,7 @@ def explains_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_is_full(error):
             raise
         raise UserError(f"{folder}: the disk is full; make room and start the same command again, it goes on from there") from error
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
 
 POLL_SECONDS = 1.0
@@ -24,14 +24,7 @@ CHILD_SECONDS = 0.2  # between two looks at the process that converts
 GRACE_SECONDS = 10.0  # that it has to end when it is told to
 TAIL = 8  # lines of its log that are shown when it failed
 PREFIX = (sys.executable, "-m", "alpaca_jax")
-# Lowers the priority, and on Linux asks for a SIGTERM when the thread that started it is gone (PR_SET_PDEATHSIG is 1), so that it doesn't
-# outlive a killed run. A preexec_fn would be unsafe beside threads.
-_START = """import os, sys
-os.nice(10)
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15)
-os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"""
+NICENESS = 10
 
 
 class Exports:
@@ -114,7 +107,7 @@ class Exports:
         except OSError as error:  # a full disk, or no memory for another process
             code, problem = 1, str(error)
         else:
-            problem = _tail(log)
+            problem = children.tail(log, TAIL)
         finally:
             self.checkpoints.release()
         if code == 0:
@@ -132,32 +125,13 @@ class Exports:
         words = {"dir": self.folder, "source": self.checkpoints.folder / str(step), "target": self.folder / str(step), "dtype": self.dtype}
         command = [*self._prefix, "convert", *(f"{key}={value}" for key, value in words.items())]
         with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-IS", "-c", _START, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,  # a terminal's Ctrl-C reaches the training alone
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            )
+            environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+            process = children.start(command, niceness=NICENESS, stdout=output, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             if self._ended.wait(CHILD_SECONDS):
-                _end(process)
+                children.end(process, GRACE_SECONDS)
         return process.returncode
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _ending(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def _tail(log: Path) -> str:
-    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-TAIL:])

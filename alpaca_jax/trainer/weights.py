@@ -10,6 +10,9 @@ from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
 from alpaca_jax.model.tree import Tree, by_name, flatten, unflatten
 
+Fixed = dict[str, Tree]  # trees that no step changes, by their part in the objective
+BASE = "base"  # the part of `fixed` that holds the model's frozen weights
+
 
 def is_matrix(name: str) -> bool:
     """Whether the weight with this last name multiplies: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
@@ -47,6 +50,11 @@ def split(tree: Tree, frozen: Sequence[str]) -> tuple[Tree, Tree]:
 def join(one: Tree, other: Tree) -> Tree:
     """Both nested dicts in one; no leaf is in both."""
     return unflatten(flatten(one) | flatten(other))
+
+
+def whole(trained: Tree, fixed: Fixed) -> Tree:
+    """The params of the whole model: the trained weights and the frozen ones in one nested dict."""
+    return join(trained, fixed.get(BASE, {}))
 
 
 def _nearest(pattern: str, names: Iterable[str]) -> str:

@@ -187,7 +187,7 @@ def run(tracker, folder, steps=3, **options):
 def test_a_failure_is_said_once_and_the_later_lines_arrive(tmp_path):
     tracker = Flaky(writes=[ConnectionError("no route"), ConnectionError("no route"), None])
     (warning,) = run(tracker, tmp_path)
-    assert "flaky fails (ConnectionError: no route)" in warning and "metrics.jsonl holds every number" in warning
+    assert "flaky fails (ConnectionError: no route)" in warning and "metrics.jsonl has every number" in warning
     assert tracker.taken == [3] and tracker.closed
 
 
@@ -228,7 +228,7 @@ def test_a_tracker_that_falls_behind_loses_lines_not_memory(tmp_path, monkeypatc
     released.set()
     sink.close()
     assert tracker.taken == [1, 2]
-    assert warnings == ["flaky is 2 lines behind the run; the run goes on without it, metrics.jsonl holds every number"]
+    assert warnings == ["flaky is 2 lines behind the run; the run continues without it, and metrics.jsonl has every number"]
 
 
 def test_an_id_is_kept_even_where_the_rest_of_the_opening_fails(tmp_path):

@@ -18,9 +18,11 @@ def compiled_once(tmp_path_factory) -> Iterator[None]:
     jax.config.update("jax_compilation_cache_dir", None)
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def one_device() -> Iterator[None]:
     """The job of one device that the other processes of these tests are too."""
     first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: first)
-    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        patch.setattr(jax, "device_count", lambda *_: 1)
+        yield
