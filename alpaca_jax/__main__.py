@@ -16,9 +16,9 @@ from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
 from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
-UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # and why
-LAUNCHER = "hydra.launcher."  # its settings are checked as a verb's are
-CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # what --config-dir means to the processes below this one
+UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # verbs without --multirun, and why
+LAUNCHER = "hydra.launcher."  # its settings are checked like those of a verb
+CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # passes --config-dir on to child processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 unexpected, 2 the user's mistake, 130 Ctrl-C, 200 start me again, 201 a peer or the teacher lost."""
+    """Returns the exit code: 0 done, 1 unexpected, 2 the user's mistake, 130 Ctrl-C, 200 start again, 201 lost a peer or the teacher."""
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        return _end(130, "stopped; the same command goes on from here")
+        return _end(130, "stopped; the same command continues from here")
     except (UserError, Restart, Lost) as error:
         return _end(error.exit_code, str(error))
     except Exception as error:
         if disk_is_full(error):
-            return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command goes on from here")
+            return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command continues from here")
         traceback.print_exc()
         return 1
 
@@ -71,10 +71,10 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _config(command: Command, mapping: Any) -> Any:
-    # A verb's config is light; the verb itself, with JAX behind it, is imported once the configuration is right.
+    # The verb's config imports quickly; the verb itself imports JAX, so that comes after the configuration has been checked.
     config_class = _config_class(command.verb)
     if (base := command.catalog.base) != command.verb:
-        # It reads a part of the other verb's configuration, which has to be right as a whole.
+        # The verb reads a part of the other verb's configuration, but all of that must be valid.
         read, whole = ({field.name for field in dataclasses.fields(cls)} for cls in (config_class, _config_class(base)))
         own = read - whole
         configuration.parse(_config_class(base), {key: value for key, value in mapping.items() if key not in own}, command.verb)
@@ -130,9 +130,9 @@ def _own_folder(value: str) -> Path:
 
 
 def _hydra_overrides(command: Command) -> list[str]:
-    """The overrides as Hydra reads them: the experiment's file of this verb; group choices; every other key forced (`++`).
+    """The overrides for Hydra: the experiment's file of this verb, group choices, and every other key forced (`++`).
 
-    A forced key that doesn't exist is found when the mapping becomes the Config, which answers with the nearest name.
+    Whether a forced key exists is checked when the mapping becomes the Config, whose error names the closest key.
     """
     groups = command.catalog.groups()
     result = []
@@ -162,7 +162,7 @@ def _hydra_overrides(command: Command) -> list[str]:
 
 
 def _forced(key: str, value: str) -> str:
-    """`++key=value`, quoted where Hydra's grammar can't read the value: then it is plain text, such as a path with a bracket."""
+    """`++key=value`; a value that Hydra's grammar can't read, such as a path with a bracket, is quoted as plain text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
@@ -175,8 +175,8 @@ def _forced(key: str, value: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    # Inside quotes a backslash stands for itself, but before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+    # Inside quotes a backslash is literal, except before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
 def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
@@ -208,12 +208,12 @@ def _compose(command: Command, overrides: Sequence[str] | None = None) -> dict[s
 
 
 def _plainly(error: Exception) -> str:
-    """Hydra's message in one line, without the signs which the user didn't write."""
+    """Hydra's message in one line, without the `++` that the user didn't write."""
     return " ".join(str(error).split()).replace("++", "")
 
 
 def _multirun(command: Command) -> int:
-    """Runs every combination as a job of its own through the launcher; the largest exit code is the answer."""
+    """Runs every combination as a job of its own through the launcher; returns the largest exit code."""
     if command.verb in UNSWEPT:
         raise UserError(f"{command.verb} has no --multirun: it {UNSWEPT[command.verb]}")
     multirun = importlib.import_module("alpaca_jax.launcher.multirun")
@@ -223,7 +223,7 @@ def _multirun(command: Command) -> int:
 
 
 def _set_environment(command: Command) -> None:
-    """What the libraries read when they are imported, and a recipe's stages when they start; a value that the user has set stays."""
+    """Sets what libraries read on import and what a recipe's stages read on start; values that the user has set stay."""
     if command.folder:
         os.environ[CONFIG_DIR] = str(command.folder)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -237,7 +237,7 @@ def _yaml(mapping: dict[str, Any]) -> str:
 
 
 def _print(text: str) -> int:
-    """Prints, and is quiet about a reader that has gone, as in `--help | head`."""
+    """Prints; ignores a reader that has gone, as in `--help | head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -1,17 +1,16 @@
-"""Checkpoints: Orbax writes the arrays in the background; ours is the promise that a folder named STEP is whole.
+"""Checkpoints: Orbax writes the arrays in the background; this module guarantees that a folder named STEP is whole.
 
 A checkpoint is written as `.STEP.partial`, hashed into `manifest.json`, and only then renamed to `STEP`, so that a kill at any moment
-leaves either the whole of it or none; an old one is renamed to `.STEP.old` before it is deleted. Before a restore the hashes are
-checked, since Orbax restores flipped bytes without a word.
+leaves all of it or nothing; an old one is renamed to `.STEP.old` before it is deleted. The hashes are checked before a restore, because
+Orbax restores flipped bytes without an error.
 
-On an object store nothing is renamed. There `STEP` is written in place and counts once its manifest is put, which is last; it is deleted
-manifest first. Its hashes are the md5s that the store has computed of what arrived, where it keeps them, so that neither a save nor a
-check reads anything back.
+On an object store nothing is renamed. `STEP` is written in place and counts once its manifest is there, which is uploaded last and deleted
+first. Where the store keeps md5s of what it received, these are the hashes, so that neither a save nor a check reads anything back.
 
-With several processes each writes its own shards. When Orbax's `wait_until_finished` returns, all have passed its barrier behind the last
-write; then the first process alone hashes and renames, and all meet at one more barrier of the coordination service. That service runs
-beside the devices' collectives, so its barriers may be awaited in a background thread while steps run. A process that failed leaves
-without coming to the barrier, and JAX ends its peers.
+Each of several processes writes its own shards. When Orbax's `wait_until_finished` returns, all have passed its barrier after the last
+write. Then the lead alone hashes and renames, and all meet at one more barrier of the coordination service. That service is independent
+of the devices' collectives, so a background thread may wait at its barriers while steps run. A process that failed exits without
+reaching the barrier, and JAX ends its peers.
 """
 
 import functools
@@ -32,25 +31,25 @@ from alpaca_jax.distributed import is_lead
 from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
 
-AGREE_STEPS = 16  # several processes ask the first one's clock so often
-SEAL_HOURS = 2.0  # the others wait at most so long for the hashes
+AGREE_STEPS = 16  # several processes take the lead's clock at every 16th step
+SEAL_HOURS = 2.0  # how long the others wait for the hashes at most
 Tree = dict[str, Any]
 
 
 @configclass
 class CheckpointConfig:
-    """When to save and how many to keep; the last step is always saved."""
+    """When to save and how many to keep. The last step is always saved."""
 
     every_steps: int | None = None
     every_minutes: float | None = 10.0
-    keep: int = 2  # newest kept
-    keep_every: int | None = None  # a step it divides is saved too, and kept for ever
+    keep: int = 2  # how many of the newest are kept
+    keep_every: int | None = None  # a step that is a multiple of it is saved too, and never deleted
     asynchronous: bool = True
-    concurrent_gb: float = 16.0  # at most so much is being written at a time; less of it needs less memory beside the state's copy
+    concurrent_gb: float = 16.0  # most GB in flight at a time; fewer need less memory beside the copy of the state
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise ValueError(f"keep={self.keep}: at least one checkpoint must stay, or nothing could be resumed")
+            raise ValueError(f"keep={self.keep}: at least one checkpoint must be kept, or nothing could be resumed")
         for name in ("every_steps", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -68,7 +67,7 @@ class Checkpoints:
         self.folder = _located(folder)
         self.config = config
         self._ocp = ocp
-        self._checkpointer: Any = None  # made by the first save, which knows how large the arrays are
+        self._checkpointer: Any = None  # created by the first save, which knows the sizes of the arrays
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._pruning = threading.Lock()
@@ -76,9 +75,9 @@ class Checkpoints:
         self._last_save = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """True when the config's steps or minutes since the last save have passed; raises what went wrong with that save meanwhile.
+        """Whether to save now, by the config's steps or minutes since the last save; raises the error that this save ended with.
 
-        Several processes go by the first one's clock, at every 16th step.
+        Several processes go by the lead's clock, at every 16th step.
         """
         if self._failure is not None:
             self.wait()
@@ -89,9 +88,9 @@ class Checkpoints:
         return bool(_of_the_lead(lambda: time.monotonic() - self._last_save >= 60 * self.config.every_minutes))
 
     def save(self, step: int, items: dict[str, Tree], meta: dict[str, Any]) -> None:
-        """Starts saving; returns once the arrays are copied off the devices, unless `asynchronous` is off.
+        """Starts a save; returns once the arrays are copied off the devices (without `asynchronous`: once all is written).
 
-        UserError where the disk is full, here or at the next call; the checkpoints before it stay as they are.
+        A UserError where the disk is full, here or at the next call; earlier checkpoints stay as they are.
         """
         self.wait()
         self._last_save = time.monotonic()
@@ -111,7 +110,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the save that is under way is whole on disk; raises what went wrong with it."""
+        """Waits until the save in progress is whole on disk; raises its error."""
         if self._sealing is not None:
             self._sealing.join()
             self._sealing = None
@@ -120,12 +119,13 @@ class Checkpoints:
             raise failure
 
     def newest(self, report: Callable[[str], None]) -> int | None:
-        """The newest step that is whole, or None, once the save under way is done. What a kill left is removed; what is damaged is set
-        aside and reported. The first process looks and reports, the others are told.
+        """The newest step that is whole, or None, once the save in progress is done.
+
+        Deletes what killed processes left; sets damaged checkpoints aside and reports them. The lead does this for all processes.
         """
         self.wait()
-        found = _of_the_lead(lambda: self._newest(report))
-        return None if found < 0 else found
+        step = _of_the_lead(lambda: self._newest(report))
+        return None if step < 0 else step
 
     def _newest(self, report: Callable[[str], None]) -> int:
         remove(leftovers(self.folder))
@@ -133,32 +133,32 @@ class Checkpoints:
             damage = check(self.folder / str(step))
             if damage is None:
                 return step
-            aside = set_aside(self.folder / str(step))
-            report(f"checkpoint {step} is damaged ({damage}): set aside as {aside}; going on from the one before it")
+            place = set_aside(self.folder / str(step))
+            report(f"checkpoint {step} is damaged ({damage}): set aside as {place}; resuming from the one before it")
         return -1
 
     def hold(self, step: int) -> bool:
-        """Keeps one checkpoint from being pruned until `release`, so that another process may read it; False where it is gone already."""
+        """Protects one checkpoint from pruning until `release`, so that another process may read it; False where it is gone already."""
         with self._pruning:
-            there = whole(self.folder / str(step))
-            self._held = step if there else None
-            return there
+            exists = whole(self.folder / str(step))
+            self._held = step if exists else None
+            return exists
 
     def release(self) -> None:
-        """Lets go of the checkpoint that is held, and prunes what was kept for it alone."""
+        """Ends the protection of `hold`, and prunes."""
         with self._pruning:
             self._held = None
         self._prune()
 
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
-        """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
+        """The named items, restored into the shapes and shardings of the given ShapeDtypeStructs, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
         with storage.explained(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(self.folder / str(step), args=args)
         return {name: restored[name] for name in items}, rundir.read_json(self.folder / str(step) / MANIFEST)["meta"]
 
     def close(self) -> None:
-        """Waits for the save under way and frees Orbax's threads."""
+        """Waits for the save in progress and frees Orbax's threads."""
         try:
             self.wait()
         finally:
@@ -166,7 +166,7 @@ class Checkpoints:
                 self._checkpointer.close()
 
     def _begin(self, step: int, partial: Path) -> bool:
-        """Makes room for a save; True where that step is saved already."""
+        """Clears the place of a save; True where that step is saved already."""
         if whole(self.folder / str(step)):
             return True
         if storage.is_remote(partial):
@@ -177,7 +177,7 @@ class Checkpoints:
         return False
 
     def _make(self, items: dict[str, Tree]) -> Any:
-        # Orbax refuses an array that is larger than all it may have in flight.
+        # Orbax refuses an array that is larger than its limit of bytes in flight.
         largest = max(sum(shard.data.nbytes for shard in leaf.addressable_shards) for leaf in jax.tree.leaves(items))
         limit = max(self.config.concurrent_gb, 1.1 * largest / 1e9)
         handlers = {name: self._ocp.StandardCheckpointHandler(save_concurrent_gb=limit) for name in items}
@@ -197,12 +197,12 @@ class Checkpoints:
             self._failure = self._explained(error, partial)
 
     def _prune(self) -> None:
-        every, aside = self.config.keep_every, []
+        every, withdrawn = self.config.keep_every, []
         with self._pruning:
             for step in steps(self.folder)[: -self.config.keep]:
                 if (every is None or step % every) and step != self._held:
-                    aside.append(withdraw(self.folder / str(step)))
-        remove(aside)
+                    withdrawn.append(withdraw(self.folder / str(step)))
+        remove(withdrawn)
 
     def _explained(self, error: Exception, partial: Path) -> Exception:
         if (explained := storage.explain(self.folder, error)) is not None:
@@ -211,34 +211,34 @@ class Checkpoints:
             return error
         if is_lead():
             remove(partial.parent.glob(f"{partial.name}*"))
-        return UserError(f"{self.folder}: the disk is full, the checkpoint was not saved; make room and start the same command again")
+        return UserError(f"{self.folder}: the disk is full and the checkpoint was not saved; make room and start the same command again")
 
 
 class Saved:
-    """The weights of one checkpoint (default: the newest), read one by one; UserError where none is there or, on reading, it is damaged.
+    """The weights of one checkpoint (default: the newest), read one by one; a UserError where there is none or, on reading, it is damaged.
 
-    `item="ema"` stands for the average of the weights, and for the params of those weights that were frozen and so have none.
+    `item="ema"` means the average of the weights, and the params themselves for frozen weights, which have no average.
     """
 
     def __init__(self, folder: str | Path, step: int | None = None, item: str = "params") -> None:
         folder = _located(folder)
-        found = steps(folder)
-        if not found or (step is not None and step not in found):
-            raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}; its steps are {found or 'none'}")
-        self.step = found[-1] if step is None else step
+        saved = steps(folder)
+        if not saved or (step is not None and step not in saved):
+            raise UserError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}; its steps are {saved or 'none'}")
+        self.step = saved[-1] if step is None else step
         self.folder = folder / str(self.step)
         if not (self.folder / item).is_dir():
             items = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
-            remedy = ": it was trained without optimizer.ema" if item == "ema" else ""
+            remedy = ": the run had no optimizer.ema" if item == "ema" else ""
             raise UserError(f"the checkpoint {self.folder} has no {item}{remedy}; it has {', '.join(items)}")
-        self._items = dict.fromkeys((item, "params"))  # what the first lacks is in the second
+        self._items = dict.fromkeys((item, "params"))  # a weight that the first lacks is read from the second
 
     @functools.cached_property
-    def _found(self) -> dict[tuple[str, ...], tuple[str, Any]]:
-        """The item that has each weight, and what Orbax knows of it."""
+    def _leaves(self) -> dict[tuple[str, ...], tuple[str, Any]]:
+        """The item that holds each weight, and Orbax's metadata of it."""
         import orbax.checkpoint as ocp
 
-        found: dict[tuple[str, ...], tuple[str, Any]] = {}
+        leaves: dict[tuple[str, ...], tuple[str, Any]] = {}
         for item in self._items:
             try:
                 tree = ocp.PyTreeCheckpointHandler().metadata(self.folder / item).tree
@@ -246,18 +246,20 @@ class Saved:
                 self._check()
                 raise
             for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                found.setdefault(tuple(key.key for key in keys), (item, leaf))
-        return found
+                leaves.setdefault(tuple(key.key for key in keys), (item, leaf))
+        return leaves
 
-    @functools.cache  # noqa: B019 - one hashing of all files a checkpoint
+    @functools.cache  # noqa: B019 - hashes all files of a checkpoint once
     def _check(self) -> None:
         if damage := check(self.folder):
-            raise UserError(f"the checkpoint {self.folder} is damaged ({damage}); start the training again, it goes on from the one before")
+            raise UserError(
+                f"the checkpoint {self.folder} is damaged ({damage}); start the training again, and it will resume from the one before"
+            )
 
     @property
     def weights(self) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
         """The shape and dtype of each weight by its path."""
-        return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, (_, leaf) in self._found.items()}
+        return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, (_, leaf) in self._leaves.items()}
 
     def read(self, path: tuple[str, ...]) -> np.ndarray:
         """One weight."""
@@ -265,7 +267,7 @@ class Saved:
         from flax.traverse_util import flatten_dict, unflatten_dict
 
         self._check()
-        item, leaf = self._found[path]
+        item, leaf = self._leaves[path]
         whole = unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
         args = ocp.args.PyTreeRestore(item=unflatten_dict({path: leaf}), restore_args=whole, partial_restore=True)
         with storage.explained(self.folder):
@@ -282,7 +284,7 @@ def restore_params(folder: str | Path, step: int | None = None, item: str = "par
 
 
 def _of_the_lead(answer: Callable[[], int]) -> int:
-    """The first process's answer (an int or a bool) in every process; the others don't compute one."""
+    """The lead's answer (an int or a bool), in every process; the others don't compute one."""
     if jax.process_count() == 1:
         return answer()
     return int(multihost_utils.broadcast_one_to_all(np.int32(answer() if is_lead() else 0)))

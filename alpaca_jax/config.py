@@ -1,4 +1,4 @@
-"""A composed mapping becomes a frozen dataclass, or one clear error that names the dotted keys."""
+"""Turns a composed mapping into a frozen dataclass, or into one clear error that names the dotted keys; finds `configs/`."""
 
 import dataclasses
 import difflib
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[T]) -> type[T]:
-    """Returns `cls` as a frozen, keyword-only dataclass which `parse` fills without accepting a key it doesn't have."""
-    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    # pydantic reads this attribute; the module of a config needs no pydantic to be imported.
-    made.__pydantic_config__ = {"extra": "forbid", "coerce_numbers_to_str": True}  # type: ignore[attr-defined]
-    return made
+    """Returns `cls` as a frozen, keyword-only dataclass for which `parse` accepts no unknown key."""
+    frozen = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    # pydantic reads this attribute, so that a module of configs doesn't have to import pydantic.
+    frozen.__pydantic_config__ = {"extra": "forbid", "coerce_numbers_to_str": True}  # type: ignore[attr-defined]
+    return frozen
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """Returns `cls` filled from `mapping`; raises one UserError that lists every problem by its dotted key."""
+    """Returns `cls` filled from `mapping`; raises a single UserError that lists every problem by its dotted key."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -43,18 +43,18 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def directory() -> Path:
-    """Returns the folder of the packaged YAML, whether installed from a wheel, editable, or run from a checkout."""
+    """Returns the folder of the packaged YAML: of a wheel, an editable install or a checkout."""
     package = Path(__file__).resolve().parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise UserError(f"configs/ was found neither in {package} nor beside it: install the package again (`pip install .`)")
+    raise UserError(f"configs/ is neither in {package} nor beside it: install the package again (`pip install .`)")
 
 
 def suggestion(name: str, names: typing.Iterable[str]) -> str:
-    """Returns "; did you mean NAME?" with the nearest of `names`, or "" where none is near."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    """Returns "; did you mean NAME?" with the closest of `names`, or "" where none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _line(cls: type, problem: Mapping[str, Any]) -> str:
@@ -71,11 +71,11 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
         own = str(problem["ctx"]["error"])
         return f"{key}: {own}" if problem["loc"] else own
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key}: {message} (got {_shown(key, value)})"
+    return f"{key}: {message} (got {_printable(key, value)})"
 
 
-def _shown(key: str, value: Any) -> str:
-    # A key pasted into the wrong field must not reach a terminal or a log.
+def _printable(key: str, value: Any) -> str:
+    # A secret that was pasted into the wrong field must not reach a terminal or a log.
     if isinstance(value, str) and (value.startswith("sk-") or re.search(r"(^|[._])(token|key)$", key)):
         return "a value that is not shown"
     text = repr(value)
@@ -83,7 +83,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _fields(cls: Any, path: typing.Sequence[Any]) -> list[str]:
-    """The names of the fields of the config that lies at `path` below `cls`."""
+    """The field names of the config at `path` below `cls`."""
     for part in path:
         if not dataclasses.is_dataclass(cls):
             break
@@ -97,8 +97,8 @@ def _config_in(hint: Any) -> Any:
     """The first config class inside an annotation such as `Architecture | None` or `tuple[Stage, ...]`."""
     if dataclasses.is_dataclass(hint):
         return hint
-    found = (_config_in(argument) for argument in typing.get_args(hint))
-    return next((config for config in found if config is not types.NoneType and config is not None), None)
+    configs = (_config_in(argument) for argument in typing.get_args(hint))
+    return next((config for config in configs if config is not types.NoneType and config is not None), None)
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR
 
 @dataclasses.dataclass(frozen=True)
 class Catalog:
-    """What the YAML folders offer a verb; the first folder wins."""
+    """What the YAML folders offer a verb; where two have a file, the first folder wins."""
 
     verb: str
     folders: Sequence[Path]
@@ -101,7 +101,7 @@ def verb_help(catalog: Catalog) -> str:
 
 
 def _columns(described: dict[str, Path]) -> list[str]:
-    """A line each: a choice, and the first line of its file's header."""
+    """A line for each choice: its name, and the first line of its file's header."""
     width = 2 + max(map(len, described), default=0)
     return [f"  {choice:<{width}}{header(file)[0]}" for choice, file in described.items()]
 

@@ -1,4 +1,8 @@
-"""When a checkpoint counts as whole: on a disk by its name, on an object store by its manifest, and on both by the hashes in it."""
+"""The manifest of a checkpoint: the hashes of its files, and when a checkpoint counts as whole.
+
+On a disk a checkpoint is whole when its folder has its final name; on an object store, when its manifest is there. The hashes say on both
+whether it is still what was saved. (The manifest of a records file is `records.Manifest`.)
+"""
 
 import hashlib
 import json
@@ -12,34 +16,34 @@ from typing import Any
 from alpaca_jax import rundir, storage
 
 MANIFEST = "manifest.json"
-DAMAGED = "manifest.damaged.json"  # what the manifest becomes on an object store, of a checkpoint that is set aside
+DAMAGED = "manifest.damaged.json"  # the name of the manifest after its checkpoint was set aside on an object store
 HASH_THREADS = 8
 
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint in `folder`, ascending."""
     with storage.explained(folder):
-        found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    return sorted(int(path.name) for path in found if whole(path))
+        folders = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return sorted(int(path.name) for path in folders if whole(path))
 
 
 def whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is there, with all that was saved; whether that is damaged since is for `check` to say."""
+    """Whether a checkpoint was saved completely; `check` says whether it is still undamaged."""
     with storage.explained(checkpoint):
         return (checkpoint / MANIFEST).exists() if storage.is_remote(checkpoint) else checkpoint.is_dir()
 
 
 def seal(checkpoint: Path, step: int, meta: dict[str, Any]) -> None:
-    """Writes the manifest of a checkpoint whose arrays are written: the hashes that `check` compares."""
+    """Writes the manifest of a checkpoint whose arrays are written, with the hashes that `check` compares."""
     kind = "md5" if storage.is_remote(checkpoint) else "sha256"
     content = {"step": step, "meta": meta, kind: _hashes(checkpoint, kind)}
     rundir.write_json(checkpoint / MANIFEST, content | {"digest": _digest(content)})
 
 
 def check(checkpoint: Path) -> str | None:
-    """None where every file of the checkpoint has the content that was saved, else what is wrong with it.
+    """None where every file of the checkpoint has the content that was saved, otherwise what is wrong with it.
 
-    A copy on a disk of what was saved on an object store is checked as well, and the other way round.
+    Checks also a copy on a disk of a checkpoint saved on an object store, and the other way round.
     """
     absent = f"{MANIFEST} is absent or unreadable"
     try:
@@ -47,7 +51,7 @@ def check(checkpoint: Path) -> str | None:
             text = (checkpoint / MANIFEST).read_bytes()
     except OSError as error:
         if storage.is_remote(checkpoint) and not isinstance(error, FileNotFoundError):
-            raise  # whole as it may be, it can't be read now
+            raise  # it can't be read now, which doesn't mean that it is damaged
         return absent
     try:
         content = json.loads(text)
@@ -57,17 +61,17 @@ def check(checkpoint: Path) -> str | None:
         return absent
     if digest != _digest(content):
         return f"{MANIFEST} has changed"
-    found = _hashes(checkpoint, kind)
-    if found != expected and storage.is_remote(checkpoint):
-        found = _hashes(checkpoint, kind)  # what comes over a network may be cut off: damage is what shows twice
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            return f"{name} {'is missing' if name not in found else 'was not saved with it' if name not in expected else 'has changed'}"
+    actual = _hashes(checkpoint, kind)
+    if actual != expected and storage.is_remote(checkpoint):
+        actual = _hashes(checkpoint, kind)  # a download may have been cut off: damage shows twice
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            return f"{name} {'is missing' if name not in actual else 'was not saved with it' if name not in expected else 'has changed'}"
     return None
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Deletes folders, those that are there."""
+    """Deletes those of the folders that exist."""
     for folder in folders:
         if storage.is_remote(folder):
             storage.remove(folder)
@@ -76,29 +80,29 @@ def remove(folders: Iterable[Path]) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What kills left in a folder of checkpoints, of saving or of deleting one."""
+    """What killed processes left in a folder of checkpoints while they saved or deleted one."""
     if not storage.is_remote(folder):
         return [*folder.glob(".*.partial*"), *folder.glob(".*.old")]
     with storage.explained(folder):
-        found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-        return [path for path in found if not whole(path) and not (path / DAMAGED).exists()]
+        folders = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        return [path for path in folders if not whole(path) and not (path / DAMAGED).exists()]
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Sees that a damaged checkpoint no longer counts, and returns where it may be looked at."""
+    """Renames a damaged checkpoint, so that it no longer counts, and returns its new place (on an object store, its manifest's)."""
     if storage.is_remote(checkpoint):
         with storage.explained(checkpoint):
             (checkpoint / DAMAGED).write_bytes((checkpoint / MANIFEST).read_bytes())
             (checkpoint / MANIFEST).unlink()
         return checkpoint / DAMAGED
-    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(checkpoint, aside)
-    return aside
+    damaged = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    shutil.rmtree(damaged, ignore_errors=True)
+    os.replace(checkpoint, damaged)
+    return damaged
 
 
 def withdraw(checkpoint: Path) -> Path:
-    """Sees that a checkpoint which is to be deleted no longer counts, and returns what is left to delete."""
+    """Makes a checkpoint no longer count before it is deleted, and returns the folder to delete."""
     if storage.is_remote(checkpoint):
         with storage.explained(checkpoint):
             (checkpoint / MANIFEST).unlink(missing_ok=True)
@@ -109,14 +113,14 @@ def withdraw(checkpoint: Path) -> Path:
 
 
 def _digest(content: dict[str, Any]) -> str:
-    """The sha256 of a manifest's content as JSON keeps it."""
+    """The sha256 of a manifest's content as it reads back from JSON."""
     return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def _hashes(checkpoint: Path, kind: str) -> dict[str, str]:
-    """The hashes of a checkpoint's files by name; of what is on a store, those that it keeps, without reading."""
+    """The hashes of a checkpoint's files by name; where an object store keeps md5s, these, without reading the files."""
     if storage.is_remote(checkpoint):
-        known = {name: found.md5 if kind == "md5" else None for name, found in storage.objects(checkpoint).items()}
+        known = {name: entry.md5 if kind == "md5" else None for name, entry in storage.objects(checkpoint).items()}
     else:
         known = {str(path.relative_to(checkpoint)): None for path in checkpoint.rglob("*") if path.is_file()}
     names = sorted(known.keys() - {MANIFEST, DAMAGED})

@@ -108,7 +108,7 @@ def test_the_average_is_read_over_the_frozen_weights(checkpoints):
     checkpoints.wait()
     average = checkpoint.restore_params(checkpoints.folder, 1, item="ema")
     assert np.unique(average["a"]["b"]).tolist() == [0.5] and average["frozen"].tolist() == [9.0, 9.0]
-    with pytest.raises(UserError, match=r"has no ema: it was trained without optimizer.ema; it has optimizer, params"):
+    with pytest.raises(UserError, match=r"has no ema: the run had no optimizer.ema; it has optimizer, params"):
         checkpoint.restore_params(checkpoints.folder, item="ema")
 
 

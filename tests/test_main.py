@@ -13,7 +13,7 @@ import yaml
 from alpaca_jax import __main__ as cli
 from alpaca_jax import config as configuration
 from alpaca_jax.errors import Lost, Restart
-from alpaca_jax.help import Catalog, header
+from alpaca_jax.help import Catalog, header, verb_help
 
 SHIPPED = [
     *((verb, ()) for verb in cli.VERBS if verb != "recipe"),
@@ -136,7 +136,7 @@ def test_a_folder_of_ones_own(tmp_path):
     arguments = ["optimizer=hot", "experiment=mine", "--config-dir", str(tmp_path)]
     _, config = _config("train", *arguments)
     assert (config.epochs, config.optimizer.learning_rate) == (7, 1.0)
-    text = cli._verb_help(cli._parse(["train", *arguments]))
+    text = verb_help(cli._parse(["train", *arguments]).catalog)
     assert "optimizer=hot" in text
     assert "experiment=mine" in text
 

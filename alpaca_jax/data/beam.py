@@ -1,9 +1,9 @@
-"""Records that don't fit one machine: the same TFDS dataset, written by an Apache Beam pipeline (the extra `beam`).
+"""The TFDS dataset of more records than one machine can take, written by an Apache Beam pipeline (the extra `beam`).
 
     from alpaca_jax.data import beam
     beam.build("gs://bucket/records/*.jsonl", "gs://bucket/datasets", heldout=0.001, options=["--runner=DataflowRunner", ...])
 
-and then `data.records=tfds:FOLDER`, with the folder that `build` returns.
+Then train with `data.records=tfds:FOLDER`, where FOLDER is what `build` returns.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ from alpaca_jax.errors import UserError
 
 
 class ShardedInstructionRecords(tfds.core.GeneratorBasedBuilder):
-    """Instruction records, each file read where a worker is free; the order is TFDS's, by the hash of file and number."""
+    """Instruction records, each file read by any free worker; TFDS orders them by the hash of file and record number."""
 
     VERSION = tfds.core.Version("2.0.0")
     code_path = None  # see instructions.py
 
     def __init__(self, paths: Sequence[str], heldout: float, on_error: records.OnError, **place: Any) -> None:
-        """`heldout`: the share of the records in the split of that name, those whose ids have the lowest hashes."""
+        """`heldout`: the share of records for the split of that name; it gets those whose ids have the lowest hashes."""
         self._paths, self._on_error = list(paths), on_error
         self._bound = int(heldout * 2**64)
         super().__init__(file_format=FORMAT, **place)
@@ -45,15 +45,15 @@ class ShardedInstructionRecords(tfds.core.GeneratorBasedBuilder):
         return {split: items | f"texts of {split}" >> beam.MapTuple(_texts) for split, items in kept.items()}
 
     def _generate_examples(self) -> Iterator[Any]:
-        raise AssertionError("the splits are collections of Beam's")
+        raise AssertionError("_split_generators returns Beam collections")
 
 
 def build(
     path: str | Path, folder: str | Path, heldout: float = 0.0, on_error: records.OnError = "stop", options: Sequence[str] = ()
 ) -> Path:
-    """Returns the folder of the dataset it built of the records at `path` (see `records.files`); a UserError without the extra.
+    """Builds the dataset of the records at `path` (see `records.files`) and returns its folder; a UserError without the extra.
 
-    `options` are Beam's own, its runner among them.
+    `options` are those of Beam, such as its runner.
     """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions

@@ -1,7 +1,7 @@
-"""Records become examples, once: a TFDS dataset of the records, and a token store keyed by all that decides a token.
+"""Builds each dataset once: a TFDS dataset of the records, and a token store of their examples.
 
-The records are the door, for everybody: `tfds.builder_from_directory` opens them. The token store is the room that batches are read
-from; it is keyed by the records, the tokenizer, the template and the lengths, so that nothing is tokenized twice.
+The TFDS dataset is for everybody: `tfds.builder_from_directory` opens it. Batches are read from the token store. Its key covers all that
+decides a token (records, tokenizer, template, lengths), so that nothing is tokenized twice.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 from alpaca_jax import records
 from alpaca_jax.data import example, instructions, origin, store, template
-from alpaca_jax.data.built import aside, damage_named, fetched, keep, place
+from alpaca_jax.data.built import atomic_folder, cache_folders, fetch_copy, naming_damage, store_copy
 from alpaca_jax.data.config import DataConfig, SourceConfig
 from alpaca_jax.data.example import ExampleStore
 from alpaca_jax.data.instructions import InstructionRecords
@@ -26,20 +26,20 @@ from alpaca_jax.rundir import read_json, write_json
 from alpaca_jax.tokenizer import Tokenizer
 
 COUNTS = "counts.json"
-VERSION = 1  # of the token store; another number has all of them built again
+VERSION = 1  # of the token store; a new number rebuilds all of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What `load_examples` returns: the splits `train` and, if records are held out, `heldout`, and what became of the records."""
+    """The splits `train` and, if records are held out, `heldout`, with what became of the records."""
 
     examples: Mapping[str, ExampleStore]
-    counts: Mapping[str, example.Counts]  # by split; of several sources together
+    counts: Mapping[str, example.Counts]  # by split, summed over the sources
     skipped: int  # broken records, under data.on_error=skip
-    shortened: int  # conversations of which something was left out
+    shortened: int  # conversations that lost an incomplete turn
     fingerprint: str  # of the records, the tokenizer and the settings that made them examples
     folders: Mapping[str, Path]  # of the token stores, by source
-    mixture: Mixture | None = None  # of several sources; it is then examples["train"]
+    mixture: Mixture | None = None  # of several sources; then it is examples["train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,9 @@ class _Source:
 
 
 def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) -> Dataset:
-    """Returns the examples of the records at `path` (or of `config.sources`), built in `config.cache` where they are absent.
+    """Returns the examples of the records at `path` (or of `config.sources`); builds them in `config.cache` where they are absent.
 
-    A cache on an object store holds copies; what is read lies in the cache of the machine.
+    A cache on an object store holds copies only; examples are read from this machine's own cache.
     """
     configured = config.sources or {"records": SourceConfig(records=str(path), epochs=1)}
     sources = {name: _load(config, source, tokenizer) for name, source in configured.items()}
@@ -71,11 +71,11 @@ def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) ->
 
 
 def _load(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> _Source:
-    """The examples of one source: opened, or built first."""
-    cache, copies = place(config.cache)
-    found = origin.find(source.records, config.on_error)
+    """The examples of one source; builds them first where they are absent."""
+    cache, copies = cache_folders(config.cache)
+    source_records = origin.find(source.records, config.on_error)
     recipe = _recipe(config, source, tokenizer)
-    of_records = {"records": found.fingerprint, "heldout": config.heldout, "version": str(InstructionRecords.VERSION)}
+    of_records = {"records": source_records.fingerprint, "heldout": config.heldout, "version": str(InstructionRecords.VERSION)}
     of_tokens = of_records | {
         "version": VERSION,
         "tokenizer": tokenizer.fingerprint,
@@ -85,16 +85,16 @@ def _load(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> _So
     }
     name = f"examples/{origin.digest(of_tokens)}"
     folder, copy = cache / name, copies and copies / name
-    if not folder.is_dir() and not fetched(copy, folder, COUNTS):
-        heldout = origin.held_out(found, config.heldout) if config.heldout else None
-        if isinstance(found, Files):  # what TFDS has prepared is a dataset of its own already
+    if not folder.is_dir() and not fetch_copy(copy, folder, COUNTS):
+        heldout = origin.held_out(source_records, config.heldout) if config.heldout else None
+        if isinstance(source_records, Files):  # a prepared TFDS dataset needs no second one
             name = f"records/{origin.digest(of_records)}"
-            _build_records(cache / name, found, heldout)
-            keep(cache / name, copies and copies / name, instructions.LAST)
-        with aside(folder) as building:
-            _build_tokens(building, found, heldout, recipe)
-    keep(folder, copy, COUNTS)
-    with damage_named(folder):
+            _build_records(cache / name, source_records, heldout)
+            store_copy(cache / name, copies and copies / name, instructions.LAST)
+        with atomic_folder(folder) as building:
+            _build_tokens(building, source_records, heldout, recipe)
+    store_copy(folder, copy, COUNTS)
+    with naming_damage(folder):
         described = read_json(folder / COUNTS)
         counts = {split: example.Counts(**counted) for split, counted in described["splits"].items()}
         stores = {split: store.read(folder, split) for split in counts}
@@ -106,22 +106,22 @@ def _recipe(config: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> e
     return example.Recipe(template.get(name, tokenizer), tokenizer, config.max_length, source.truncation or config.truncation)
 
 
-def _build_records(folder: Path, found: Origin, heldout: np.ndarray | None) -> None:
+def _build_records(folder: Path, source: Origin, heldout: np.ndarray | None) -> None:
     if not folder.is_dir():
-        with aside(folder) as building:
-            instructions.prepare(InstructionRecords(found, heldout, data_dir=str(building)))
+        with atomic_folder(folder) as building:
+            instructions.prepare(InstructionRecords(source, heldout, data_dir=str(building)))
 
 
-def _build_tokens(building: Path, found: Origin, heldout: np.ndarray | None, recipe: example.Recipe) -> None:
+def _build_tokens(building: Path, source: Origin, heldout: np.ndarray | None, recipe: example.Recipe) -> None:
     splits, counted = {}, Counter[str]()
     for split in ("train",) if heldout is None else ("train", "heldout"):
         counts, counted = Counter[str](), Counter[str]()
-        chosen = _chosen(found.stream(counted), heldout, split)
+        chosen = _chosen(source.stream(counted), heldout, split)
         total = None if heldout is None else int((heldout == (split == "heldout")).sum())
         if not store.write(building, split, example.stream(track(chosen, f"tokenizing ({split})", total), recipe, counts)):
             raise UserError(
-                f"none of the {counts['records']} records ({split}) gives an example of at most {recipe.max_length} tokens: "
-                f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} are dropped as too long; "
+                f"none of the {counts['records']} records ({split}) makes an example of at most {recipe.max_length} tokens: "
+                f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} records are too long and dropped; "
                 "give a larger data.max_length"
             )
         splits[split] = counts

@@ -1,7 +1,7 @@
-"""Folders that are built once: whole or not at all, with progress, the lead process first, and damage named.
+"""Folders that are built once: whole or not at all, and refused by name where they are damaged.
 
-They are read from a disk always, through a memory map or ArrayRecord. An object store may keep copies of them, which machines without a
-disk in common take instead of building the same again; such a copy counts when the file that is put last is there.
+They are always read from a disk, through a memory map or ArrayRecord. An object store may hold copies of them, so that machines without a
+shared disk don't build them again; a copy is whole once the file that is uploaded last is there.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from alpaca_jax import storage
 from alpaca_jax.errors import UserError, disk_is_full
 
 CACHE = "~/.cache/alpaca_jax/data"
-ASIDE = ".building-"
+BUILDING = ".building-"
 STALE_SECONDS = 24 * 3600
 
 
 @contextlib.contextmanager
-def aside(folder: Path) -> Iterator[Path]:
-    """A folder to build in, which becomes `folder` when all went well: whole, or not at all."""
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `folder` on success, so that `folder` appears whole or not at all."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=ASIDE))
+        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=BUILDING))
     except OSError as error:
         raise UserError(f"{folder.parent}: can't be written ({error.strerror}); give another data.cache=") from error
     try:
@@ -41,53 +41,53 @@ def aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def place(cache: str | None) -> tuple[Path, Path | None]:
-    """Returns the folder of a disk in which datasets lie, and the one on an object store that keeps copies, where `cache` is there."""
+def cache_folders(cache: str | None) -> tuple[Path, Path | None]:
+    """Returns the cache folder on this machine's disk and, where `cache` is on an object store, the folder of copies there."""
     if cache is None or not storage.is_remote(cache):
         return Path(cache or CACHE).expanduser(), None
     return Path(CACHE).expanduser(), storage.at(cache)
 
 
-def fetched(copy: Path | None, folder: Path, last: str) -> bool:
-    """Whether `folder` has been made from its copy on a store; False where there is none."""
+def fetch_copy(copy: Path | None, folder: Path, last: str) -> bool:
+    """Downloads `folder` from its copy on a store; False where there is no copy."""
     with storage.explained(copy or folder):
         if copy is None or not (copy / last).exists():
             return False
-    with aside(folder) as building:
+    with atomic_folder(folder) as building:
         storage.fetch(copy, building)
     return True
 
 
-def keep(folder: Path, copy: Path | None, last: str) -> None:
-    """Puts a copy of a built folder on a store, unless it has one."""
+def store_copy(folder: Path, copy: Path | None, last: str) -> None:
+    """Uploads a built folder to a store, unless its copy is there already."""
     if copy is None:
         return
     with storage.explained(copy):
-        there = (copy / last).exists()
-    if not there:
+        exists = (copy / last).exists()
+    if not exists:
         storage.send(folder, copy, last)
 
 
 @contextlib.contextmanager
-def damage_named(folder: Path) -> Iterator[None]:
-    """A context in which whatever goes wrong is said to be the folder's damage, with the remedy."""
+def naming_damage(folder: Path) -> Iterator[None]:
+    """A context whose errors become a UserError that calls `folder` damaged and says what to do."""
     try:
         yield
-    except Exception as error:  # TFDS, ArrayRecord and numpy each have their own
-        raise UserError(f"{folder} is damaged ({error}): delete it, and it is built again") from error
+    except Exception as error:  # TFDS, ArrayRecord and numpy each raise their own
+        raise UserError(f"{folder} is damaged ({error}): delete it, and it will be built again") from error
 
 
 def _rename(building: Path, folder: Path) -> None:
     try:
         building.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was quicker: its folder holds the same
+        if not folder.is_dir():  # otherwise another process was faster, and its folder holds the same
             raise
 
 
 def _sweep(parent: Path) -> None:
-    """Removes what killed processes left half-built; by age, since another machine may be building here."""
-    for left in parent.glob(f"{ASIDE}*"):
+    """Deletes old temporary folders that killed processes left; not recent ones, in which another machine may be building."""
+    for leftover in parent.glob(f"{BUILDING}*"):
         with contextlib.suppress(FileNotFoundError):  # its process has just finished
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)

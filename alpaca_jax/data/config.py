@@ -1,4 +1,4 @@
-"""What the groups `data` and `batch` of a train config hold."""
+"""The groups `data` and `batch` of a train config."""
 
 import dataclasses
 import math
@@ -9,26 +9,26 @@ from alpaca_jax.config import configclass
 
 @configclass
 class SourceConfig:
-    """One of several sets of records that are trained on together."""
+    """One of several sets of records to train on together."""
 
     records: str  # a file or folder
-    weight: float | None = None  # its share of the tokens, against the other sources' weights
-    epochs: float | None = None  # instead: how often an epoch shows each of its examples; 1.1: all once, and a random tenth twice
+    weight: float | None = None  # its share of the tokens, relative to the other sources' weights
+    epochs: float | None = None  # instead of weight: repetitions of its examples in an epoch; 1.1: all once, and a random tenth twice
     template: str | None = None  # null: data.template
     truncation: Literal["truncate", "drop", "split"] | None = None  # null: data.truncation
 
 
 @configclass
 class DataConfig:
-    """Which records, and how they become examples."""
+    """Which records to train on, and how they become examples."""
 
     records: str | None = None  # a file or folder; null: the run's own dir/records
     template: str = "alpaca"
-    heldout: int = 0  # records kept out of training, chosen by the hash of their id
-    on_error: Literal["stop", "skip"] = "stop"  # at a broken record
-    max_length: int = 512  # tokens of one example, BOS and EOS included
-    truncation: Literal["truncate", "drop", "split"] = "truncate"  # what happens to a longer one
-    cache: str | None = None  # where built datasets lie; null: ~/.cache/alpaca_jax/data
+    heldout: int = 0  # number of records kept out of training, chosen by the hash of their id
+    on_error: Literal["stop", "skip"] = "stop"  # what to do at a broken record
+    max_length: int = 512  # most tokens of an example, BOS and EOS included
+    truncation: Literal["truncate", "drop", "split"] = "truncate"  # what to do with a longer one
+    cache: str | None = None  # folder of built datasets; null: ~/.cache/alpaca_jax/data
     sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)  # instead of records: several sets, by name
 
     def __post_init__(self) -> None:
@@ -41,7 +41,9 @@ class DataConfig:
 
     def _check_sources(self, sources: dict[str, SourceConfig]) -> None:
         if self.records is not None:
-            raise ValueError(f"data.records={self.records} and data.sources: give one of them; records may become a source of its own")
+            raise ValueError(
+                f"data.records={self.records} and data.sources: give only one of them; the records may become one of the sources"
+            )
         for name, source in sources.items():
             if source.weight is None and source.epochs is None:
                 raise ValueError(
@@ -62,12 +64,12 @@ class DataConfig:
 
 @configclass
 class BatchConfig:
-    """How many examples or tokens a step takes, and the rows they lie in."""
+    """How many examples or tokens a step takes, and the rows that hold them."""
 
-    examples: int | None = None  # a step takes exactly so many
-    tokens: int | None = None  # instead: a step has so many slots, filled with as many examples as fit
+    examples: int | None = None  # exactly this many in every step
+    tokens: int | None = None  # instead of examples: the slots of a step, filled with as many examples as fit
     sequence_length: int = 512  # slots of a row
-    rows: int | None = None  # null: the smallest number that holds every step of the run
+    rows: int | None = None  # null: the fewest that hold every step of the run
     packing: Literal["packed", "none"] = "packed"  # none: one example a row
     buckets: tuple[int, ...] | None = None  # the row lengths of packing=none; null: powers of two from 64 up, and sequence_length
 
@@ -78,7 +80,7 @@ class BatchConfig:
                 raise ValueError(f"batch.{name}={value}: give 1 or more")
         if (self.examples is None) == (self.tokens is None):
             raise ValueError(
-                f"batch.examples={_text(self.examples)} and batch.tokens={_text(self.tokens)}: give one of them, the other as null"
+                f"batch.examples={_text(self.examples)} and batch.tokens={_text(self.tokens)}: give one of them, and null for the other"
             )
         if self.tokens is not None:
             self._check_tokens(self.tokens)
@@ -87,11 +89,11 @@ class BatchConfig:
 
     def _check_tokens(self, tokens: int) -> None:
         if self.packing == "none":
-            raise ValueError(f"batch.tokens={tokens} fills packed rows: give batch.packing=packed, or batch.examples instead")
+            raise ValueError(f"batch.tokens={tokens} needs packed rows: give batch.packing=packed, or batch.examples instead")
         rows, rest = divmod(tokens, self.sequence_length)
         if rest:
             raise ValueError(
-                f"batch.tokens={tokens} is no whole number of rows of batch.sequence_length={self.sequence_length}: "
+                f"batch.tokens={tokens} is not a whole number of rows of batch.sequence_length={self.sequence_length}: "
                 f"give batch.tokens={max(rows, 1) * self.sequence_length}"
             )
         if self.rows not in (None, rows):
@@ -104,7 +106,7 @@ class BatchConfig:
             )
         if not buckets or min(buckets) < 1 or max(buckets) > self.sequence_length:
             raise ValueError(
-                f"batch.buckets={list(buckets)}: give lengths from 1 to batch.sequence_length={self.sequence_length}, which is always one"
+                f"batch.buckets={list(buckets)}: give lengths from 1 to batch.sequence_length={self.sequence_length}, which is always used"
             )
 
 

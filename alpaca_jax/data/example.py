@@ -1,4 +1,4 @@
-"""Records become examples: token ids, and which of them are learnt."""
+"""Tokenization: records become examples, which are token ids and a mask of those that are learnt."""
 
 import dataclasses
 import itertools
@@ -19,19 +19,19 @@ AT_ONCE = 1024  # records tokenized together, on all cores
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example: `ids` int32 [n], and `learnt` bool [n], true where the token is a target (nothing predicts the first)."""
+    """One example: `ids` int32 [n], and the loss mask `learnt` bool [n], true where the token is a target (never the first)."""
 
     ids: np.ndarray
     learnt: np.ndarray
 
     @classmethod
     def answering(cls, ids: np.ndarray, prompt_length: int) -> "Example":
-        """Returns the example whose first `prompt_length` tokens are read and whose others are learnt."""
+        """Returns the example whose first `prompt_length` tokens are context and whose other tokens are learnt."""
         return cls(ids, np.arange(len(ids)) >= max(prompt_length, 1))
 
 
 class ExampleStore(Protocol):
-    """Examples by number, wherever they lie."""
+    """Examples by number, in memory or on disk."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -46,7 +46,7 @@ class ExampleStore(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Examples end to end, in memory or mapped into it: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1]."""
+    """Examples end to end, in memory or memory-mapped: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1]."""
 
     ids: np.ndarray
     learnt: np.ndarray
@@ -54,7 +54,7 @@ class Examples:
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
-        """Returns the given examples in one store."""
+        """Returns a store of the given examples."""
         examples = list(examples)
         ids = np.concatenate([np.zeros(0, np.int32), *(example.ids for example in examples)]).astype(np.int32)
         offsets = np.cumsum([0, *(len(example.ids) for example in examples)], dtype=np.int64)
@@ -82,18 +82,18 @@ class Counts:
     records: int = 0
     kept: int = 0
     truncated: int = 0  # cut at max_length: kept, but without their EOS
-    dropped: int = 0  # longer than max_length, under truncation=drop
-    no_target: int = 0  # the prompt alone fills max_length: nothing left to learn, so not kept
-    empty_output: int = 0  # an answer is empty: it ends as it begins
+    dropped: int = 0  # longer than max_length, with truncation=drop
+    no_target: int = 0  # not kept, because the prompt alone fills max_length
+    empty_output: int = 0  # an answer is empty
     tokens: int = 0
     target_tokens: int = 0
-    turns: int = 0  # answers behind the first of a kept conversation that are learnt, or their beginnings
-    split: int = 0  # examples behind the first of a kept document, under truncation=split
+    turns: int = 0  # answers of kept conversations after the first, whole or cut
+    split: int = 0  # examples of kept documents after the first, with truncation=split
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides the examples a record becomes."""
+    """All that decides which examples a record becomes."""
 
     template: Template
     tokenizer: Tokenizer
@@ -106,20 +106,20 @@ class Recipe:
 
 
 def tokenize(records: Iterable[Record], recipe: Recipe) -> tuple[Examples, Counts]:
-    """Returns the examples of the records that fit, or may be cut, to `max_length` tokens, in order, and what was counted."""
+    """Returns the examples of the records that have at most `max_length` tokens or may be cut to it, in order, and the counts."""
     counted = Counter[str]()
     examples = Examples.of(stream(records, recipe, counted))
     return examples, Counts(**counted)
 
 
 def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> Iterator[Example]:
-    """Yields what `tokenize` returns, one by one, and adds to `counted`, whose keys are the fields of Counts."""
+    """Yields the examples of `tokenize` one by one; adds to `counted`, whose keys are the fields of Counts."""
     for record, ids, answers in _joined(records, recipe):
         length, kept = len(ids), min(len(ids), recipe.max_length)
-        begun = [(start, min(end, kept)) for start, end in answers if start < kept]
+        targets = [(start, min(end, kept)) for start, end in answers if start < kept]
         counted["records"] += 1
         counted["empty_output"] += not all((record.output, *(answer for _, answer in record.turns)))
-        if not begun:
+        if not targets:
             counted["no_target"] += 1
         elif length > kept and recipe.truncation == "drop":
             counted["dropped"] += 1
@@ -133,14 +133,14 @@ def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> 
         else:
             counted["kept"] += 1
             counted["truncated"] += length > kept
-            counted["turns"] += len(begun) - 1
+            counted["turns"] += len(targets) - 1
             counted["tokens"] += kept
-            counted["target_tokens"] += sum(end - start for start, end in begun)
-            yield Example(ids[:kept], _learnt(kept, begun))
+            counted["target_tokens"] += sum(end - start for start, end in targets)
+            yield Example(ids[:kept], _learnt(kept, targets))
 
 
 def prompt_ids(template: Template, tokenizer: Tokenizer, instruction: str, input: str = "") -> list[int]:
-    """Returns the ids that training shows before the answer to this instruction, BOS included."""
+    """Returns the ids that precede the answer to this instruction in training, BOS included."""
     return [*_bos(tokenizer), *tokenizer.encode(template.prompt(instruction, input), special=template.special)]
 
 
@@ -156,20 +156,20 @@ def _learnt(length: int, answers: Iterable[tuple[int, int]]) -> np.ndarray:
 
 
 def _split(ids: np.ndarray, length: int) -> list[Example]:
-    """Parts of at most `length` tokens; each begins with the last token of the one before it, so that every token is a target once."""
+    """Parts of at most `length` tokens; each begins with the last token of the one before, so that every token is a target once."""
     return [Example.answering(ids[start : start + length], 1) for start in range(0, len(ids) - 1, length - 1)]
 
 
 def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record, np.ndarray, list[tuple[int, int]]]]:
-    """Each record with its ids, and from where to where it is learnt: its answers, the token that ends each included."""
-    # Apart and joined: as one string the prompt's last ":" merges with the first character of 3.3% of the Alpaca responses,
-    # and a mask by the prompt's length then hides their first target. Joined ids are also what the model sees when it answers.
+    """Each record with its ids and the (start, end) of each answer, including the token that ends it."""
+    # Prompt and answer are tokenized separately, then concatenated. As one string, the prompt's last ":" merges with the first character of
+    # 3.3% of the Alpaca responses, and a mask of the prompt's length then hides their first target. Generation sees separate ids, too.
     template, tokenizer = recipe.template, recipe.tokenizer
     records, bos = iter(records), _bos(tokenizer)
-    while some := list(itertools.islice(records, AT_ONCE)):
-        pieces = [template.pieces(record) for record in some]
+    while chunk := list(itertools.islice(records, AT_ONCE)):
+        pieces = [template.pieces(record) for record in chunk]
         encoded = _encoded(pieces, recipe)
-        for record, parts in zip(some, pieces, strict=True):
+        for record, parts in zip(chunk, pieces, strict=True):
             ids, answers = list(bos), []
             for piece in parts:
                 start = max(len(ids), 1)  # nothing predicts the first token
@@ -181,9 +181,9 @@ def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record,
 
 
 def _encoded(records: Sequence[Sequence[Piece]], recipe: Recipe) -> Iterator[list[int]]:
-    """The ids of all pieces in order; those of a kind are encoded together."""
+    """The ids of all pieces in order; pieces of one kind are encoded together."""
     template, tokenizer = recipe.template, recipe.tokenizer
-    # An answer goes on from its prompt. A prompt behind the token that ends an answer starts anew, as a record's first piece does.
+    # An answer continues its prompt. A later prompt follows the token that ends an answer, so it starts a text as the first one does.
     pieces = [(piece, (place == 0 or not piece.learnt, piece.learnt)) for record in records for place, piece in enumerate(record)]
     encoded = {}
     for kind in {kind for _, kind in pieces}:

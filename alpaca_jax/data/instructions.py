@@ -1,4 +1,4 @@
-"""The TFDS dataset of instruction records: versioned, with features, provenance, splits by the hash of a record's id, and statistics."""
+"""The TFDS dataset of instruction records: versions, features, provenance, splits by the hash of a record's id, statistics."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds  # needs no TensorFlow to write and read ArrayRecord
+import tensorflow_datasets as tfds  # reads and writes ArrayRecord without TensorFlow
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
@@ -21,17 +21,17 @@ AT_ONCE = 4096  # records written between two updates of the dataset's own descr
 
 
 class InstructionRecords(FileReaderBuilder):
-    """Instruction records in their order, with where each comes from; conversations have their later turns in `turns` (both as JSON).
+    """Instruction records in their order; `provenance` and the later `turns` of conversations are JSON.
 
-    Written record by record: TFDS's own writer for generators would hold all of them in memory to sort them.
+    They are written one by one: TFDS's own writer for generators would hold all of them in memory to sort them.
     """
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {"2.0.0": "Conversations of several turns and system messages.", "1.0.0": "Single exchanges."}
-    code_path = None  # TFDS would look beside the code for the checksums of downloads (and needs importlib_resources for that)
+    code_path = None  # otherwise TFDS looks beside the code for checksums of downloads, for which it needs importlib_resources
 
     def __init__(self, origin: Origin, heldout: np.ndarray | None = None, **place: Any) -> None:
-        """`heldout`: which records belong to the split of that name, bool [N]; None: none of them."""
+        """`heldout`: which records belong to the split of that name, bool [N]; None: no such split."""
         self._origin, self._heldout = origin, heldout
         super().__init__(file_format=FORMAT, **place)
 
@@ -43,9 +43,9 @@ class InstructionRecords(FileReaderBuilder):
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         counted: Counter[str] = Counter()
-        # TFDS has us write into a folder aside; the writer goes by the description's folder, so it gets one of its own.
-        aside = dataclasses.replace(DatasetIdentity.from_builder(self), data_dir=str(self.data_dir))
-        described = tfds.core.DatasetInfo(builder=aside, features=self.info.features, disable_shuffling=True)
+        # TFDS calls this with a temporary folder, but the writer takes the folder from the dataset's info: it needs an info of its own.
+        identity = dataclasses.replace(DatasetIdentity.from_builder(self), data_dir=str(self.data_dir))
+        described = tfds.core.DatasetInfo(builder=identity, features=self.info.features, disable_shuffling=True)
         writer = tfds.core.SequentialWriter(described, PER_SHARD, file_format=FORMAT)
         writer.initialize_splits(["train"] if self._heldout is None else ["train", "heldout"])
         waiting: dict[str, list[dict[str, str]]] = {"train": [], "heldout": []}
@@ -61,16 +61,16 @@ class InstructionRecords(FileReaderBuilder):
         self.info.set_splits(described.splits)
 
 
-LAST = f"{InstructionRecords.name}/{InstructionRecords.VERSION}/dataset_info.json"  # what TFDS opens a dataset by
+LAST = f"{InstructionRecords.name}/{InstructionRecords.VERSION}/dataset_info.json"  # the file by which TFDS recognises a dataset
 
 
 def features() -> tfds.features.FeaturesDict:
-    """Returns the features of the dataset: texts, as `origin.stored` makes them of a record."""
+    """Returns the features of the dataset: the texts that `origin.stored` makes of a record."""
     return tfds.features.FeaturesDict({name: tfds.features.Text() for name in stored(records.Record("", output="text"))})
 
 
 def prepare(builder: tfds.core.DatasetBuilder, **config: Any) -> None:
-    """Builds the dataset, quietly: the progress shown is ours. `config` goes into TFDS's DownloadConfig."""
+    """Builds the dataset without TFDS's own output. `config` goes into TFDS's DownloadConfig."""
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, **config))

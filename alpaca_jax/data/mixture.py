@@ -1,4 +1,4 @@
-"""Mixtures: several stores of examples in one run, each shown as often as its epochs or its weight say. Needs numpy only."""
+"""Mixtures: several stores of examples in one run, each repeated as its epochs or its weight say. Needs numpy only."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ class Concatenated:
         return int(self.offsets[-1])
 
     def take(self, indices: Sequence[int]) -> list[Example]:
-        """Returns the examples of these numbers, in their order; each store is asked once."""
+        """Returns the examples of these numbers, in this order; each store is read once."""
         numbers = np.asarray(indices, np.int64)
         owners = np.searchsorted(self.offsets, numbers, side="right") - 1
         taken: dict[int, Example] = {}
@@ -32,30 +32,30 @@ class Concatenated:
 
 
 class Mixture(Concatenated):
-    """Several stores as one, and how often an epoch of the run shows each of their examples.
+    """Several stores as one, and how often an epoch of the run repeats the examples of each.
 
-    1.1 epochs of a store: all of it once, and a tenth of it, chosen anew for each epoch, twice. Every epoch has `epoch_size` examples.
+    1.1 epochs of a store: every example once, and a random tenth, another one in each epoch, twice. An epoch has `epoch_size` examples.
     """
 
     def __init__(self, stores: Mapping[str, ExampleStore], epochs: Mapping[str, float]) -> None:
-        """`epochs`: by the names of the stores; a UserError where a store is empty or none of its examples would be shown."""
+        """`epochs`: by the names of the stores; a UserError where a store is empty or none of its examples would be used."""
         super().__init__(list(stores.values()))
         self.names = tuple(stores)
         for name, store in stores.items():
             if not len(store):
-                raise UserError(f"data.sources.{name} has no examples: give records that have, or leave the source out")
-        self.shown = {name: round(epochs[name] * len(store)) for name, store in stores.items()}
+                raise UserError(f"data.sources.{name} has no examples: give records that make some, or leave the source out")
+        self.drawn = {name: round(epochs[name] * len(store)) for name, store in stores.items()}
         for name, store in stores.items():
-            if not self.shown[name]:
+            if not self.drawn[name]:
                 raise UserError(
-                    f"data.sources.{name}: {epochs[name]:g} epochs of its {len(store)} examples show none of them: "
+                    f"data.sources.{name}: {epochs[name]:g} epochs of its {len(store)} examples use none of them: "
                     f"give at least {1 / len(store):.2g} epochs (or a larger weight), or leave the source out"
                 )
-        self.epoch_size = sum(self.shown.values())
+        self.epoch_size = sum(self.drawn.values())
 
     @classmethod
     def weighted(cls, stores: Mapping[str, ExampleStore], weights: Mapping[str, float]) -> "Mixture":
-        """Returns the mixture in which each store has its weight's share of the tokens, and an epoch as many as all stores together."""
+        """Returns the mixture in which a store's share of the tokens is its weight; an epoch has the tokens of all stores together."""
         tokens = {name: int(np.sum(store.lengths, dtype=np.int64)) for name, store in stores.items()}
         unit = sum(tokens.values()) / sum(weights[name] for name in stores)
         return cls(stores, {name: weights[name] * unit / max(tokens[name], 1) for name in stores})
@@ -69,14 +69,14 @@ class Mixture(Concatenated):
         return cls(stores, {name: source.epochs for name, source in sources.items() if source.epochs is not None})
 
     def chosen(self, seed: int, epoch: int) -> np.ndarray:
-        """Returns which examples an epoch shows, int64 [epoch_size], some more than once, source by source; a function of (seed, epoch)."""
+        """Returns the examples of an epoch, int64 [epoch_size], some more than once, source by source; a function of (seed, epoch)."""
         return np.concatenate([self._chosen(number, seed, epoch) for number in range(len(self.names))])
 
     def table(self) -> list[dict[str, str | int | float]]:
-        """Returns a row a source: its examples and tokens, its epochs in one of the run's, and its expected share of the run's tokens."""
+        """Returns a row for each source: examples, tokens, how often an epoch of the run repeats it, its expected share of the tokens."""
         examples = np.diff(self.offsets).tolist()
         tokens = [int(np.sum(store.lengths, dtype=np.int64)) for store in self.stores]
-        epochs = [self.shown[name] / count for name, count in zip(self.names, examples, strict=True)]
+        epochs = [self.drawn[name] / count for name, count in zip(self.names, examples, strict=True)]
         total = sum(each * times for each, times in zip(tokens, epochs, strict=True))
         return [
             {"source": name, "examples": count, "tokens": each, "epochs": times, "share": each * times / total}
@@ -85,6 +85,6 @@ class Mixture(Concatenated):
 
     def _chosen(self, number: int, seed: int, epoch: int) -> np.ndarray:
         name, start, size = self.names[number], self.offsets[number], len(self.stores[number])
-        whole, rest = divmod(self.shown[name], size)
-        random = np.random.default_rng([seed, epoch, *name.encode()])  # another source beside it changes nothing in its choice
+        whole, rest = divmod(self.drawn[name], size)
+        random = np.random.default_rng([seed, epoch, *name.encode()])  # by name, so that its choice doesn't depend on the other sources
         return start + np.concatenate([np.tile(np.arange(size), whole), random.permutation(size)[:rest]])

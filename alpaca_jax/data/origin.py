@@ -1,4 +1,4 @@
-"""Where a source's records come from: files in the shapes the field uses, or a dataset that TFDS has prepared (`tfds:NAME`)."""
+"""Where records come from: files in the usual shapes, or a dataset that TFDS has prepared (`tfds:NAME`)."""
 
 import dataclasses
 import hashlib
@@ -12,33 +12,33 @@ import numpy as np
 
 from alpaca_jax import records, storage
 from alpaca_jax.config import suggestion
-from alpaca_jax.data.built import CACHE, aside
+from alpaca_jax.data.built import CACHE, atomic_folder
 from alpaca_jax.errors import UserError
 
 PREFIX = "tfds:"
-AT_ONCE = 1024  # records read together: one by one takes six times as long
+AT_ONCE = 1024  # records read together: reading them one by one takes six times as long
 
 
 class Origin(Protocol):
-    """Records in a fixed order, as often as they are asked for."""
+    """Records in a fixed order, which may be streamed any number of times."""
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the content: the same fingerprint, the same records."""
+        """Identifies the content: the same fingerprint means the same records."""
         ...
 
     def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
-        """Yields the records one at a time; `counted` receives what was skipped and shortened."""
+        """Yields the records one at a time; counts in `counted` how many were skipped and shortened."""
         ...
 
 
 def find(where: str | Path, on_error: records.OnError = "stop") -> Origin:
-    """Returns the origin that `data.records` names: a file, a folder, a pattern, or `tfds:NAME[#SPLIT]`.
+    """Returns the origin that `data.records` names: a file, a folder, a glob pattern, or `tfds:NAME[#SPLIT]`.
 
-    NAME is as TFDS spells it, with CONFIG and VERSION where need be, or the folder of a built dataset.
+    NAME is what TFDS calls the dataset, with CONFIG and VERSION where needed, or the folder of a built dataset.
     """
     text = str(where)
-    return Prepared.named(text) if text.startswith(PREFIX) else Files(tuple(records.files(where)), on_error)
+    return Prepared.of(text) if text.startswith(PREFIX) else Files(tuple(records.files(where)), on_error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One split of a dataset that TFDS has prepared: documents (the feature `text`), or instructions with the names of our fields."""
+    """One split of a prepared TFDS dataset: documents (the feature `text`), or instructions in features called like our fields."""
 
     name: str
     split: str
     builder: Any
 
     @classmethod
-    def named(cls, text: str) -> "Prepared":
+    def of(cls, text: str) -> "Prepared":
         """Returns the dataset that `tfds:NAME[/CONFIG][:VERSION][#SPLIT]` names; UserError where TFDS has not prepared it."""
         import tensorflow_datasets as tfds
 
@@ -76,7 +76,7 @@ class Prepared:
             builder = tfds.builder(name) if folder is None else tfds.builder_from_directory(str(folder))
         except UserError:
             raise
-        except Exception as error:  # registered under no such name, no such configuration or version: TFDS has a kind for each
+        except Exception as error:  # an unknown name, configuration or version: TFDS has an error for each
             raise UserError(f"data.records={text}: TFDS knows no dataset {name} ({str(error).splitlines()[0]})") from error
         if not builder.info.splits:
             raise UserError(
@@ -98,7 +98,7 @@ class Prepared:
         return json.dumps([self.name, self.split, split.num_examples, split.num_bytes, list(split.shard_lengths)])
 
     def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
-        if {"turns", "provenance"} <= set(self.builder.info.features):  # written by us
+        if {"turns", "provenance"} <= set(self.builder.info.features):  # written by this package
             yield from map(restored, self._items())
             return
         for number, item in enumerate(self._items()):
@@ -117,27 +117,27 @@ class Prepared:
 
 
 def _folder(name: str) -> Path | None:
-    """The folder of a disk that holds the dataset, where a name is one: of one on an object store, a copy by its content."""
+    """The local folder of a dataset that is named by its folder (one on an object store is copied first), or None."""
     if not storage.is_remote(name):
         return Path(name) if Path(name).is_dir() else None
     remote = storage.at(name)
     if not (listed := storage.objects(remote)):
-        raise UserError(f"data.records={PREFIX}{name}: there is nothing; give the folder with the dataset's dataset_info.json")
+        raise UserError(f"data.records={PREFIX}{name}: nothing is there; give the folder with the dataset's dataset_info.json")
     folder = Path(CACHE).expanduser() / "fetched" / digest([name, listed]) / remote.parent.name / remote.name
     if not folder.is_dir():
-        with aside(folder) as building:
+        with atomic_folder(folder) as building:
             storage.fetch(remote, building)
     return folder
 
 
 def many(source: Sequence[Any]) -> Iterator[Any]:
-    """Yields the items of a TFDS data source in their order, read many at a time."""
+    """Yields the items of a TFDS data source in order, reading many at a time."""
     for start in range(0, len(source), AT_ONCE):
         yield from source.__getitems__(list(range(start, min(start + AT_ONCE, len(source)))))  # type: ignore[attr-defined]
 
 
 def stored(record: records.Record) -> dict[str, str]:
-    """Returns the record as the dataset holds it: texts only."""
+    """Returns the record as features of a dataset: texts only."""
     return {
         "id": record.id,
         "system": record.system,
@@ -150,7 +150,7 @@ def stored(record: records.Record) -> dict[str, str]:
 
 
 def restored(item: dict[str, bytes]) -> records.Record:
-    """Returns the record that `stored` made texts of."""
+    """Returns the record that `stored` turned into texts."""
     texts = {name: text.decode() for name, text in item.items()}
     turns = tuple((user, answer) for user, answer in json.loads(texts.pop("turns")))
     return records.Record(**texts | {"provenance": json.loads(texts["provenance"])}, turns=turns)
@@ -163,7 +163,7 @@ def held_out(origin: Origin, heldout: int) -> np.ndarray:
 
 
 def digest(key: Any) -> str:
-    """Returns a short name for what is described by `key`, any JSON."""
+    """Returns a short hash of `key`, any JSON."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 

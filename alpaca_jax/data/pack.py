@@ -1,4 +1,4 @@
-"""Packing: the examples of a step share rows, told apart by segment ids. Needs numpy only."""
+"""Packing: the examples of a step share rows, separated by segment ids. Needs numpy only."""
 
 import bisect
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ def check_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> None:
 
 
 def assign(lengths: np.ndarray, capacity: int, order: np.ndarray | None = None) -> np.ndarray:
-    """Returns the row of each example, int32 [N], from 0 without gaps: best fit, each into the fullest row that takes it.
+    """Returns the row of each example, int32 [N], numbered from 0 without gaps: best fit, each into the fullest row with enough room.
 
-    `order`: in which order they are placed; None: longest first. A million take half a second.
+    `order`: the order in which they are placed; None: longest first. A million examples take half a second.
     """
     check_fit(lengths, capacity)
     if order is None:
         order = np.argsort(-lengths, kind="stable")
-    spaces: list[int] = []  # the free slots that rows have, each number once, sorted
+    spaces: list[int] = []  # the distinct numbers of free slots in the rows, sorted
     by_space: dict[int, list[int]] = {}
     rows, count = [], 0
     for length in lengths[order].tolist():
@@ -53,7 +53,7 @@ def assign(lengths: np.ndarray, capacity: int, order: np.ndarray | None = None) 
 
 
 def best_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
-    """Returns rows of indices, each row's lengths summing to at most `capacity`: longest first, each into the fullest row that takes it."""
+    """Returns rows of indices whose lengths sum to at most `capacity`: longest first, each into the fullest row with enough room."""
     lengths = np.asarray(lengths, np.int64)
     rows = assign(lengths, capacity)
     order = np.lexsort((-lengths, rows))
@@ -62,10 +62,10 @@ def best_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[in
 
 
 def collate(examples: Sequence[Example], rows: int, length: int, *, packed: bool = True) -> Batch:
-    """Returns the batch that holds exactly the given examples; not `packed`, each has a row of its own. All arrays are [rows, length].
+    """Returns the batch of exactly the given examples, each in a row of its own unless `packed`. All arrays are [rows, length].
 
-    `tokens`, `targets` int32: targets[t] is tokens[t + 1] of the same example. `weights` float32: 1 where the target is learnt, that
-    is, a response token or EOS. `segments` int32: 0 where empty, else 1.. along the row. `positions` int32: from 0 in each segment.
+    `tokens`, `targets` int32: targets[t] is tokens[t + 1] of the same example. `weights` float32: 1 where the target is learnt (a response
+    token or EOS), else 0. `segments` int32: 0 in empty slots, else 1, 2, ... along the row. `positions` int32: from 0 in each segment.
     """
     lengths = [len(example.ids) for example in examples]
     check_fit(lengths, length)

@@ -1,4 +1,4 @@
-"""Batches: a pure function of (seed, batch index), made from the plan of each epoch."""
+"""Batches: each is a pure function of (seed, batch index), made from the plan of its epoch."""
 
 import functools
 import math
@@ -22,9 +22,9 @@ PLANS_KEPT = 2  # at the border of two epochs, the prefetching threads need both
 def make_batches(
     examples: ExampleStore | Mixture, config: BatchConfig, seed: int, epochs: float = 1, multiple: int = 1, steps: int | None = None
 ) -> "Batches":
-    """Returns the batches of a run of `epochs` epochs or, where they are given, `steps` steps; a UserError where that can't be done.
+    """Returns the batches of a run of `epochs` epochs or, if given, of `steps` steps; a UserError where the examples don't allow it.
 
-    `multiple`: the devices that share a batch, by which its rows must be divisible.
+    `multiple`: the number of devices that share a batch, by which its rows must be divisible.
     """
     if config.tokens is None:
         return ByExamples(examples, config, seed, multiple, epochs, steps)
@@ -74,22 +74,22 @@ class Batches(ABC):
     def batch(self, index: int, rows: slice | None = None) -> Batch:
         """Returns batch `index` (from 0, through all epochs): arrays [rows, row length] as in `pack.collate`.
 
-        `rows`: only these of its rows, for a host that holds no others; no other example is read.
+        `rows`: only these of its rows, for a host that holds no others; only their examples are read.
         """
         wanted = range(self.rows)[rows or slice(None)]
         indices, places = self._step(index)
-        own = np.isin(places, np.array(wanted, np.int32))
-        laid: dict[int, list[Example]] = {row: [] for row in wanted}
-        for place, example in zip(places[own].tolist(), self.examples.take(indices[own].tolist()), strict=True):
-            laid[place].append(example)
-        return lay(list(laid.values()), len(wanted), self.row_length(index))
+        ours = np.isin(places, np.array(wanted, np.int32))
+        by_row: dict[int, list[Example]] = {row: [] for row in wanted}
+        for place, example in zip(places[ours].tolist(), self.examples.take(indices[ours].tolist()), strict=True):
+            by_row[place].append(example)
+        return lay(list(by_row.values()), len(wanted), self.row_length(index))
 
     def stream(self, start: int, stop: int, rows: slice | None = None) -> Iterator[Batch]:
-        """Yields the batches `start` to `stop - 1`, only these `rows` of each, made ahead by tf.data (without TensorFlow: by threads)."""
+        """Yields the batches `start` to `stop - 1`, only these `rows` of each, prefetched by tf.data (without TensorFlow: by threads)."""
         return prefetch.ahead(functools.partial(self.batch, rows=rows), start, stop)
 
     def statistics(self, epoch: int) -> dict[str, int | float]:
-        """Returns an epoch's steps, examples taken and left out, and a step's slots (mean), real tokens and their share of the slots."""
+        """Returns an epoch's steps and examples, taken and left out; and for a step the slots, real tokens and share of slots in use."""
         plan = self.plan(epoch)
         tokens = plan.tokens(self.lengths)
         slots = self.rows * self._row_lengths(plan.longest(self.lengths))
@@ -106,7 +106,7 @@ class Batches(ABC):
         }
 
     def _planned(self, epoch: int) -> Plan:
-        with self._lock:  # several threads ask, one plans
+        with self._lock:  # several threads need it, one plans
             if epoch not in self._plans:
                 plan = self._make_plan(epoch)
                 while len(self._plans) >= PLANS_KEPT:
@@ -145,7 +145,7 @@ class ByExamples(Batches):
         self.rows = self._rows(max(1, math.ceil(needed)))
 
     def plan(self, epoch: int) -> Plan:
-        """Returns the plan of an epoch; a UserError where it needs more rows than the configured ones."""
+        """Returns the plan of an epoch; a UserError where it needs more rows than are configured."""
         plan = self._planned(epoch)
         if plan.rows_needed > self.rows:
             raise UserError(self._too_few(self.rows, plan.rows_needed))
@@ -178,7 +178,9 @@ class ByExamples(Batches):
     def _needed(self, epochs: int) -> int:
         if not self._packed:
             return self._taken
-        return max(self._planned(epoch).rows_needed for epoch in reversed(range(epochs)))  # reversed: the first stays planned
+        return max(
+            self._planned(epoch).rows_needed for epoch in reversed(range(epochs))
+        )  # reversed, so that the plan of the first stays cached
 
     def _too_few(self, rows: int, needed: int) -> str:
         least, length = _multiple_above(needed, self._multiple), self.config.sequence_length
@@ -191,7 +193,7 @@ class ByExamples(Batches):
 
 
 class ByTokens(Batches):
-    """Rows of `config.tokens` slots in all, packed full; the first epoch decides how many steps an epoch has (`plan.by_rows` says how)."""
+    """Packed rows of `config.tokens` slots in all; the first epoch decides how many steps every epoch has (see `plan.by_rows`)."""
 
     def __init__(self, examples: ExampleStore | Mixture, config: BatchConfig, seed: int, multiple: int) -> None:
         super().__init__(examples, config, seed, multiple)
@@ -207,9 +209,7 @@ class ByTokens(Batches):
         if not first.steps:
             filled = self._by_rows(0, 1, None).steps // multiple * multiple
             remedy = f"give batch.tokens={filled * length} or fewer, or more records" if filled else "give more records"
-            raise UserError(
-                f"batch.tokens={config.tokens} are {self.rows} rows, but all examples together don't fill one such step: {remedy}"
-            )
+            raise UserError(f"batch.tokens={config.tokens} are {self.rows} rows, but all examples together don't fill one step: {remedy}")
         self.steps_per_epoch, self.left_out, self._plans[0] = first.steps, first.left_out, first
 
     def _make_plan(self, epoch: int) -> Plan:
@@ -227,7 +227,7 @@ def _multiple_above(number: int, of: int) -> int:
 
 
 def heldout_batches(examples: ExampleStore, rows: int, length: int) -> list[Batch]:
-    """Returns batches [rows, length] that hold every example once, in packed rows as full as they go."""
+    """Returns batches [rows, length] that hold every example once, packed as densely as possible."""
     places = best_fit(examples.lengths, length)
     groups = [places[start : start + rows] for start in range(0, len(places), rows)]
     return [lay([examples.take(place) for place in group], rows, length) for group in groups]

@@ -1,4 +1,4 @@
-"""Plans: which examples each step of an epoch takes, and in which of its rows each lies. Decided on lengths alone; needs numpy only."""
+"""Plans: which examples each step of an epoch takes, and in which of its rows. Only lengths matter; needs numpy only."""
 
 import dataclasses
 import functools
@@ -8,12 +8,12 @@ import numpy as np
 from alpaca_jax.data.pack import assign
 
 SMALLEST_BUCKET = 64
-JITTER = 1.05  # lengths that differ by less are alike
+JITTER = 1.05  # lengths that differ by less count as equal
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The steps of one epoch, end to end: `examples` int64 [taken], the `rows` int32 [taken] they lie in, `starts` int64 [steps + 1]."""
+    """The steps of one epoch, end to end: `examples` int64 [taken], the `rows` int32 [taken] they are in, `starts` int64 [steps + 1]."""
 
     examples: np.ndarray
     rows: np.ndarray
@@ -32,7 +32,7 @@ class Plan:
 
     @functools.cached_property
     def rows_needed(self) -> int:
-        """Rows of the step that has the most."""
+        """Rows of the step that needs most."""
         return int(self.rows.max()) + 1
 
     def tokens(self, lengths: np.ndarray) -> np.ndarray:
@@ -45,9 +45,9 @@ class Plan:
 
 
 def by_examples(chosen: np.ndarray, lengths: np.ndarray, examples: int, capacity: int | None, random: np.random.Generator) -> Plan:
-    """Returns the plan of steps of exactly so many of the chosen examples, as `deal` deals them.
+    """Returns the plan of steps of exactly `examples` of the chosen examples each, as `deal` distributes them.
 
-    Each step packs its own rows of `capacity` slots; None: every example has a row.
+    Each step packs its own rows of `capacity` slots; None: every example has a row of its own.
     """
     steps = len(chosen) // examples
     dealt = chosen[deal(lengths[chosen], steps, examples, random)]
@@ -62,21 +62,21 @@ def by_examples(chosen: np.ndarray, lengths: np.ndarray, examples: int, capacity
 def by_rows(
     chosen: np.ndarray, lengths: np.ndarray, rows: int, capacity: int, random: np.random.Generator, steps: int | None = None
 ) -> Plan:
-    """Returns the plan of steps of so many full rows: best fit over the whole epoch, then the rows are shuffled and dealt to the steps.
+    """Returns the plan of steps of `rows` full rows each: best fit over the whole epoch, then the rows are shuffled over the steps.
 
-    `steps`: how many there shall be (None: as many as the rows give). Rows too many for them are left out, chosen by chance; where
-    there are too few, which happens by a row or two from epoch to epoch, examples chosen by chance move into rows of their own.
+    `steps`: how many there must be (None: as many as the rows fill). Surplus rows are left out at random. If rows are lacking, usually one
+    or two from epoch to epoch, random examples move into rows of their own.
     """
     assigned = assign(lengths[chosen], capacity, _longest_first(lengths[chosen], random))
-    found = int(assigned.max(initial=-1)) + 1
-    steps = found // rows if steps is None else steps
+    count = int(assigned.max(initial=-1)) + 1
+    steps = count // rows if steps is None else steps
     wanted = steps * rows
-    if found < wanted:
+    if count < wanted:
         _, first = np.unique(assigned, return_index=True)
         movable = np.setdiff1d(np.arange(len(chosen)), first)
-        assigned[random.permutation(movable)[: wanted - found]] = np.arange(found, wanted)
-        found = wanted
-    assigned = random.permutation(found)[assigned]
+        assigned[random.permutation(movable)[: wanted - count]] = np.arange(count, wanted)
+        count = wanted
+    assigned = random.permutation(count)[assigned]
     order = np.argsort(assigned, kind="stable")
     order = order[: np.searchsorted(assigned[order], wanted)]
     row = assigned[order]
@@ -85,11 +85,11 @@ def by_rows(
 
 
 def deal(lengths: np.ndarray, steps: int, examples: int, random: np.random.Generator) -> np.ndarray:
-    """Returns int [steps, examples]: which of the N examples each step takes, none twice, all steps close in tokens.
+    """Returns int [steps, examples]: which of the N examples each step takes, none twice, all steps with nearly the same token count.
 
-    Which `N - steps * examples` are left out is random. The others are ordered by length, give or take 5%, and dealt in rounds of
-    `steps`: the longest of a round goes to the step with the fewest tokens so far. So chance decides among examples of like length
-    only, and the rows that hold the mean step hold every step (all of Alpaca, 128 a step: 99% full); random steps leave a fifth empty.
+    `N - steps * examples` random ones are left out. The others are sorted by length, give or take 5%, and dealt in rounds of `steps`: the
+    longest of a round goes to the step with the fewest tokens so far. So only examples of similar length change places, and the rows
+    that hold the mean step hold every step (all of Alpaca, 128 a step: 99% full); with random steps a fifth of the slots stays empty.
     """
     chosen = random.permutation(len(lengths))[: steps * examples]
     order = chosen[_longest_first(lengths[chosen], random)]
@@ -104,7 +104,7 @@ def deal(lengths: np.ndarray, steps: int, examples: int, random: np.random.Gener
 
 
 def buckets(configured: tuple[int, ...] | None, capacity: int) -> np.ndarray:
-    """Returns the row lengths that unpacked steps may have, int64, sorted; the last is `capacity`."""
+    """Returns the row lengths that unpacked steps may have, int64, ascending; the last one is `capacity`."""
     if configured is None:
         powers = SMALLEST_BUCKET << np.arange(capacity.bit_length())
         configured = tuple(powers[powers < capacity].tolist())

@@ -1,4 +1,4 @@
-"""Prefetching: batches made ahead of the step, in order: by tf.data, or by plain threads on a machine without TensorFlow."""
+"""Prefetching: batches are made in order, ahead of the step, by tf.data or, on a machine without TensorFlow, by plain threads."""
 
 import itertools
 import os
@@ -11,15 +11,15 @@ import numpy as np
 
 from alpaca_jax.data.pack import Batch, lay
 
-# Making a batch takes a millisecond or two: two threads, a few batches ahead, keep any step fed.
+# A batch takes a millisecond or two to make: two threads, a few batches ahead, are enough for any step.
 THREADS = 2
 AHEAD = 4
-# TensorFlow reports on its arithmetic, of which there is none here, unless this is set before its import.
+# Without these, set before its import, TensorFlow logs how it would do arithmetic, of which there is none here.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def ahead(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """Yields `make(start)` to `make(stop - 1)`, each made in a thread; what one of them raises is raised here as itself."""
+    """Yields `make(start)` to `make(stop - 1)`, each computed in a thread; its exceptions are raised here unchanged."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -39,14 +39,14 @@ def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int)
     def arrays(index: np.ndarray) -> list[np.ndarray]:
         try:
             return list(make(int(index)).values())
-        except Exception as error:  # TensorFlow would hand on its text only
+        except Exception as error:  # TensorFlow would pass on its text only
             failed[int(index)] = error
             raise
 
     names, kinds = zip(*((name, array.dtype) for name, array in lay([], 0, 0).items()), strict=True)
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # the numbers below are set; its thread held up the end of a run
+    options.autotune.enabled = False  # the numbers below are fixed, and its thread delayed the end of a run
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
     batches = (
@@ -57,8 +57,8 @@ def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int)
     )
     index = start
     try:
-        for made in batches.as_numpy_iterator():
-            yield dict(zip(names, made, strict=True))
+        for batch in batches.as_numpy_iterator():
+            yield dict(zip(names, batch, strict=True))
             index += 1
     except tf.errors.OpError:
         if index in failed:
@@ -69,11 +69,11 @@ def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int)
 def _by_threads(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     indices = iter(range(start, stop))
     with ThreadPoolExecutor(THREADS) as pool:
-        made = deque(pool.submit(make, index) for index in itertools.islice(indices, AHEAD))
+        pending = deque(pool.submit(make, index) for index in itertools.islice(indices, AHEAD))
         try:
-            while made:
-                batch = made.popleft().result()
-                made.extend(pool.submit(make, index) for index in itertools.islice(indices, 1))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(make, index) for index in itertools.islice(indices, 1))
                 yield batch
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # who leaves early waits for no batch that hasn't begun
+            pool.shutdown(wait=False, cancel_futures=True)  # a caller that stops early doesn't wait for batches not yet begun

@@ -1,6 +1,6 @@
 """The token store: tokenized examples end to end in three flat files, read through a memory map. Needs numpy only.
 
-Built once and never changed, so every process of a machine shares its pages, and a batch costs a read of its own tokens.
+It is built once and never changed. So the processes of a machine share its pages, and a batch reads only its own tokens.
 """
 
 from array import array
@@ -15,7 +15,7 @@ KINDS = {"ids": np.dtype(np.int32), "learnt": np.dtype(np.bool_)}
 
 
 def write(folder: Path, name: str, examples: Iterable[Example]) -> int:
-    """Writes `folder/name.ids`, `.learnt` and `.offsets.npy`, one example after another, and returns how many there are."""
+    """Writes `folder/name.ids`, `.learnt` and `.offsets.npy`, one example after another; returns the number of examples."""
     offsets = array("q", [0])
     with open(folder / f"{name}.ids", "wb") as ids, open(folder / f"{name}.learnt", "wb") as learnt:
         for example in examples:
@@ -27,7 +27,7 @@ def write(folder: Path, name: str, examples: Iterable[Example]) -> int:
 
 
 def read(folder: Path, name: str) -> Examples:
-    """Returns the examples that `write` put there, mapped into memory; a ValueError where the files don't fit together."""
+    """Returns the examples that `write` wrote, mapped into memory; a ValueError where the sizes of the files don't match."""
     offsets = np.load(folder / f"{name}.offsets.npy")
     flat = {}
     for kind, dtype in KINDS.items():

@@ -1,6 +1,6 @@
-"""Templates: how a record reads as what is shown and what is learnt, and the jinja that travels with the checkpoint.
+"""Templates: how a record becomes context and targets, and the jinja that travels with the checkpoint.
 
-Each is a chat template in `templates/NAME.jinja`, the tokenizer's own, or a file of the user's.
+A template is a chat template: one of `templates/NAME.jinja`, the tokenizer's own, or a file of the user.
 """
 
 import dataclasses
@@ -21,41 +21,41 @@ BOS = "{{ bos_token }}"
 
 
 class Template(Protocol):
-    """How a record reads: what the model is shown and what it learns, and the jinja that makes a chat look the same."""
+    """How a record becomes text, as context and as targets, and the jinja that renders a chat in the same way."""
 
     @property
     def special(self) -> bool:
-        """Whether special tokens may be spelled in the text that is shown."""
+        """Whether the context may contain special tokens, spelled as text."""
 
     @property
     def special_answer(self) -> bool:
-        """Whether they may be spelled in the text that is learnt."""
+        """Whether the targets may."""
 
     @property
     def end_id(self) -> int:
         """The token that ends an answer."""
 
     def pieces(self, record: Record) -> list[Piece]:
-        """Returns the record's text in order, without the BOS before it and the token that ends each answer."""
+        """Returns the record's text in order, without BOS and without the tokens that end the answers."""
 
     def prompt(self, instruction: str, input: str = "") -> str:
-        """Returns the text before the response, without BOS."""
+        """Returns the text before the answer, without BOS."""
 
     def chat_template(self) -> str:
         """Returns jinja that renders a chat as `pieces` does, with BOS where the tokenizer adds one."""
 
 
 def get(name: str, tokenizer: Tokenizer) -> Template:
-    """Returns the template of that name (`NAMES`, or a jinja file) for the tokenizer; a UserError where it can't serve it."""
+    """Returns the template called `name` (`NAMES`, or a jinja file) for the tokenizer; a UserError where they don't fit together."""
     jinja = _jinja(name, tokenizer)
-    made, bos = tokenizer.with_chat_template(jinja), bos_text(tokenizer)
-    if bos and not made.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
-        # `transformers` tokenizes a rendered chat without adding BOS, so the template brings it.
-        made = made.with_chat_template(BOS + jinja)
+    templated, bos = tokenizer.with_chat_template(jinja), bos_text(tokenizer)
+    if bos and not templated.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
+        # `transformers` adds no BOS to a rendered chat, so the template has to write it.
+        templated = templated.with_chat_template(BOS + jinja)
     if name == TEXT:
-        return Document(made)
-    # A model that was trained with one of ours brings it along as its own.
-    return Chat(name, made, ours=jinja.removeprefix(BOS) in [_built_in(each) for each in BUILT_IN if each != TEXT])
+        return Document(templated)
+    # A model trained here has one of our templates as its own.
+    return Chat(name, templated, ours=jinja.removeprefix(BOS) in [_built_in(each) for each in BUILT_IN if each != TEXT])
 
 
 def _jinja(name: str, tokenizer: Tokenizer) -> str:
@@ -83,7 +83,7 @@ def _built_in(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A text for pre-training, learnt from its first token to its EOS."""
+    """A text for pre-training: all of it is learnt, up to its EOS."""
 
     tokenizer: Tokenizer
     special: bool = False
@@ -96,7 +96,7 @@ class Document:
     def pieces(self, record: Record) -> list[Piece]:
         if record.instruction:
             raise UserError(
-                f"record {record.id} has an instruction, and data.template={TEXT} is for texts alone: give data.template=alpaca or another"
+                f"record {record.id} has an instruction, and data.template={TEXT} is for plain texts: give data.template=alpaca or another"
             )
         return [Piece(record.output, True)]
 

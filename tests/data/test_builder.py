@@ -184,7 +184,7 @@ def test_a_quicker_process_is_no_failure(config: DataConfig, file: Path, tokeniz
 def test_records_without_a_target_are_said(file: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     config = DataConfig(template="alpaca", max_length=64, cache=str(tmp_path / "cache"))
     with pytest.raises(
-        UserError, match=r"none of the 20 records \(train\) gives an example of at most 64 tokens: 20 prompts leave no room"
+        UserError, match=r"none of the 20 records \(train\) makes an example of at most 64 tokens: 20 prompts leave no room"
     ):
         builder.load_examples(config, file, tokenizer)
 

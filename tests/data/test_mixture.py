@@ -77,13 +77,13 @@ def test_weights_are_shares_of_the_tokens() -> None:
 
 def test_configured_epochs() -> None:
     sources = {name: SourceConfig(records=name, epochs=epochs) for name, epochs in (("a", 2), ("b", 0.5))}
-    assert Mixture.configured(stores({"a": 10, "b": 10}), sources).shown == {"a": 20, "b": 5}
+    assert Mixture.configured(stores({"a": 10, "b": 10}), sources).drawn == {"a": 20, "b": 5}
 
 
 def test_a_source_that_shows_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.sources\.b has no examples: .* leave the source out"):
         Mixture(stores({"a": 3, "b": 0}), {"a": 1, "b": 1})
-    with pytest.raises(UserError, match=r"data\.sources\.b: 0\.01 epochs of its 10 examples show none of them: give at least 0\.1 epochs"):
+    with pytest.raises(UserError, match=r"data\.sources\.b: 0\.01 epochs of its 10 examples use none of them: give at least 0\.1 epochs"):
         Mixture(stores({"a": 3, "b": 10}), {"a": 1, "b": 0.01})
 
 
@@ -141,5 +141,5 @@ def test_sources_that_say_no_mixture_are_refused(sources: dict[str, dict[str, fl
 
 
 def test_records_and_sources_are_not_both_given() -> None:
-    with pytest.raises(UserError, match=r"data\.records=r\.jsonl and data\.sources: give one of them"):
+    with pytest.raises(UserError, match=r"data\.records=r\.jsonl and data\.sources: give only one of them"):
         parse(DataConfig, {"records": "r.jsonl", "sources": {"a": {"records": "a.jsonl", "epochs": 1}}})

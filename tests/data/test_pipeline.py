@@ -231,11 +231,11 @@ def test_what_cannot_be_batched_is_said(some: Examples) -> None:
 
 
 def test_too_many_tokens_a_step_are_refused_with_a_number_that_works(some: Examples) -> None:
-    with pytest.raises(UserError, match=r"all examples together don't fill one such step: give batch\.tokens=\d+ or fewer") as raised:
+    with pytest.raises(UserError, match=r"all examples together don't fill one step: give batch\.tokens=\d+ or fewer") as raised:
         make_batches(some, BatchConfig(tokens=100 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
     most = int(str(raised.value).split("batch.tokens=")[-1].split()[0])
     assert make_batches(some, BatchConfig(tokens=most, sequence_length=LENGTH), seed=0, multiple=4).steps_per_epoch == 1
-    with pytest.raises(UserError, match="don't fill one such step"):
+    with pytest.raises(UserError, match="don't fill one step"):
         make_batches(some, BatchConfig(tokens=most + 4 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
     with pytest.raises(UserError, match="give more records"):
         make_batches(make([5]), BatchConfig(tokens=4 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
@@ -245,11 +245,11 @@ def test_too_many_tokens_a_step_are_refused_with_a_number_that_works(some: Examp
     ("given", "said"),
     [
         ({}, r"batch\.examples=null and batch\.tokens=null: give one of them"),
-        ({"examples": 8, "tokens": 1024}, r"batch\.examples=8 and batch\.tokens=1024: give one of them, the other as null"),
+        ({"examples": 8, "tokens": 1024}, r"batch\.examples=8 and batch\.tokens=1024: give one of them, and null for the other"),
         ({"examples": 0}, r"batch\.examples=0: give 1 or more"),
-        ({"tokens": 1000}, r"batch\.tokens=1000 is no whole number of rows of batch\.sequence_length=512: give batch\.tokens=512"),
+        ({"tokens": 1000}, r"batch\.tokens=1000 is not a whole number of rows of batch\.sequence_length=512: give batch\.tokens=512"),
         ({"tokens": 1024, "rows": 3}, r"batch\.tokens=1024 is 2 rows of 512, not batch\.rows=3"),
-        ({"tokens": 1024, "packing": "none"}, r"batch\.tokens=1024 fills packed rows: give batch\.packing=packed"),
+        ({"tokens": 1024, "packing": "none"}, r"batch\.tokens=1024 needs packed rows: give batch\.packing=packed"),
         ({"examples": 8, "buckets": [64]}, r"batch\.buckets are the row lengths of batch\.packing=none"),
         ({"examples": 8, "packing": "none", "buckets": [1024]}, r"batch\.buckets=\[1024\]: give lengths from 1 to"),
         ({"examples": 8, "packing": "none", "buckets": []}, r"batch\.buckets=\[\]: give lengths"),

@@ -170,7 +170,7 @@ def test_text_is_learnt_as_it_is() -> None:
     assert (made.prompt("Once"), made.end_id) == ("Once", 1)
     chat = tokenizer(adds_bos=True).with_chat_template(made.chat_template())
     assert chat.render_chat([{"role": "user", "content": " A text.\n"}]) == "<s> A text.\n"
-    with pytest.raises(UserError, match=r"has an instruction, and data\.template=text is for texts alone"):
+    with pytest.raises(UserError, match=r"has an instruction, and data\.template=text is for plain texts"):
         made.pieces(ONE)
     with pytest.raises(UserError, match=r"is a text without an instruction: give data\.template=text"):
         get("alpaca").pieces(Record("", output="A text."))
