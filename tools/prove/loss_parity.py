@@ -163,7 +163,7 @@ def three_ways(
 
 def weights_in(folder: Path) -> Any:
     """The params of a folder of transformers, read back as ours."""
-    found = huggingface.open(folder)
+    found = huggingface.open_folder(folder)
     return unflatten({path: found.read(path) for path in names.weights(found.architecture)})
 
 
