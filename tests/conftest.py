@@ -11,6 +11,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import jaxtyping
 import pytest
 
 # A shell that runs this in the background ignores Ctrl-C, and children would inherit that; tests send it to them.
@@ -19,9 +20,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Not through XLA_FLAGS, which children would inherit: eight devices on two cores cost them 4-5 times a step.
 jax.config.update("jax_num_cpu_devices", 8)
 
+# The shapes that these rooms declare are checked at every call, in tests only.
+jaxtyping.install_import_hook([f"alpaca_jax.{room}" for room in ("model", "trainer", "decode", "scores")], "beartype.beartype")
+
 TINY_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
 # Optax multiplies its integer step count with floats, so what takes an optimizer's step can't be strict.
-TAKES_STEPS = ("train", "trainer/test_step.py")
+TAKES_STEPS = ("train", "trainer/test_step.py", "trainer/test_assemble.py")
 
 
 @pytest.fixture(autouse=True, scope="module")
