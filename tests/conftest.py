@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 8)
 
 # The shapes that these rooms declare are checked at every call, in tests only.
-jaxtyping.install_import_hook([f"alpaca_jax.{room}" for room in ("model", "trainer", "decode", "scores")], "beartype.beartype")
+jaxtyping.install_import_hook([f"alpaca_jax.{room}" for room in ("model", "trainer", "decode", "scores")], "array_shapes.checked")
 
 TINY_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
 # Optax multiplies its integer step count with floats, so what takes an optimizer's step can't be strict.

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -30,7 +30,6 @@ class Example:
         return cls(ids, np.arange(len(ids)) >= max(prompt_length, 1))
 
 
-@runtime_checkable
 class ExampleStore(Protocol):
     """Examples by number, wherever they lie."""
 

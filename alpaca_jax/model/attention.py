@@ -6,12 +6,13 @@ would discard. If all layers have a sliding window, keys before a block's window
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 MOST_BLOCKS = 8  # per row: eight leave 9/16 of the square, and each further one takes longer to compile
 SMALLEST_BLOCK = 64
 
 
-def visible(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
+def visible(segments_BT: Int[Array, "B T"], window: int | None = None) -> Bool[Array, "B T T"]:
     """bool [B, T, T]: whether query t may see key s. Segment 0 marks empty slots, which see only each other.
 
     With a `window` (Beltagy et al. 2020, arXiv:2004.05150) a query sees itself and the window - 1 positions before it.
@@ -24,8 +25,12 @@ def visible(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
 
 
 def attend(
-    query_BTHK: jax.Array, key_BTNK: jax.Array, value_BTNK: jax.Array, visible_BTT: jax.Array, window: int | None = None
-) -> jax.Array:
+    query_BTHK: Float[Array, "B T H K"],
+    key_BTNK: Float[Array, "B T N K"],
+    value_BTNK: Float[Array, "B T N K"],
+    visible_BTT: Bool[Array, "B T T"],
+    window: int | None = None,
+) -> Float[Array, "B T H K"]:
     """Softmax attention [B, T, H, K] in the inputs' dtype with an fp32 softmax; H query heads share N key/value heads in order.
 
     `window` promises that `visible_BTT` hides every key before it, so that those keys can be skipped.

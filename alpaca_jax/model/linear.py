@@ -6,12 +6,13 @@ default it chose the MLP's wide side, along with the arithmetic that produces it
 """
 
 import jax
+from jaxtyping import Array, Float
 
 _TOKENS = (((0, 1), (0, 1)), ((), ()))  # contract batch and position
 
 
 @jax.custom_vjp
-def linear(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:
+def linear(x_BTI: Float[Array, "B T I"], weight_IO: Float[Array, "I O"]) -> Float[Array, "B T O"]:
     """`x_BTI @ weight_IO`: [B, T, O], in the inputs' dtype."""
     return x_BTI @ weight_IO
 
@@ -31,13 +32,13 @@ def _backward(residuals: tuple[jax.Array, jax.Array], grad_BTO: jax.Array) -> tu
 linear.defvjp(_forward, _backward)
 
 
-def to_heads(x_BTD: jax.Array, weight_DHK: jax.Array) -> jax.Array:
+def to_heads(x_BTD: Float[Array, "B T D"], weight_DHK: Float[Array, "D H K"]) -> Float[Array, "B T H K"]:
     """The product [B, T, H, K] with a weight whose output is split into heads."""
     features, heads, head_dim = weight_DHK.shape
     return linear(x_BTD, weight_DHK.reshape(features, heads * head_dim)).reshape(*x_BTD.shape[:2], heads, head_dim)
 
 
-def from_heads(x_BTHK: jax.Array, weight_HKD: jax.Array) -> jax.Array:
+def from_heads(x_BTHK: Float[Array, "B T H K"], weight_HKD: Float[Array, "H K D"]) -> Float[Array, "B T D"]:
     """The product [B, T, D] with a weight whose input is split into heads."""
     heads, head_dim, features = weight_HKD.shape
     return linear(x_BTHK.reshape(*x_BTHK.shape[:2], heads * head_dim), weight_HKD.reshape(heads * head_dim, features))

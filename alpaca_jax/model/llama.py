@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
 
 from alpaca_jax.model import attention, remat, rope
 from alpaca_jax.model.architecture import Architecture
@@ -222,14 +223,14 @@ def init(architecture: Architecture, key: jax.Array, vocab_size: int | None = No
 def forward(
     architecture: Architecture,
     params: Params,
-    tokens_BT: jax.Array,
-    segments_BT: jax.Array,
-    positions_BT: jax.Array,
+    tokens_BT: Int[Array, "B T"],
+    segments_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
     *,
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     constrain: Constrain = unconstrained,
-) -> jax.Array:
+) -> Float[Array, "B T D"]:
     """The hidden states [B, T, D] after the last norm, in `compute_dtype`.
 
     Tokens, segments (0: empty slot) and positions are int32 [B, T]; a token sees only its own segment. `remat` names what the backward
@@ -243,8 +244,13 @@ def forward(
 
 
 def run_layer(
-    architecture: Architecture, number: int, layer: Params, x_BTD: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array
-) -> jax.Array:
+    architecture: Architecture,
+    number: int,
+    layer: Params,
+    x_BTD: Float[Array, "B T D"],
+    segments_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
     """The residual stream [B, T, D] after layer `number`, in x's dtype; `layer` holds its weights without the `layers` axis."""
     one = architecture.only(number)
     definition, state = nnx.split(nnx.eval_shape(lambda: Layers(one, Declare(nnx.Rngs(params=0), x_BTD.dtype))))
@@ -275,12 +281,12 @@ def switches(architecture: Architecture, length: int) -> Switches:
     return Switches(turns, jnp.asarray(np.isin(layers, a.sliding)) if some_slide else None)
 
 
-def output_weight(params: Params) -> jax.Array:
+def output_weight(params: Params) -> Float[Array, "V D"]:
     """The matrix [V, D] of the output product; the embedding if they are tied."""
     return params["head"]["weight"] if "head" in params else params["embed"]["weight"]
 
 
-def logits(params: Params, hidden_BTD: jax.Array, vocab_size: int | None = None) -> jax.Array:
+def logits(params: Params, hidden_BTD: Float[Array, "B T D"], vocab_size: int | None = None) -> Float[Array, "B T V"]:
     """fp32 logits [B, T, V] of the next token; `vocab_size` drops the rows that only pad the stored vocabulary."""
     weight_VD = output_weight(params)[:vocab_size].astype(hidden_BTD.dtype)
     return jnp.einsum("btd,vd->btv", hidden_BTD, weight_VD, preferred_element_type=jnp.float32)
