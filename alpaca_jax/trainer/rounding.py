@@ -1,8 +1,8 @@
 """Moments stored in bfloat16, computed in fp32.
 
 A second moment with a decay of 0.999 changes by a thousandth of itself a step, less than half of bfloat16's last place: rounded to the
-nearest it would stand still. It is rounded up or down by chance instead, in proportion to what is cut off, so that it moves as the fp32
-moment does on average (stochastic rounding; Gupta et al. 2015, arXiv:1502.02551).
+nearest value it would never move. Stochastic rounding (Gupta et al. 2015, arXiv:1502.02551) goes up with the probability of the part that
+is cut off, so that on average the moment moves as it would in fp32.
 """
 
 from typing import Any, NamedTuple
