@@ -61,12 +61,12 @@ def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def stochastically(x: jax.Array, seed: jax.Array) -> jax.Array:
-    """fp32 `x` as one of the two bfloat16 around it, each with the chance that makes `x` the mean; what is not finite stays what it is.
+    """fp32 `x` as one of the two bfloat16 around it, each with the probability that makes `x` the mean; values that are not finite stay.
 
-    The chance is a hash of the uint32 `seed` and of each element's index.
+    The random bits are a hash of the uint32 `seed` and of each element's index.
     """
-    chance = _mixed(_index(x.shape) ^ seed) >> 16
-    cut = (jax.lax.bitcast_convert_type(x, jnp.uint32) + chance) & jnp.uint32(0xFFFF0000)
+    bits = _mixed(_index(x.shape) ^ seed) >> 16
+    cut = (jax.lax.bitcast_convert_type(x, jnp.uint32) + bits) & jnp.uint32(0xFFFF0000)
     rounded = jax.lax.bitcast_convert_type(cut, jnp.float32)
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
