@@ -1,14 +1,14 @@
-"""How long until the batches are there? All 52,002 Alpaca records, from the file to every batch of the first of three epochs.
+"""How long until the batches are ready? All 52,002 Alpaca records, from the file to all batches of the first of three epochs.
 
 Ours: `load_examples` and `Batches`, 128 examples a step in rows of 2048; cold (empty cache) and warm (second start). Peers:
-- published: as Stanford's script does it. Prompt, and prompt + response, tokenized one by one by the class behind `use_fast=False`, the
-  labels masked by the prompt's length, then batches of 4 padded to their longest. transformers 5 has no slow LLaMA tokenizer any more,
-  so its SentencePiece base class, which that one was, stands in.
-- published, fast: the same script with what transformers 5 makes of `use_fast=False`: the Rust tokenizer, still one text at a time.
-- trl: `datasets.map` over all cores in batches, then TRL's best-fit packing into rows of 2048. Where they aren't installed, --install-trl
-  puts them into a folder that is thrown away; else it is left out.
-Every start is a process of its own. Imports are timed apart and belong to no figure. Prints one JSON line last: `ours` is cold, `peer`
-is published. Run from the root: python -m tools.benchmark.input
+- published: as in Stanford's script. Prompt, and prompt + response, are tokenized one by one by the class behind `use_fast=False`, the
+  labels are masked by the prompt's length, and batches of 4 are padded to their longest. transformers 5 no longer has a slow LLaMA
+  tokenizer, so its SentencePiece base class, which was that tokenizer's class too, is used.
+- published, fast: the same script with what transformers 5 returns for `use_fast=False`: the Rust tokenizer, still one text at a time.
+- trl: `datasets.map` over all cores in batches, then TRL's best-fit packing into rows of 2048. If they aren't installed, --install-trl
+  puts them into a temporary folder; otherwise this peer is skipped.
+Each start is its own process. Imports are timed separately and not part of any figure. Finally prints one JSON line: `ours` is cold,
+`peer` is published. Run from the root: python -m tools.benchmark.input
 """
 
 import argparse
@@ -34,13 +34,13 @@ PROMPT_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
 )
-Marks = dict[str, Any]  # seconds since the imports were done
+Marks = dict[str, Any]  # seconds since the end of the imports
 
 
 def main() -> None:
-    """Starts every contestant in processes of their own, prints what each spent and the JSON line."""
+    """Starts each contestant in its own process, prints the times and the JSON line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--records", type=int, help="only so many")
+    parser.add_argument("--records", type=int, help="only this many")
     parser.add_argument("--skip", nargs="*", default=[], choices=["published", "published-fast", "trl"], help="peers to leave out")
     parser.add_argument("--install-trl", action="store_true", help="with pip, for this run only")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def no_trl(target: Path | None) -> str | None:
-    """Why TRL can't take part, or None; installs it and what it needs into `target`, if one is given."""
+    """Why TRL can't take part, or None; installs it with its requirements into `target`, if one is given."""
     lacking = [name for name in ("datasets", "trl") if importlib.util.find_spec(name) is None]
     if lacking and target is None:
         return f"{' and '.join(lacking)} not installed (--install-trl)"
@@ -80,7 +80,7 @@ def no_trl(target: Path | None) -> str | None:
 
 
 def start(contestant: str, folder: Path) -> Marks:
-    """What a fresh process of a contestant measured."""
+    """The measurements of a contestant in a fresh process."""
     turns.console.print(f"{contestant}: started")
     command = [sys.executable, "-W", "ignore", "-m", "tools.benchmark.input", "--contestant", contestant, "--folder", str(folder)]
     path = os.pathsep.join([str(folder / "packages"), os.environ.get("PYTHONPATH", "")]) if contestant == "trl" else None
@@ -107,9 +107,9 @@ def report(found: dict[str, Marks], number: int) -> None:
 
 
 def ours(folder: Path) -> Marks:
-    """Records to the batches of the first epoch, through the store in `folder`/cache."""
+    """From the records to the batches of the first epoch, through the store in `folder`/cache."""
     mark = marker()
-    import tensorflow  # noqa: F401 - tf.data makes the batches ahead
+    import tensorflow  # noqa: F401 - tf.data builds the batches ahead
 
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
@@ -133,7 +133,7 @@ def ours(folder: Path) -> Marks:
 
 
 def published(folder: Path, fast: bool = False) -> Marks:
-    """Stanford's way; see the head of this file."""
+    """As in Stanford's script; see the docstring of this file."""
     mark = marker()
     import torch
     import transformers
@@ -173,7 +173,7 @@ def published_fast(folder: Path) -> Marks:
 
 
 def their_tokenizer(folder: Path, fast: bool) -> Any:
-    """LLaMA's tokenizer in transformers: in Rust, or on SentencePiece; with the [PAD] that Stanford's script adds."""
+    """LLaMA's tokenizer in transformers, in Rust or on SentencePiece, with the [PAD] that Stanford's script adds."""
     import transformers
 
     tokens = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}
@@ -229,7 +229,7 @@ def prompt_of(record: dict[str, str]) -> str:
 
 
 def marker() -> Callable[[str], Marks]:
-    """A function that notes the seconds until now under a name and returns all of them; "imports" starts the clock anew."""
+    """A function that records the seconds so far under a name and returns all records; "imports" restarts the clock."""
     marks: Marks = {}
     start = time.perf_counter()
 
