@@ -2,12 +2,12 @@
 
 A small LLaMA with random weights, exported to transformers by `formats.huggingface.export`, takes the same examples in the same steps
 three times, with the same masks, summed losses over the global count of targets, AdamW, clipping at 1.0 and a cosine with warm-up.
-The three curves must agree to 1e-3; the final weights are compared. Fails (exit 1) where they don't. Its vocabulary is LLaMA's tokens
-that occur in these records, renumbered: on a CPU the rows of the others would be most of the work, and no example reaches them.
+The three curves must agree to 1e-3; the final weights are compared. Exits 1 if they don't agree. The vocabulary consists of LLaMA's
+tokens in these records, renumbered: on a CPU the rows of the other tokens would be most of the work, and no example uses them.
 
-A second comparison shows what the published script would have done instead: masks by the length of a prompt tokenized on its own, and
-the mean of each micro-batch of 4 taken before the mean over the step. Both are our packed step with other masks and weights.
-Draws both into --output. Run from the root: python -m tools.prove.loss_parity
+A second comparison shows what the published script would have done instead: masks by the length of a separately tokenized prompt, and
+the mean of each micro-batch of 4 before the mean over the step. Both are our packed step with other masks and weights.
+Plots both into --output. Run from the root: python -m tools.prove.loss_parity
 """
 
 import argparse
@@ -49,12 +49,12 @@ from tools.benchmark import alpaca, turns
 from tools.prove import curves, parity
 
 TOLERANCE = 1e-3  # of a step's loss
-WEIGHTS_TOLERANCE = 1e-2  # of the final weights: the norm of the difference over the norm of how far training moved them
+WEIGHTS_TOLERANCE = 1e-2  # of the final weights: the norm of their difference over the norm of their movement in training
 THEIR_BATCH = 4
 
 
 def main() -> None:
-    """Runs the three, compares them, runs the two variants, draws, and exits 1 where an agreement fails."""
+    """Runs the three, compares them, runs the two variants, plots, and exits 1 if they don't agree."""
     arguments = parse()
     tokenizer = Tokenizer.load(alpaca.folder() / alpaca.TOKENIZER)
     ours, published, held = examples_of(tokenizer, arguments)
@@ -96,12 +96,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=1024, help="slots of a packed row")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of an example")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--output", type=Path, help="the folder that the two plots are drawn into")
+    parser.add_argument("--output", type=Path, help="the folder for the two plots")
     return parser.parse_args()
 
 
 def examples_of(tokenizer: Tokenizer, arguments: argparse.Namespace) -> tuple[Examples, list[Example], Examples]:
-    """The examples of the training records, the same as the published script would mask them, and those of 256 records more."""
+    """The training examples, the same with the published script's masks, and the examples of 256 further records."""
     number = arguments.steps * arguments.examples
     recipe = example.Recipe(template.get("alpaca", tokenizer), tokenizer, arguments.max_length)
     read = records.read(alpaca.folder() / alpaca.RECORDS).records[: number + 300]
@@ -119,7 +119,7 @@ def examples_of(tokenizer: Tokenizer, arguments: argparse.Namespace) -> tuple[Ex
 
 
 def masked_by_length(record: records.Record, recipe: example.Recipe) -> Example:
-    """The example of the published script: prompt and response tokenized as one text, the prompt's own number of tokens not learnt."""
+    """The published script's example: prompt and response tokenized as one text, masked by the length of the prompt tokenized alone."""
     tokenizer, prompt = recipe.tokenizer, recipe.template.prompt(record.instruction, record.input)
     start = [tokenizer.bos_id] if tokenizer.adds_bos else []
     ids = [*start, *tokenizer.encode(prompt + record.output), tokenizer.eos_id][: recipe.max_length]
@@ -127,14 +127,14 @@ def masked_by_length(record: records.Record, recipe: example.Recipe) -> Example:
 
 
 def renumbered(ids: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
-    """The ids by their places in a sorted vocabulary, int32."""
+    """The ids as positions in a sorted vocabulary, int32."""
     return np.searchsorted(vocabulary, ids).astype(np.int32)
 
 
 def three_ways(
     a: Architecture, params: Any, tokenizer: Tokenizer, examples: Examples, config: OptimizerConfig, arguments: argparse.Namespace
 ) -> dict[str, tuple[list[float], Any]]:
-    """Losses and final params of each way."""
+    """The losses and final params of each variant."""
     buckets = tuple(range(64, arguments.max_length, 64))
     packed = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
     padding = BatchConfig(examples=arguments.examples, sequence_length=arguments.max_length, packing="none", buckets=buckets)
@@ -162,13 +162,13 @@ def three_ways(
 
 
 def weights_in(folder: Path) -> Any:
-    """The params of a folder of transformers, read back as ours."""
+    """The weights of a transformers folder, read as our params."""
     found = huggingface.open(folder)
     return unflatten({path: found.read(path) for path in names.weights(found.architecture)})
 
 
 def compare(found: dict[str, tuple[list[float], Any]], start: Any) -> bool:
-    """Whether the curves and the final weights agree; prints how far."""
+    """Whether the curves and the final weights agree; prints the differences."""
     reference, after = found["torch"]
     agreed, rows = True, []
     for name in ("packed", "padded"):
@@ -185,7 +185,7 @@ def compare(found: dict[str, tuple[list[float], Any]], start: Any) -> bool:
 def as_published(
     a: Architecture, params: Any, examples: Examples, published: list[Example], config: OptimizerConfig, arguments: argparse.Namespace
 ) -> dict[str, tuple[list[float], Any]]:
-    """Losses and final params with the published masks, and with the published masks and means."""
+    """The losses and final params with the published masks, and with the published masks and means."""
     batches = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
 
     def made(step: int, means: bool) -> Batch:
@@ -200,7 +200,7 @@ def as_published(
 
 
 def weighted(examples: Sequence[Example], rows: int, length: int, means: bool) -> Batch:
-    """The packed batch; with `means`, each token weighs one over the targets of its micro-batch of 4, so that the loss is their mean."""
+    """The packed batch; with `means`, a token's weight is one over the targets of its micro-batch of 4, so that the loss is their mean."""
     if not means:
         return collate(examples, rows, length)
     scaled = []
@@ -212,7 +212,7 @@ def weighted(examples: Sequence[Example], rows: int, length: int, means: bool) -
 
 
 def held_out(a: Architecture, models: dict[str, Any], held: Examples, length: int) -> dict[str, float]:
-    """The loss of each model on examples that none has seen, each token counted once."""
+    """The loss of each model on unseen examples, with equal weight for each token."""
     everything = held.take(range(len(held)))
     rows = -(-2 * int(held.lengths.sum()) // length)
     batch = collate(everything, rows, length)

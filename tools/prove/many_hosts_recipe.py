@@ -10,7 +10,7 @@ from tools.prove.many_hosts_job import Ground, Trial, claim, difference
 
 
 def equal(ground: Ground) -> dict[str, Any]:
-    """Returns seconds, losses and how far they are apart."""
+    """Returns the seconds, the losses and their difference."""
     own = [
         "experiment=alpaca_packed_small",
         f"data.records={alpaca.folder() / 'alpaca_data.json'}",

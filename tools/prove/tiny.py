@@ -1,4 +1,4 @@
-"""A tiny model, a tokenizer of bytes and records that take no time, for proofs that are about something else."""
+"""A tiny model, a byte tokenizer and short records, for proofs about something else."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def record(number: int) -> dict[str, str]:
-    """Record `number`: each is another, some have an input, and their lengths vary."""
+    """Record `number`: all differ, some have an input, and their lengths vary."""
     output = " ".join(str(number + step) for step in range(1 + number % 7))
     return {
         "instruction": f"Count on from {number}.",
@@ -43,7 +43,7 @@ def record(number: int) -> dict[str, str]:
 
 
 def overrides(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A nested mapping as the `key=value` words of a command line."""
+    """A nested mapping as the `key=value` arguments of a command line."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from overrides(value, f"{prefix}{key}.")
