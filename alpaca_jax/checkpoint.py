@@ -153,7 +153,7 @@ class Checkpoints:
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
-        with storage.told(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
+        with storage.explained(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(self.folder / str(step), args=args)
         return {name: restored[name] for name in items}, rundir.read_json(self.folder / str(step) / MANIFEST)["meta"]
 
@@ -268,7 +268,7 @@ class Saved:
         item, leaf = self._found[path]
         whole = unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
         args = ocp.args.PyTreeRestore(item=unflatten_dict({path: leaf}), restore_args=whole, partial_restore=True)
-        with storage.told(self.folder):
+        with storage.explained(self.folder):
             restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
         return flatten_dict(restored)[path]
 

@@ -75,7 +75,7 @@ def files(path: str | Path) -> list[Path]:
     store only the last part of a path is a pattern.
     """
     path = storage.at(path)
-    with storage.told(path):
+    with storage.explained(path):
         return _files(path)
 
 
@@ -129,7 +129,7 @@ def sha256(files: Sequence[Path]) -> str:
     """The sha256 (hex) of a file; of several, of their sha256s in this order."""
     digests = []
     for file in files:
-        with storage.told(file), file.open("rb") as opened:
+        with storage.explained(file), file.open("rb") as opened:
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -224,7 +224,7 @@ def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
-    with storage.told(file), file.open("rb") as plain:
+    with storage.explained(file), file.open("rb") as plain:
         if file.suffix == ".gz":
             with gzip.open(plain) as content:
                 yield cast(BinaryIO, content)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
-from alpaca_jax.convert.outputs import RECEIPT, Output, Tensor
+from alpaca_jax.convert.outputs import RECEIPT, Output, TensorRow
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
@@ -28,12 +28,11 @@ def run(config: Config) -> Path:
 
     A UserError where the source can't be read, the target holds anything else, or `verify` finds another model.
     """
-    base = None if config.kind == "difference" else config.base
-    model = pretrained.open(ModelConfig(source=config.source, base=base, cache=config.cache, tokenizer=config.tokenizer))
+    model = pretrained.open(ModelConfig(source=config.source, base=config.base, cache=config.cache, tokenizer=config.tokenizer))
     output = outputs.plan(config, model)
     _tell(config, model)
     if config.dry_run:
-        read = [Tensor(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in model.stored.items()]
+        read = [TensorRow(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in model.stored.items()]
         _show_tensors(f"would be read from {config.source}", read)
         _show_tensors(f"would be written to {config.target}", output.tensors)
         return output.path
@@ -80,12 +79,12 @@ def _occupied(target: Path, receipt: dict[str, Any]) -> bool:
     raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete that one")
 
 
-def _show_tensors(title: str, tensors: Iterable[Tensor]) -> None:
+def _show_tensors(title: str, tensors: Iterable[TensorRow]) -> None:
     """Prints a row for each tensor, one for all layers of the same."""
     table = Table("tensor", "shape", "dtype", "MB", title=title, title_justify="left")
     table.columns[3].justify = "right"
     tensors = list(tensors)
-    grouped: dict[tuple[str, ...], list[Tensor]] = {}
+    grouped: dict[tuple[str, ...], list[TensorRow]] = {}
     for tensor in tensors:
         pattern = ".".join("*" if part.isdigit() else part for part in tensor.name.split("."))
         grouped.setdefault((pattern, str(tensor.shape), tensor.dtype), []).append(tensor)

@@ -47,8 +47,7 @@ def compare(config: Config, source: Pretrained, target: Path) -> None:
 
     A UserError where they differ although no value was rounded.
     """
-    base = config.base if config.kind == "difference" else None
-    result = pretrained.open(ModelConfig(source=str(target), base=base, cache=config.cache, tokenizer=config.tokenizer))
+    result = pretrained.open(ModelConfig(source=str(target), cache=config.cache, tokenizer=config.tokenizer))
     batch = _batch(source)
     ours = logits(result, *batch)
     rows = {"source": difference(logits(source, *batch), ours, batch[1])}

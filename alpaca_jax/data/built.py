@@ -50,7 +50,7 @@ def place(cache: str | None) -> tuple[Path, Path | None]:
 
 def fetched(copy: Path | None, folder: Path, last: str) -> bool:
     """Whether `folder` has been made from its copy on a store; False where there is none."""
-    with storage.told(copy or folder):
+    with storage.explained(copy or folder):
         if copy is None or not (copy / last).exists():
             return False
     with aside(folder) as building:
@@ -62,7 +62,7 @@ def keep(folder: Path, copy: Path | None, last: str) -> None:
     """Puts a copy of a built folder on a store, unless it has one."""
     if copy is None:
         return
-    with storage.told(copy):
+    with storage.explained(copy):
         there = (copy / last).exists()
     if not there:
         storage.send(folder, copy, last)

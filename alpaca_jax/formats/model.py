@@ -13,7 +13,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import Dtype, widest
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.source import sha256
-from alpaca_jax.formats.tensors import Read, Stored, held
+from alpaca_jax.formats.tensors import Read, StoredTensor, held
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import Tree, flatten
 from alpaca_jax.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ class Pretrained:
     format: str  # in words: "Hugging Face safetensors", "GGUF (Q8_0)", ...
     dtype: Dtype = "float32"  # what most weights are stored in; a quantised one is read as float32
     origin: str | None = None  # the source that a model trained here started from
-    stored: Mapping[str, Stored] = dataclasses.field(default_factory=dict)  # its tensors as they lie there
+    stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as they lie there
     notes: tuple[str, ...] = ()  # what was left out or guessed on opening
 
     @functools.cached_property

@@ -30,7 +30,7 @@ def held(params: Mapping[tuple[str, ...], np.ndarray]) -> Read:
     return read
 
 
-class Stored(Protocol):
+class StoredTensor(Protocol):
     """What is known of a tensor before it is read."""
 
     @property
@@ -53,7 +53,7 @@ class Tensors:
 
     where: Path
     scheme: str
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredTensor]
     load: Callable[[str, Index], np.ndarray]
     interleaved: bool = False
 

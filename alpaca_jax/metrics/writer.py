@@ -102,7 +102,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """Returns the complete lines of a metrics file in order: [] if it is absent, and without an incomplete last line."""
     path = storage.at(path)
     try:
-        with storage.told(path):
+        with storage.explained(path):
             whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     except FileNotFoundError:
         return []

@@ -149,7 +149,7 @@ def test_a_rank_whose_host_died_or_that_has_never_started_is_lost(tmp_path):
 
 
 def test_where_jax_ends_a_rank_what_it_said_of_the_silent_peer_is_shown(tmp_path):
-    silent = "alpaca-jax: rank 1 on n1 (process 7) says nothing since 6 s: stopped, or cut off"
+    silent = "alpaca-jax: rank 1 on n1 (process 7) has been silent for 6 s: it is stopped or cut off"
     log(tmp_path, 0, f"alpaca-jax: warning\n{silent}\nF0000 Check failure\n    @ 0x7f", f"exit=134 ended={at(1)} traceback=none")
     log(tmp_path, 1, "F0000", f"exit=134 ended={at(2)} traceback=none")
     head, *told = logs.explain(logs.ends(tmp_path, 2)).splitlines()

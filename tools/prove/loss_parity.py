@@ -163,7 +163,7 @@ def three_ways(
 
 def weights_in(folder: Path) -> Any:
     """The weights of a transformers folder, read as our params."""
-    found = huggingface.open(folder)
+    found = huggingface.open_folder(folder)
     return unflatten({path: found.read(path) for path in names.weights(found.architecture)})
 
 
