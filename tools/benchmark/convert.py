@@ -114,12 +114,12 @@ def in_turns(every: Sequence[Contestant], folder: Path, number: int, warmups: in
     spent: dict[str, list[Spent]] = {each.name: [] for each in every}
     for turn in range(-warmups, number):
         for place, each in enumerate(every):
-            found = process.run(each.command, folder)
+            cost = process.run(each.command, folder)
             clear(folder, {SOURCE, *(later.source for later in every[place + 1 :])})
             if turn >= 0:
-                spent[each.name].append(found)
+                spent[each.name].append(cost)
             label = f"turn {turn + 1} of {number}" if turn >= 0 else "warm-up"
-            turns.console.print(f"{label}, {each.name}: {found.seconds:.2f} s, on disk {found.synced:.2f} s, {found.peak / 1e6:,.0f} MB")
+            turns.console.print(f"{label}, {each.name}: {cost.seconds:.2f} s, on disk {cost.synced:.2f} s, {cost.peak / 1e6:,.0f} MB")
     return spent
 
 
@@ -132,7 +132,7 @@ def clear(folder: Path, kept: set[str]) -> None:
 
 def report(spent: dict[str, list[Spent]], shape: str, size: int) -> None:
     """Prints the table and the JSON line."""
-    figures = {name: summary(found) for name, found in spent.items()}
+    figures = {name: summary(costs) for name, costs in spent.items()}
     copied = figures[COPY]["on_disk_s"]
     rows = [
         [name, f"{each['on_disk_s']:.2f}", f"{each['seconds']:.2f}", f"{each['on_disk_s'] / copied:.2f}", f"{each['peak_mb']:,.0f}"]
@@ -152,12 +152,12 @@ def report(spent: dict[str, list[Spent]], shape: str, size: int) -> None:
     print(turns.result("convert", mine["on_disk_s"], theirs["on_disk_s"], "s", packages, **more))
 
 
-def summary(found: Sequence[Spent]) -> dict[str, float]:
+def summary(costs: Sequence[Spent]) -> dict[str, float]:
     """The median seconds, and the highest memory of any turn."""
     return {
-        "on_disk_s": round(statistics.median(each.synced for each in found), 3),
-        "seconds": round(statistics.median(each.seconds for each in found), 3),
-        "peak_mb": round(max(each.peak for each in found) / 1e6),
+        "on_disk_s": round(statistics.median(each.synced for each in costs), 3),
+        "seconds": round(statistics.median(each.seconds for each in costs), 3),
+        "peak_mb": round(max(each.peak for each in costs) / 1e6),
     }
 
 

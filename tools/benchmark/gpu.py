@@ -55,13 +55,13 @@ def main() -> None:
             alpaca.save(arguments.save_tokens, jobs[0].examples())
             turns.console.print(f"wrote {arguments.save_tokens}")
             return
-        found = {side: first_that_fits(side, jobs) for side in sides()}
-        if found["ours"] is None:
+        results = {side: first_that_fits(side, jobs) for side in sides()}
+        if results["ours"] is None:
             turns.console.print(f"{shape}: no plan of ours fits this device")
         elif arguments.mode == "step":
-            report_step(shape, found["ours"], found.get("theirs"))
+            report_step(shape, results["ours"], results.get("theirs"))
         else:
-            report_full(shape, found["ours"], found.get("theirs"), arguments.output)
+            report_full(shape, results["ours"], results.get("theirs"), arguments.output)
 
 
 def sides() -> list[str]:
@@ -103,10 +103,12 @@ def measure(side: str, job: Job) -> dict[str, Any] | None:
 def report_step(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None) -> None:
     """Prints the table and the JSON line of one shape's step."""
     rows = []
-    for name, found in (("ours", ours), ("transformers + torch", theirs)):
-        if found:
-            shares = [f"{found[key]:.1%}" for key in ("mfu", "mfu_full_attention", "fill")]
-            rows.append([name, f"{found['tokens_per_second']:,.0f}", f"{found['seconds']:.3f}", *shares, found["memory"], found["plan"]])
+    for name, result in (("ours", ours), ("transformers + torch", theirs)):
+        if result:
+            shares = [f"{result[key]:.1%}" for key in ("mfu", "mfu_full_attention", "fill")]
+            rows.append(
+                [name, f"{result['tokens_per_second']:,.0f}", f"{result['seconds']:.3f}", *shares, result["memory"], result["plan"]]
+            )
     columns = ["", "real tokens/s", "s a step", "MFU", "MFU, full attention", "slots filled", "peak GiB", "stored, remat, parts"]
     turns.table(f"{shape} on {ours['device']}", columns, rows)
     keys = ("mfu", "mfu_full_attention", "fill", "memory", "plan", "seconds")
@@ -117,9 +119,9 @@ def report_step(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None)
 
 def report_full(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None, output: Path | None) -> None:
     """Prints both wall times and the distance of the curves, and draws them."""
-    found = {"ours": ours} | ({"torch": theirs} if theirs else {})
+    results = {"ours": ours} | ({"torch": theirs} if theirs else {})
     steps = len(ours["losses"])
-    rows = [[name, f"{each['seconds']:.1f}", f"{each['losses'][0]:.4f}", f"{each['losses'][-1]:.4f}"] for name, each in found.items()]
+    rows = [[name, f"{each['seconds']:.1f}", f"{each['losses'][0]:.4f}", f"{each['losses'][-1]:.4f}"] for name, each in results.items()]
     turns.table(f"{shape}, {steps} steps on {ours['device']}", ["", "seconds", "first loss", "last loss"], rows)
     more = {"mode": "full", "shape": shape, "steps": steps, "compile_seconds": round(ours["compile_seconds"], 1)}
     if theirs:
@@ -128,8 +130,8 @@ def report_full(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None,
         turns.console.print(f"the losses are {apart.mean():.1e} apart on average, {apart.max():.1e} at most (bf16 compute on both sides)")
     if output:
         output.mkdir(parents=True, exist_ok=True)
-        (output / f"gpu-full-{shape}.json").write_text(json.dumps({name: each["losses"] for name, each in found.items()}))
-        draw(output / f"gpu-full-{shape}.png", {name: each["losses"] for name, each in found.items()})
+        (output / f"gpu-full-{shape}.json").write_text(json.dumps({name: each["losses"] for name, each in results.items()}))
+        draw(output / f"gpu-full-{shape}.png", {name: each["losses"] for name, each in results.items()})
     print(line(ours, theirs, "seconds", "s", more))
 
 

@@ -36,10 +36,10 @@ def run(job: Job) -> dict[str, Any]:
     )
     device = jax.devices()[0]
     chip = hardware.identify(HardwareConfig(), device)
-    found = {"device": device.device_kind, "platform": device.platform, "peak_source": chip.source}
+    about = {"device": device.device_kind, "platform": device.platform, "peak_source": chip.source}
     if job.mode == "full":
-        return found | full(trainer, batches.stream(0, steps), batches.batch(0))
-    return found | step(trainer, [batches.batch(index % batches.steps_per_epoch) for index in range(steps + WARMUPS)], chip, architecture)
+        return about | full(trainer, batches.stream(0, steps), batches.batch(0))
+    return about | step(trainer, [batches.batch(index % batches.steps_per_epoch) for index in range(steps + WARMUPS)], chip, architecture)
 
 
 def step(trainer: ours.Ours, batches: list[dict[str, np.ndarray]], chip: hardware.Chip, architecture: Architecture) -> dict[str, Any]:

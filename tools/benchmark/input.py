@@ -52,16 +52,16 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shown = json.loads((alpaca.folder() / alpaca.RECORDS).read_bytes())[: arguments.records]
-        (folder / alpaca.RECORDS).write_text(json.dumps(shown))
+        selected = json.loads((alpaca.folder() / alpaca.RECORDS).read_bytes())[: arguments.records]
+        (folder / alpaca.RECORDS).write_text(json.dumps(selected))
         (folder / "tokenizer.model").write_bytes((alpaca.folder() / alpaca.TOKENIZER).read_bytes())
-        found = {name: start("ours", folder) for name in ("ours, cold", "ours, warm")}
+        results = {name: start("ours", folder) for name in ("ours, cold", "ours, warm")}
         peers = [peer for peer in ("published", "published-fast", "trl") if peer not in arguments.skip]
         if "trl" in peers and (reason := no_trl(folder / "packages" if arguments.install_trl else None)):
             turns.console.print(f"trl is left out: {reason}")
             peers.remove("trl")
-        found |= {peer: start(peer, folder) for peer in peers}
-    report(found, len(shown))
+        results |= {peer: start(peer, folder) for peer in peers}
+    report(results, len(selected))
 
 
 def no_trl(target: Path | None) -> str | None:
@@ -91,17 +91,17 @@ def start(contestant: str, folder: Path) -> Marks:
     return marks
 
 
-def report(found: dict[str, Marks], number: int) -> None:
+def report(results: dict[str, Marks], number: int) -> None:
     """Prints the table and the JSON line."""
     columns = ("imports", "dataset", "first batch", "ready")
-    rows = [[name, *(f"{marks[column]:.2f}" for column in columns)] for name, marks in found.items()]
+    rows = [[name, *(f"{marks[column]:.2f}" for column in columns)] for name, marks in results.items()]
     turns.table(f"{number:,} records to batches: seconds since the imports", ["", *columns], rows)
-    cold, warm = found["ours, cold"], found["ours, warm"]
-    published = found.get("published")
+    cold, warm = results["ours, cold"], results["ours, warm"]
+    published = results.get("published")
     more: dict[str, Any] = {"records": number, "cold": round(cold["ready"], 3), "warm": round(warm["ready"], 3)}
     more |= {"warm_first_batch": round(warm["first batch"], 3), "utilisation": cold["utilisation"]}
-    more |= {name: round(found[name]["ready"], 3) for name in ("published-fast", "trl") if name in found}
-    more |= {f"{name}_version": number for name, number in found.get("trl", {}).get("versions", {}).items()}
+    more |= {name: round(results[name]["ready"], 3) for name in ("published-fast", "trl") if name in results}
+    more |= {f"{name}_version": number for name, number in results.get("trl", {}).get("versions", {}).items()}
     packages = ("tensorflow-datasets", "sentencepiece", "tokenizers", "transformers", "torch")
     print(turns.result("input", cold["ready"], published and published["ready"], "s", packages, **more))
 
@@ -122,13 +122,13 @@ def ours(folder: Path) -> Marks:
     examples = builder.load_examples(config, folder / alpaca.RECORDS, tokenizer).examples["train"]
     mark("dataset")
     batches = make_batches(examples, BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0, epochs=EPOCHS)
-    made = slots = tokens = 0
+    count = slots = tokens = 0
     for batch in batches.stream(0, batches.steps_per_epoch):
-        if not made:
+        if not count:
             mark("first batch")
-        made += 1
+        count += 1
         slots, tokens = slots + batch["segments"].size, tokens + int((batch["segments"] > 0).sum())
-    assert made == batches.steps_per_epoch
+    assert count == batches.steps_per_epoch
     return mark("ready") | {"utilisation": round(tokens / slots, 4)}
 
 
@@ -206,10 +206,10 @@ def trl(folder: Path) -> Marks:
             "completion_mask": [([0] * len(prompt) + [1] * len(answer))[:MAX_LENGTH] for prompt, answer in both],
         }
 
-    made = datasets.load_dataset("json", data_files=str(folder / alpaca.RECORDS), split="train")
-    made = made.map(tokenized, batched=True, num_proc=turns.num_cores(), remove_columns=made.column_names)
+    dataset = datasets.load_dataset("json", data_files=str(folder / alpaca.RECORDS), split="train")
+    dataset = dataset.map(tokenized, batched=True, num_proc=turns.num_cores(), remove_columns=dataset.column_names)
     mark("dataset")
-    packed = pack_dataset(made, LENGTH, "bfd").shuffle(seed=0)
+    packed = pack_dataset(dataset, LENGTH, "bfd").shuffle(seed=0)
     for first in range(0, len(packed), 8):
         rows = packed[first : first + 8]
         arrays = {name: np.zeros((8, LENGTH), np.int32) for name in ("input_ids", "completion_mask", "position_ids")}

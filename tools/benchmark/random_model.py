@@ -66,12 +66,12 @@ def _tokenizer(vocab_size: int) -> Tokenizer:
     pairs = list(itertools.islice(itertools.product(alphabet, repeat=2), vocab_size - 2 - len(alphabet)))
     tokens = [*alphabet, *(first + second for first, second in pairs), "<s>", "</s>"]
     assert len(tokens) == vocab_size, vocab_size
-    made = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(tokens[-2:])
+    built = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    built.decoder = decoders.ByteLevel()
+    built.add_special_tokens(tokens[-2:])
     start, end = vocab_size - 2, vocab_size - 1
-    return Tokenizer(Json(made.to_str()), bos_id=start, eos_id=end, pad_id=end, adds_bos=True)
+    return Tokenizer(Json(built.to_str()), bos_id=start, eos_id=end, pad_id=end, adds_bos=True)
 
 
 class _Random:
@@ -85,12 +85,12 @@ class _Random:
         weight = self._known[path]
         shape = tuple(part.stop - part.start for part in whole(index, weight.shape))
         if not weight.name.stacked:
-            return self._made(shape)
+            return self._draw(shape)
         # Created in the layout of the file and viewed in ours, so that writing transposes nothing.
-        layers = [weight.name.to_ours(self._made(weight.name.their_shape(shape[1:])), shape[1:]) for _ in range(shape[0])]
+        layers = [weight.name.to_ours(self._draw(weight.name.their_shape(shape[1:])), shape[1:]) for _ in range(shape[0])]
         return layers[0][None] if len(layers) == 1 else np.stack(layers)
 
-    def _made(self, shape: tuple[int, ...]) -> np.ndarray:
+    def _draw(self, shape: tuple[int, ...]) -> np.ndarray:
         count = int(np.prod(shape))
         bits = np.asarray(self._bits.random_raw(-(-count // 4))).view(np.uint16)[:count]
         bits &= np.uint16(STAYS)

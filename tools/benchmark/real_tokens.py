@@ -73,9 +73,9 @@ def main() -> None:
     seconds = turns.in_turns({name: each.run for name, each in contestants.items()}, arguments.turns)
     updates = turns.in_turns({f"update of {name}": each.update for name, each in contestants.items()}, arguments.turns)
 
-    found = {name: each.rate(seconds[name], updates[f"update of {name}"]) for name, each in contestants.items()}
-    report(found, contestants, seconds, updates)
-    mine, four, all_of_them = found.values()
+    speeds = {name: each.rate(seconds[name], updates[f"update of {name}"]) for name, each in contestants.items()}
+    report(speeds, contestants, seconds, updates)
+    mine, four, all_of_them = speeds.values()
     packages = ("jax", "flax", "optax", "torch", "transformers")
     more = {"longest_of_128": round(all_of_them, 1), "ratio_to_longest_of_128": round(mine / all_of_them, 3)}
     more |= {"shape": arguments.shape, "length": arguments.length, "rows": arguments.rows, "turns": arguments.turns}
@@ -148,12 +148,12 @@ def padded(model: torch.nn.Module, optimizer: torch.optim.Optimizer, examples: E
     return Contestant(gradient, update, len(microbatches), slots / (sampled / len(microbatches)), tokens)
 
 
-def report(found: dict[str, float], contestants: dict[str, Contestant], seconds: dict, updates: dict) -> None:
+def report(speeds: dict[str, float], contestants: dict[str, Contestant], seconds: dict, updates: dict) -> None:
     """Prints the measurements and the resulting figures of a step."""
     rows = []
     for name, each in contestants.items():
         part, update = statistics.median(seconds[name]) / each.sample, statistics.median(updates[f"update of {name}"])
-        rows.append([name, f"{part:.2f}", f"{each.parts:.1f}", f"{update:.2f}", f"{each.tokens:,.0f}", f"{found[name]:.1f}"])
+        rows.append([name, f"{part:.2f}", f"{each.parts:.1f}", f"{update:.2f}", f"{each.tokens:,.0f}", f"{speeds[name]:.1f}"])
     turns.table(f"a step of {EXAMPLES} examples", ["", "s a microbatch", "microbatches", "s the update", "tokens", "tokens/s"], rows)
 
 

@@ -43,14 +43,14 @@ def llama(architecture: Architecture, params: Mapping[str, Any] | None = None, *
 
 def state_dict(architecture: Architecture, params: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Our params under their names and in their layout, fp32."""
-    found: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
     ours_by_path = flatten(params)
     for path, weight in names.weights(architecture).items():
         ours = np.asarray(ours_by_path[path], np.float32)
         layers = ours if weight.name.stacked else ours[None]
         for (name, _), layer in zip(weight.tensors("huggingface"), layers, strict=True):
-            found[name] = torch.from_numpy(np.ascontiguousarray(weight.name.to_theirs(layer)).copy())
-    return found
+            state[name] = torch.from_numpy(np.ascontiguousarray(weight.name.to_theirs(layer)).copy())
+    return state
 
 
 def padded(examples: Sequence[Example], length: int | None = None, device: str = "cpu") -> Microbatch:

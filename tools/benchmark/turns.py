@@ -43,12 +43,12 @@ def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, fl
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table whose first column is text and whose others are numbers."""
-    made = Table(title=title, title_justify="left")
+    grid = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left")
+        grid.add_column(column, justify="right" if number else "left")
     for row in rows:
-        made.add_row(*map(str, row))
-    console.print(made)
+        grid.add_row(*map(str, row))
+    console.print(grid)
 
 
 def result(name: str, ours: float, peer: float | None, unit: str, packages: Sequence[str], device: str = "cpu", **more: Any) -> str:

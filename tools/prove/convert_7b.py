@@ -79,9 +79,9 @@ def main() -> None:
 def there_and_back(other: str, name: str, folder: Path, expected: dict[str, str], bar: float) -> list[Row]:
     """Converts Hugging Face to another format, and the result back to Hugging Face; deletes both."""
     there = process.run([*PYTHON, *convert(folder, "hf", name)], folder)
-    told(f"Hugging Face to {other}", there)
+    print_cost(f"Hugging Face to {other}", there)
     back = process.run([*PYTHON, *convert(folder, name, "back")], folder)
-    told(f"{other} to Hugging Face", back)
+    print_cost(f"{other} to Hugging Face", back)
     clear(folder, {"hf", "back"})
     differing = compare(folder / "back", expected)
     clear(folder, {"hf"})
@@ -115,7 +115,7 @@ def killed(folder: Path, expected: dict[str, str], shard: int) -> tuple[Row, lis
     before = times(partial)
     turns.console.print(f"killed when {len(before)} of its shards were whole")
     spent = process.run(command, folder)
-    told("Hugging Face to Hugging Face, started again", spent)
+    print_cost("Hugging Face to Hugging Face, started again", spent)
     after = times(target)
     if anew := [name for name, moment in before.items() if after.get(name) != moment]:
         problems.append(f"the second start wrote {', '.join(anew)} again")
@@ -150,36 +150,36 @@ def times(folder: Path) -> dict[str, int]:
 
 def digests(folder: Path) -> dict[str, str]:
     """The sha256 of each tensor's bytes, dtype and shape, over all safetensors files of a folder, read without our own code."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     with ThreadPoolExecutor(turns.num_cores()) as pool:
         for file in sorted(folder.glob("*.safetensors")):
             with file.open("rb") as opened:
                 length = int.from_bytes(opened.read(8), "little")
                 entries = json.loads(opened.read(length))
             entries.pop("__metadata__", None)
-            assert not found.keys() & entries.keys(), file
-            found |= zip(entries, pool.map(functools.partial(digest, file, 8 + length), entries.values()), strict=True)
-    return found
+            assert not hashes.keys() & entries.keys(), file
+            hashes |= zip(entries, pool.map(functools.partial(digest, file, 8 + length), entries.values()), strict=True)
+    return hashes
 
 
 def digest(file: Path, start: int, entry: dict) -> str:
     """The sha256 of an entry of a file whose tensors begin at byte `start`."""
     first, end = entry["data_offsets"]
-    made = hashlib.sha256(f"{entry['dtype']} {entry['shape']} ".encode())
+    sha256 = hashlib.sha256(f"{entry['dtype']} {entry['shape']} ".encode())
     with file.open("rb") as opened:
         opened.seek(start + first)
         for place in range(first, end, BLOCK):
-            made.update(opened.read(min(BLOCK, end - place)))
-    return made.hexdigest()
+            sha256.update(opened.read(min(BLOCK, end - place)))
+    return sha256.hexdigest()
 
 
 def compare(folder: Path, expected: dict[str, str]) -> list[str]:
     """The tensors that are missing, unexpected, or not equal bit for bit."""
-    found = digests(folder)
-    return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    actual = digests(folder)
+    return sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
 
 
-def told(name: str, spent: Spent) -> None:
+def print_cost(name: str, spent: Spent) -> None:
     """Prints that a conversion is done."""
     turns.console.print(f"{name}: {spent.synced:.1f} s, {spent.peak / 1e6:,.0f} MB")
 

@@ -73,16 +73,16 @@ def main() -> None:
     params = jax.tree.map(np.asarray, jax.jit(lambda key: llama.init(a, key))(jax.random.key(0)))
     config = OptimizerConfig(learning_rate=arguments.learning_rate, clip=1.0, schedule="cosine", warmup=0.1)
 
-    found = three_ways(a, params, tokenizer, ours, config, arguments)
-    agreed = compare(found, params)
+    results = three_ways(a, params, tokenizer, ours, config, arguments)
+    agreed = compare(results, params)
     variants = as_published(a, params, ours, published, config, arguments)
-    losses = held_out(a, {"ours": found["packed"][1]} | {name: after for name, (_, after) in variants.items()}, held, arguments.length)
+    losses = held_out(a, {"ours": results["packed"][1]} | {name: after for name, (_, after) in variants.items()}, held, arguments.length)
     turns.table("held-out loss after the last step", ["", "nats a token"], [[name, f"{loss:.4f}"] for name, loss in losses.items()])
 
     if arguments.output:
-        curves.draw_parity(arguments.output / "loss-parity.png", {name: each[0] for name, each in found.items()}, TOLERANCE)
+        curves.draw_parity(arguments.output / "loss-parity.png", {name: each[0] for name, each in results.items()}, TOLERANCE)
         curves.draw_published(
-            arguments.output / "loss-published.png", found["packed"][0], {name: each[0] for name, each in variants.items()}
+            arguments.output / "loss-published.png", results["packed"][0], {name: each[0] for name, each in variants.items()}
         )
     sys.exit(0 if agreed else 1)
 
@@ -144,35 +144,35 @@ def three_ways(
     assert all(np.array_equal(np.sort(packed.indices(step)), np.sort(padded.indices(step))) for step in steps)
 
     def ours(batches: Batches, name: str, microbatches: int) -> tuple[list[float], Any]:
-        made = (batches.batch(step) for step in steps)
-        return parity.our_losses(a, params, made, config, arguments.steps, microbatches, shown(name))
+        stream = (batches.batch(step) for step in steps)
+        return parity.our_losses(a, params, stream, config, arguments.steps, microbatches, print_every_tenth(name))
 
-    found = {"packed": ours(packed, "ours, packed", 1), "padded": ours(padded, "ours, padded", max(1, arguments.examples // 16))}
+    results = {"packed": ours(packed, "ours, packed", 1), "padded": ours(padded, "ours, padded", max(1, arguments.examples // 16))}
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         huggingface_export.export(Path(folder) / "first", in_memory(a, tokenizer, params))
         model = transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "first", dtype=torch.float32).train()
         torch.set_num_threads(turns.num_cores())
         steps_of = (examples.take(packed.indices(step).tolist()) for step in steps)
-        losses = parity.their_losses(model, steps_of, config, arguments.steps, THEIR_BATCH, shown("transformers + torch"))
+        losses = parity.their_losses(model, steps_of, config, arguments.steps, THEIR_BATCH, print_every_tenth("transformers + torch"))
         model.save_pretrained(Path(folder) / "last")
         tokenizer.save(Path(folder) / "last")
-        found["torch"] = (losses, weights_in(Path(folder) / "last"))
-    return found
+        results["torch"] = (losses, weights_in(Path(folder) / "last"))
+    return results
 
 
 def weights_in(folder: Path) -> Any:
     """The weights of a transformers folder, read as our params."""
-    found = huggingface.open_folder(folder)
-    return unflatten({path: found.read(path) for path in names.weights(found.architecture)})
+    source = huggingface.open_folder(folder)
+    return unflatten({path: source.read(path) for path in names.weights(source.architecture)})
 
 
-def compare(found: dict[str, tuple[list[float], Any]], start: Any) -> bool:
+def compare(results: dict[str, tuple[list[float], Any]], start: Any) -> bool:
     """Whether the curves and the final weights agree; prints the differences."""
-    reference, after = found["torch"]
+    reference, after = results["torch"]
     agreed, rows = True, []
     for name in ("packed", "padded"):
-        losses, params = found[name]
+        losses, params = results[name]
         curve, weights = parity.relative(losses, reference).max(), parity.distances(params, after, start)
         fine = curve < TOLERANCE and weights["difference / movement"] < WEIGHTS_TOLERANCE
         agreed &= bool(fine)
@@ -188,15 +188,15 @@ def as_published(
     """The losses and final params with the published masks, and with the published masks and means."""
     batches = make_batches(examples, BatchConfig(examples=arguments.examples, sequence_length=arguments.length), seed=0)
 
-    def made(step: int, means: bool) -> Batch:
+    def batch_of(step: int, means: bool) -> Batch:
         indices = np.random.default_rng([1, step]).permutation(batches.indices(step))
         return weighted([published[index] for index in indices], batches.rows + 1, arguments.length, means)
 
-    found = {}
+    results = {}
     for name, means in (("masks by length", False), ("masks by length, mean of each 4", True)):
-        stream = (made(step, means) for step in range(arguments.steps))
-        found[name] = parity.our_losses(a, params, stream, config, arguments.steps, progress=shown(name))
-    return found
+        stream = (batch_of(step, means) for step in range(arguments.steps))
+        results[name] = parity.our_losses(a, params, stream, config, arguments.steps, progress=print_every_tenth(name))
+    return results
 
 
 def weighted(examples: Sequence[Example], rows: int, length: int, means: bool) -> Batch:
@@ -217,14 +217,14 @@ def held_out(a: Architecture, models: dict[str, Any], held: Examples, length: in
     rows = -(-2 * int(held.lengths.sum()) // length)
     batch = collate(everything, rows, length)
     loss = jax.jit(lambda params, part: response_loss(Forward(a), params, part))
-    found = {}
+    losses = {}
     for name, params in models.items():
         sums = [loss(params, {key: value[row : row + 1] for key, value in batch.items()}) for row in range(rows)]
-        found[name] = float(sum(total for total, _ in sums) / sum(targets for _, targets in sums))
-    return found
+        losses[name] = float(sum(total for total, _ in sums) / sum(targets for _, targets in sums))
+    return losses
 
 
-def shown(name: str) -> Callable[[int, float], None]:
+def print_every_tenth(name: str) -> Callable[[int, float], None]:
     """Prints a line every tenth step."""
     start = time.perf_counter()
 

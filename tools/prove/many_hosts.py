@@ -47,13 +47,13 @@ def main() -> None:
     if reason := slurm_cluster.missing() or network_hosts.missing():
         raise SystemExit(reason)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name, ground(Path(name)) as made:
-        found, failures = run(made, arguments.cases)
-    disturbed = [outcome for outcome in found.values() if isinstance(outcome, Outcome)]
-    show(found)
+    with tempfile.TemporaryDirectory() as name, ground(Path(name)) as site:
+        results, failures = run(site, arguments.cases)
+    disturbed = [outcome for outcome in results.values() if isinstance(outcome, Outcome)]
+    show(results)
     for failure in failures:
         turns.console.print(f"FAILED: {failure}", style="red", markup=False)
-    more = {name: facts if isinstance(facts, dict) else dataclasses.asdict(facts) for name, facts in found.items()}
+    more = {name: facts if isinstance(facts, dict) else dataclasses.asdict(facts) for name, facts in results.items()}
     for facts in more.values():
         facts.pop("said", None)
     slowest = max((outcome.seconds for outcome in disturbed), default=0.0)
@@ -77,32 +77,32 @@ def ground(folder: Path) -> Iterator[Ground]:
         yield Ground(folder / "shared", cluster)
 
 
-def run(made: Ground, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def run(site: Ground, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The outcome of each case, and the failures."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     failures: list[str] = []
-    straight = None if set(names) <= {"recipe"} else undisturbed(made)
+    straight = None if set(names) <= {"recipe"} else undisturbed(site)
     for name in names:
         turns.console.print(f"{name} ...")
         try:
             if name == "recipe":
-                found[name] = many_hosts_recipe.equal(made)
+                results[name] = many_hosts_recipe.equal(site)
             elif name == "sweep":
                 assert straight is not None
-                found[name] = many_hosts_sweep.one_fails(made, straight)
+                results[name] = many_hosts_sweep.one_fails(site, straight)
             else:
-                found[name] = many_hosts_cases.CASES[name](made, straight)
-                turns.console.print(f"  {found[name].seconds:.1f} s to the end, exit codes {found[name].codes}")
+                results[name] = many_hosts_cases.CASES[name](site, straight)
+                turns.console.print(f"  {results[name].seconds:.1f} s to the end, exit codes {results[name].codes}")
         except Failed as error:
             failures.append(f"{name}: {error}")
             turns.console.print(f"  FAILED: {error}", markup=False)
-    return found, failures
+    return results, failures
 
 
-def undisturbed(made: Ground) -> np.ndarray:
+def undisturbed(site: Ground) -> np.ndarray:
     """The losses of the undisturbed run on two nodes."""
     began = time.monotonic()
-    trial = Trial(made, "straight")
+    trial = Trial(site, "straight")
     trial.launch()
     trial.ended()
     losses = trial.losses()
@@ -113,10 +113,10 @@ def undisturbed(made: Ground) -> np.ndarray:
     return losses
 
 
-def show(found: Mapping[str, Any]) -> None:
+def show(results: Mapping[str, Any]) -> None:
     """Prints the table and, below it, the user's output."""
-    others = {name: facts for name, facts in found.items() if isinstance(facts, dict)}
-    outcomes = [each for each in found.values() if isinstance(each, Outcome)]
+    others = {name: facts for name, facts in results.items() if isinstance(facts, dict)}
+    outcomes = [each for each in results.values() if isinstance(each, Outcome)]
     for name, facts in others.items():
         turns.console.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if key != "said"), markup=False)
     table = Table(title=f"A job of 2 nodes, heartbeat {HEARTBEAT} s, disturbed after step {many_hosts_cases.MOMENT}", title_justify="left")

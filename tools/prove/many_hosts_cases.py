@@ -75,8 +75,8 @@ def raise_on_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
         ranks = _started(trial)
         trial.until(lambda: trial.step >= MOMENT - 1, f"step {MOMENT - 1}")
         seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
-        found = trial.ended()
-        claim((found.state, found.exit_code, len(found.attempts)) == (State.failed, 1, 1), f"{found.state} with {found.exit_code}")
+        record = trial.ended()
+        claim((record.state, record.exit_code, len(record.attempts)) == (State.failed, 1, 1), f"{record.state} with {record.exit_code}")
         said = trial.said()
         claim(any("fault of step" in line for line in said), f"the traceback is not what is said first: {said}")
         mended.touch()
@@ -152,8 +152,8 @@ def _started_again(ground: Ground, straight: np.ndarray, name: str, case: str, l
     ranks = _at_the_moment(trial)
     act(trial, ranks)
     seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
-    found = trial.ended()
-    return _compared(trial, straight, case, seconds, limit, [attempt.exit_code for attempt in found.attempts[:-1]], trial.said())
+    record = trial.ended()
+    return _compared(trial, straight, case, seconds, limit, [attempt.exit_code for attempt in record.attempts[:-1]], trial.said())
 
 
 @contextlib.contextmanager
@@ -190,10 +190,10 @@ def _compared(
     restarted: str = "by itself",
 ) -> Outcome:
     """Waits for the end of the run, and compares it with the undisturbed one."""
-    found = trial.ended()
-    claim(found.state is State.done and found.exit_code == 0, f"{case}: in the end {found.state.value}, exit code {found.exit_code}")
+    record = trial.ended()
+    claim(record.state is State.done and record.exit_code == 0, f"{case}: in the end {record.state.value}, exit code {record.exit_code}")
     claim(seconds <= limit, f"{case}: {seconds:.1f} s to the end, {limit:.0f} allowed")
     claim(not left_running(trial.folder), f"{case}: still running: {left_running(trial.folder)}")
     apart = difference(trial.losses(), straight)
-    codes = [*codes, found.exit_code]
-    return Outcome(case, round(seconds, 1), limit, codes, restarted, found.state.value, trial.went_on_from(), apart, said)
+    codes = [*codes, record.exit_code]
+    return Outcome(case, round(seconds, 1), limit, codes, restarted, record.state.value, trial.went_on_from(), apart, said)

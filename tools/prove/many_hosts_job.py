@@ -44,7 +44,7 @@ class Ground:
     folder: Path
     cluster: slurm_cluster.Cluster
 
-    def shown(self, lines: Sequence[str]) -> list[str]:
+    def relative(self, lines: Sequence[str]) -> list[str]:
         """The lines with relative paths, which make sense elsewhere too."""
         names = {f"{self.folder}/": "", f"{ROOT}/": ""}
         return [functools.reduce(lambda text, name: text.replace(name, names[name]), names, line) for line in lines]
@@ -104,8 +104,8 @@ class Trial:
     def has_begun(self) -> bool:
         """Whether both ranks of the newest attempt have begun their logs."""
         folder = logs.folder_of(self.folder, self.written.attempts[-1].number)
-        found = [rank.log_of(folder, each) for each in range(2)]
-        return all(log.exists() and "\n" in log.read_text(errors="replace") for log in found)
+        head_logs = [rank.log_of(folder, each) for each in range(2)]
+        return all(log.exists() and "\n" in log.read_text(errors="replace") for log in head_logs)
 
     def host(self, number: int) -> str:
         """The host of a rank of the newest attempt."""
@@ -139,10 +139,10 @@ class Trial:
     def went_on_from(self) -> int:
         """The step of the checkpoint from which the newest attempt resumed; Failed if it started over."""
         text = rank.log_of(logs.folder_of(self.folder, self.written.attempts[-1].number), 0).read_text()
-        found = re.search(r"resuming from the checkpoint of step (\d+)", text)
-        if found is None:
+        match = re.search(r"resuming from the checkpoint of step (\d+)", text)
+        if match is None:
             raise Failed(f"{self.name}: it has not resumed from a checkpoint: {text[-2000:]}")
-        return int(found[1])
+        return int(match[1])
 
     def begin_now(self) -> None:
         """Starts a requeued job: Slurm delays it for two minutes, which an administrator may shorten."""
@@ -158,7 +158,7 @@ class Trial:
         with open(self.folder / logs.FOLDER / logs.SUPERVISOR, "rb") as file:
             file.seek(self._read)
             lines = file.read().decode(errors="replace").splitlines()
-        return self.ground.shown([line for line in lines if not line.startswith("the checkout ")])
+        return self.ground.relative([line for line in lines if not line.startswith("the checkout ")])
 
     def losses(self) -> np.ndarray:
         """The loss of each step; Failed unless every step was written exactly once."""
@@ -179,8 +179,8 @@ class Trial:
         return head
 
     def _last_words(self) -> str:
-        found = self.folder / logs.FOLDER
-        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-1500:]}" for path in sorted(found.glob("**/*.log")))
+        log_folder = self.folder / logs.FOLDER
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-1500:]}" for path in sorted(log_folder.glob("**/*.log")))
 
 
 def claim(true: object, what: str) -> None:
@@ -189,10 +189,10 @@ def claim(true: object, what: str) -> None:
         raise Failed(what)
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
+def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """The largest relative difference of the losses; Failed if it is too large."""
-    claim(len(found) == len(expected), f"{len(found)} losses, {len(expected)} expected")
-    largest = float(np.max(np.abs(found - expected) / np.abs(expected)))
+    claim(len(actual) == len(expected), f"{len(actual)} losses, {len(expected)} expected")
+    largest = float(np.max(np.abs(actual - expected) / np.abs(expected)))
     claim(largest <= EQUAL, f"losses differ by {largest:.1e} of their value")
     return largest
 
@@ -211,16 +211,16 @@ def _lives(process: psutil.Process) -> bool:
 
 def left_running(folder: Path) -> list[str]:
     """The command lines of running processes that name `folder`, except the cluster's own daemons."""
-    found = []
+    commands = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or ()
         ours = any(word.startswith(str(folder)) or f"dir={folder}" in word for word in words)
         if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(words)[:100])
-    return found
+            commands.append(" ".join(words)[:100])
+    return commands
 
 
 def fault(step: int, unless: Path, word: str, on: int = 1) -> dict[str, str]:
     """The environment that makes `step` raise on rank `on` of a command with this word, until the file `unless` exists."""
-    told = {"rank": on, "step": step, "word": word, "unless": str(unless)}
-    return {"PYTHONPATH": str(FAULTY), "PROVE_FAULT": json.dumps(told)}
+    spec = {"rank": on, "step": step, "word": word, "unless": str(unless)}
+    return {"PYTHONPATH": str(FAULTY), "PROVE_FAULT": json.dumps(spec)}

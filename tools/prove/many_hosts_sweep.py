@@ -35,8 +35,8 @@ def one_fails(ground: Ground, straight: np.ndarray) -> dict[str, Any]:
     began = time.monotonic()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=4 * PATIENCE)
     seconds = time.monotonic() - began
-    found = sweep.read(folder).entries
-    results = [entry.result or {} for entry in found]
+    entries = sweep.read(folder).entries
+    results = [entry.result or {} for entry in entries]
     states = [result.get("state") for result in results]
     said = f"{done.stdout}\n{done.stderr}"
     claim(states == ["failed" if number == FAILING else "done" for number in range(JOBS)], f"states {states}: {said}")
@@ -68,7 +68,7 @@ def one_fails(ground: Ground, straight: np.ndarray) -> dict[str, Any]:
         "attempts after the sweep's own process was killed": [1] * JOBS,
         "attempts after mending": attempts,
         "difference": f"{apart:.1e}",
-        "said": ground.shown(lines[first:]),
+        "said": ground.relative(lines[first:]),
     }
 
 
@@ -91,9 +91,9 @@ def _record(folder: Path, number: int) -> record.Record:
 
 def _seconds_to_the_end(folder: Path) -> float:
     """The seconds from the exception to the end of all ranks of its job."""
-    found = _record(folder, FAILING)
-    raised = logs.ends(logs.folder_of(folder / str(FAILING), 0), found.job.processes)[1].failed
-    return (datetime.datetime.fromisoformat(found.attempts[0].ended or "") - raised).total_seconds()
+    failing = _record(folder, FAILING)
+    raised = logs.ends(logs.folder_of(folder / str(FAILING), 0), failing.job.processes)[1].failed
+    return (datetime.datetime.fromisoformat(failing.attempts[0].ended or "") - raised).total_seconds()
 
 
 def _wait(true: Any, driver: subprocess.Popen, output: Path) -> None:

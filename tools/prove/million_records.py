@@ -75,8 +75,8 @@ def sampled(phase: str, folder: Path) -> tuple[float, float, float]:
     start, resident, own = time.monotonic(), 0, 0
     process = psutil.Popen(command)
     while process.poll() is None:
-        found = [memory for each in family(process) if (memory := memory_of(each)) is not None]
-        resident, own = max(resident, sum(rss for rss, _ in found)), max(own, sum(private for _, private in found))
+        memories = [memory for each in family(process) if (memory := memory_of(each)) is not None]
+        resident, own = max(resident, sum(rss for rss, _ in memories)), max(own, sum(private for _, private in memories))
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{phase} ended with {process.returncode}")

@@ -67,9 +67,9 @@ def main() -> None:
                 train(before, folder, mesh, "across", STEPS // 2, arguments.only)
                 train(ROOT, folder, mesh, "across", STEPS, arguments.only)
                 for case in arguments.only:
-                    found = list(compare(folder, mesh, case))
-                    print(f"{mesh}, {case}: {'; '.join(found) or 'equal'}", flush=True)
-                    differences += found
+                    different = list(compare(folder, mesh, case))
+                    print(f"{mesh}, {case}: {'; '.join(different) or 'equal'}", flush=True)
+                    differences += different
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", before], check=True)
     print(f"{len(differences)} differences between {arguments.revision} and the code at hand, over {STEPS} steps of each case")
