@@ -132,7 +132,7 @@ async def _collect(pieces: AsyncIterator[Piece], count: int) -> list[list[Piece]
     collected: list[list[Piece]] = [[] for _ in range(count)]
     async with contextlib.aclosing(pieces):  # type: ignore[type-var]
         async for piece in pieces:
-            collected[piece.index].append(piece)
+            collected[piece.choice].append(piece)
     return collected
 
 
@@ -156,9 +156,9 @@ async def _events(pieces: AsyncIterator[Piece], shape: Shape, count: Callable[[]
     try:
         async with contextlib.aclosing(pieces):  # type: ignore[type-var]
             async for piece in pieces:
-                if piece.index not in opened:
-                    opened.add(piece.index)
-                    if (opening := shape.opening(piece.index)) is not None:
+                if piece.choice not in opened:
+                    opened.add(piece.choice)
+                    if (opening := shape.opening(piece.choice)) is not None:
                         yield _event(chunk([opening]))
                 if piece.text or piece.tokens or piece.finish_reason is not None:
                     yield _event(chunk([shape.delta(piece)]))

@@ -15,7 +15,7 @@ BASE = "base"  # the part of `fixed` that holds the model's frozen weights
 
 
 def is_matrix(name: str) -> bool:
-    """Whether the weight with this last name multiplies: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
+    """Whether the weight with this last name is a matrix: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
     return name != "scale" and not name.endswith("bias")
 
 
