@@ -12,20 +12,13 @@ from typing import Any
 
 import alpaca_jax
 from alpaca_jax import config as configuration
-from alpaca_jax.config import EXPERIMENT, Catalog, body, header
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
+from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
 UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # and why
 LAUNCHER = "hydra.launcher."  # its settings are checked as a verb's are
 CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # what --config-dir means to the processes below this one
-USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
-
-  --help            with a verb: its groups, experiments, keys and examples
-  --cfg             print the configuration the verb would run with, and stop
-  -m, --multirun    run every combination of key=a,b,c, each in a folder of its own below dir
-  --config-dir DIR  a folder of your own YAML, laid out like configs/, beside the packaged one
-  --version"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +56,11 @@ def _dispatch(argv: list[str]) -> int:
     if "--version" in argv:
         return _print(f"alpaca-jax {alpaca_jax.__version__}")
     if not argv or argv[0] in ("-h", "--help", "help"):
-        _print(_overview())
+        _print(overview(VERBS))
         return 0 if argv else 2
     command = _parse(argv)
     if command.help:
-        return _print(_verb_help(command))
+        return _print(verb_help(command.catalog))
     _set_environment(command)
     if command.multirun:
         return _multirun(command)
@@ -235,41 +228,6 @@ def _set_environment(command: Command) -> None:
         os.environ[CONFIG_DIR] = str(command.folder)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/alpaca_jax/xla"))
-
-
-# --- help: read from the YAML, so that it can't differ from what runs --------------------------------------------------------------
-
-
-def _overview() -> str:
-    verbs = [f"  {verb:<10}{header(configuration.directory() / f'{verb}.yaml')[0]}" for verb in VERBS]
-    return "\n".join([alpaca_jax.__doc__ or "", "", USAGE, "", "verbs:", *verbs, "", "start with: alpaca-jax recipe experiment=laptop"])
-
-
-def _verb_help(command: Command) -> str:
-    catalog = command.catalog
-    groups, experiments = catalog.groups(), catalog.experiments()
-    summary, *examples = [line for line in header(catalog.primary) if line]
-    lines = [f"alpaca-jax {command.verb} [key=value ...]: {summary}", "", "examples:", *(f"  {line}" for line in examples)]
-    lines += ["", "groups (GROUP=OPTION; * is the default):"] if groups else []
-    choices = {
-        f"{group}={option}{'*' if option == default else ''}": catalog.file(f"{group}/{option}.yaml")
-        for group, default in groups.items()
-        for option in catalog.options(group)
-    }
-    lines += _columns(choices)
-    lines += ["", "experiments:" if experiments else "experiments: none"]
-    lines += _columns({f"experiment={name}": file for name, file in experiments.items()})
-    lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
-    lines += [f"  {line}" for primary in catalog.primaries for line in body(primary)]
-    for group, default in groups.items():
-        lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
-    return "\n".join(lines)
-
-
-def _columns(described: dict[str, Path]) -> list[str]:
-    """A line each: a choice, and the first line of its file's header."""
-    width = 2 + max(map(len, described), default=0)
-    return [f"  {choice:<{width}}{header(file)[0]}" for choice, file in described.items()]
 
 
 def _yaml(mapping: dict[str, Any]) -> str:

@@ -155,13 +155,6 @@ def heldout_ids(ranks: np.ndarray, heldout: int) -> np.ndarray:
     return chosen
 
 
-def split(records: Sequence[Record], heldout: int) -> tuple[list[Record], list[Record]]:
-    """(train, held out), each in the given order; held out are the `heldout` lowest ranks, whatever the file's order."""
-    held = heldout_ids(np.array([rank(record) for record in records], np.uint64), heldout)
-    train = [record for record, kept in zip(records, ~held, strict=True) if kept]
-    return train, [record for record, out in zip(records, held, strict=True) if out]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """How a records file came to be: enough to trace it, to check it and to pay for it again."""

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from alpaca_jax import config as configuration
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.help import Catalog
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import flatten
@@ -23,8 +24,8 @@ SHOWN = ("rope_theta", "norm_eps", "max_positions", "rope_scaling.kind")  # sett
 
 
 def architectures() -> dict[str, Architecture]:
-    """Returns the architecture of each option of the group `model` that has one."""
-    options = configuration.Catalog("train", [configuration.directory()]).options("model")
+    """Returns the architecture of every option of the group `model` that gives one."""
+    options = Catalog("train", [configuration.directory()]).options("model")
     with initialize_config_dir(str(configuration.directory() / "model"), version_base="1.3"):
         mappings = {name: OmegaConf.to_container(compose(name)) for name in options}
     models = {name: configuration.parse(ModelConfig, mapping, name) for name, mapping in mappings.items()}

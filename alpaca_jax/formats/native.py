@@ -49,7 +49,7 @@ def write(
     source: str | None = None,
     base: Base | None = None,
 ) -> None:
-    """Writes what a training run's `train/model/` holds: sizes, tokenizer and chat template, the source, the base of its frozen weights."""
+    """Writes a run's `train/model/`: architecture, tokenizer and chat template, its source, the base of its frozen weights."""
     folder = storage.at(folder)
     for name, content in tokenizer.files().items():
         write_atomic(folder / name, content)
@@ -77,7 +77,7 @@ def find(path: Path) -> Place | None:
 
 
 def open_checkpoint(place: Place, item: str, open_base: Callable[[Base], Pretrained]) -> Pretrained:
-    """Returns a checkpoint (the newest where the step is None) of a training folder, its params or their average (`ema`).
+    """Returns a checkpoint of a training folder (step None: the newest), its params or their average (`ema`).
 
     Weights that the checkpoint lacks are those of the base that the run names, which `open_base` opens. A UserError where there is no
     checkpoint, its parts don't fit together, or the base is gone or another model.

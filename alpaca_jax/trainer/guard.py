@@ -13,7 +13,7 @@ RING = 256  # losses remembered, whatever the window, so that a resumed run may 
 
 @configclass
 class GuardConfig:
-    """What counts as a bad step and what follows one. Its update is withheld under every policy; the loop stops, continues or rolls back."""
+    """What is a bad step and what follows one. Its update is withheld under every policy; the loop stops, continues, or rolls back."""
 
     policy: Literal["stop", "skip", "rollback"] = "stop"
     spike: float | None = None  # a loss above this multiple of the median of the last good ones is bad; null: any finite loss is good

@@ -16,7 +16,7 @@ from alpaca_jax import records
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.convert import card
-from alpaca_jax.formats import model, native, source
+from alpaca_jax.formats import model, native, pretrained, source
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.metrics import MetricsWriter
 from alpaca_jax.model import llama
@@ -83,9 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(run: Path, step: int) -> Pretrained:
-    place = native.find(run / "train" / "checkpoints" / str(step))
-    assert place is not None
-    return native.open_checkpoint(place)
+    return pretrained.open(run / "train" / "checkpoints" / str(step))
 
 
 def test_a_run_is_told_with_its_data_its_recipe_and_its_bill(run: Path) -> None:

@@ -18,7 +18,7 @@ from training import config
 from alpaca_jax import checkpoint
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.errors import Restart
-from alpaca_jax.formats import native
+from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.names import weights
 from alpaca_jax.train import run as verb
@@ -198,7 +198,7 @@ def test_the_process_ends_with_a_run_that_is_killed(made, tmp_path):
 def same(folder, step):
     """Whether the folder of a step holds its checkpoint bit for bit."""
     exported = huggingface.open_folder(folder / "train" / "hf" / str(step))
-    trained = native.open_checkpoint(native.find(folder / "train" / "checkpoints" / str(step)))
+    trained = pretrained.open(folder / "train" / "checkpoints" / str(step))
     assert exported.architecture == trained.architecture
     return all(exported.read(path).tobytes() == trained.read(path).tobytes() for path in weights(trained.architecture))
 
