@@ -47,7 +47,8 @@ def shardings(specs: Tree, optimizer: Optimizer, layout: Layout, guard: GuardCon
 
     replicated = jax.tree.map(lambda _: layout.replicated, shapes.guard)
     moments, ema = (jax.tree_util.tree_map_with_path(place, part) for part in (shapes.opt_state, shapes.ema))
-    return State(layout.replicated, layout.replicated, layout.tree(specs, "weights"), moments, ema, replicated)
+    step: Any = layout.replicated  # a State of shardings, as `_shapes` returns one of shapes
+    return State(step, step, layout.tree(specs, "weights"), moments, ema, replicated)
 
 
 def start(trained: Tree, optimizer: Optimizer, places: State, guard: GuardConfig | None = None) -> State:
@@ -101,6 +102,6 @@ def shapes_of(specs: Tree) -> Tree:
 
 def _shapes(specs: Tree, optimizer: Optimizer, guard: GuardConfig | None) -> State:
     trained = shapes_of(specs)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
     opt_state, ema = jax.eval_shape(lambda trained: (optimizer.init(trained), optimizer.first_average(trained)), trained)
     return State(scalar, scalar, trained, opt_state, ema, None if guard is None else jax.eval_shape(lambda: guards.empty()))
