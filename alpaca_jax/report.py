@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # Matplotlib draws in these colours, which become CSS variables in the page, so that a plot follows the reader's dark or light scheme.
 COLOURS = {"#000101": "ink", "#000102": "muted", "#000103": "line", "#000104": "accent", "#000105": "before", "#000106": "third"}
@@ -210,7 +210,7 @@ def smooth(values: Sequence[float | None], window: int) -> list[float | None]:
     return means
 
 
-def _draw(axes, one: Series) -> None:
+def _draw(axes: Any, one: Series) -> None:
     y = [float("nan") if value is None else value for value in one.y]
     colour = _HEX[one.colour]
     if one.style == "faint":

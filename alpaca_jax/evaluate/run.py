@@ -82,14 +82,14 @@ def _answers(config: Config, source: pretrained.Pretrained, params: Any) -> list
 
 
 def _together(config: Config, before: Scored | None, after: Scored) -> dict[str, Any]:
-    both = before is not None and before.heldout is not None and after.heldout is not None
+    fall = before.heldout.loss - after.heldout.loss if before and before.heldout and after.heldout else None
     return {
         "model": after.source,
         "baseline": before.source if before else None,
         "heldout": {
             "before": _figures(before),
             "after": _figures(after),
-            "fall": before.heldout.loss - after.heldout.loss if both else None,
+            "fall": fall,
             "unit": "nats a response token",
             "comparable": before is None or before.tokenizer == after.tokenizer,
         }

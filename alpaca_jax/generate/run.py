@@ -60,11 +60,8 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
     collector.judge_log(skip_gaps=config.replay)
     stopped_by = "count" if collector.complete else "log"
     if not collector.complete and not config.replay:
-        with (
-            ProgressBar("records", config.count) as bar,
-            _teacher(config.teacher, method.longest, folder, bill, bar.notice) as teacher,
-        ):
-            rates = _rates(bill, collector)
+        with ProgressBar("records", config.count) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
+            teacher, rates = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice), _rates(bill, collector)
             stopped_by = collector.fill(teacher, lambda: bar.update(len(collector.kept), rates()))
     if not collector.kept:
         answers = f"Look into the answers in {run_dir.path('records')}."
@@ -75,13 +72,13 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
 
 
 @contextlib.contextmanager
-def _teacher(teacher: TeacherConfig, max_length: int, folder: Path, bill: Bill, notice: Callable[[str], None]) -> Iterator[Client]:
-    """The teacher, ready to be asked; our own server is started for it."""
-    with contextlib.ExitStack() as stack:
-        endpoint = Endpoint(teacher.base_url, str(teacher.model))
-        if teacher.source is not None:
-            endpoint = stack.enter_context(serving(teacher, max_length, folder / "teacher.log", notice))
-        yield stack.enter_context(contextlib.closing(Client(teacher, endpoint.base_url, endpoint.model, bill, notice)))
+def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, bar: ProgressBar) -> Iterator[Endpoint]:
+    """Where the teacher listens; our own is started for it."""
+    if teacher.source is None:
+        yield Endpoint(teacher.base_url, str(teacher.model))
+    else:
+        with serving(teacher, max_length, folder / "teacher.log", bar.notice) as endpoint:
+            yield endpoint
 
 
 def _rates(bill: Bill, collector: Collector) -> Callable[[], str]:

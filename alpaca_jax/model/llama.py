@@ -58,7 +58,10 @@ class Context(NamedTuple):
     def of_layer(self, own: Switches) -> "Context":
         """The context of the layer with these switches (scalars)."""
         at = self.at if own.turns is None else rope.only_if(own.turns, self.at)
-        visible_BTT = self.visible_BTT if own.slides is None else jnp.where(own.slides, self.window_BTT, self.visible_BTT)
+        visible_BTT = self.visible_BTT
+        if own.slides is not None:
+            assert self.window_BTT is not None
+            visible_BTT = jnp.where(own.slides, self.window_BTT, visible_BTT)
         return self._replace(at=at, visible_BTT=visible_BTT)
 
     def weight(self, param: nnx.Param, *axes: str) -> jax.Array:
@@ -266,11 +269,16 @@ def _context(
     at = rope.angles(positions_BT, architecture, rope.text_lengths(architecture, segments_BT, positions_BT))
     switched = switches(architecture, segments_BT.shape[1])
     window = architecture.sliding_window if architecture.sliding else None
-    if switched.slides is None:
-        masks = {"visible_BTT": attention.visible(segments_BT, window), "window": window}
-    else:
-        masks = {"visible_BTT": attention.visible(segments_BT), "window_BTT": attention.visible(segments_BT, window)}
-    return Context(at=at, compute_dtype=jnp.dtype(compute_dtype), constrain=constrain, **masks), switched
+    alike = switched.slides is None
+    context = Context(
+        at=at,
+        visible_BTT=attention.visible(segments_BT, window if alike else None),
+        compute_dtype=jnp.dtype(compute_dtype),
+        constrain=constrain,
+        window=window if alike else None,
+        window_BTT=None if alike else attention.visible(segments_BT, window),
+    )
+    return context, switched
 
 
 def switches(architecture: Architecture, length: int) -> Switches:

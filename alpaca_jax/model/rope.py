@@ -33,7 +33,9 @@ def angles(positions_BT: jax.Array, architecture: Architecture, lengths: jax.Arr
     if scaling is not None and scaling.kind in BY_LENGTH:
         lengths = jnp.max(positions_BT, axis=1) + 1 if lengths is None else lengths
         lengths_BT11 = lengths.reshape(lengths.shape[0], -1, 1, 1)
-        frequency = _dynamic(architecture, lengths_BT11) if scaling.kind == "dynamic" else _longrope(architecture, lengths_BT11)
+        frequency: jax.Array | np.ndarray = (
+            _dynamic(architecture, lengths_BT11) if scaling.kind == "dynamic" else _longrope(architecture, lengths_BT11)
+        )
     else:
         frequency = frequencies(architecture)
     angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
@@ -145,7 +147,7 @@ def _dynamic(a: Architecture, lengths_BT11: jax.Array) -> jax.Array:
     original = scaling.original_max_positions or a.max_positions
     beyond = jnp.maximum(lengths_BT11 - original, 0).astype(jnp.float32) / original
     growth = (1.0 + scaling.factor * beyond) ** (a.head_dim / (a.head_dim - 2))
-    return _plain(a) * growth ** -_exponents(a.head_dim)
+    return jnp.asarray(_plain(a)) * growth ** -_exponents(a.head_dim)
 
 
 def _longrope(a: Architecture, lengths_BT11: jax.Array) -> jax.Array:

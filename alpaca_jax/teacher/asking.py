@@ -29,13 +29,13 @@ def ask_all(
     ahead: Callable[[], float] = lambda: math.inf,
     changed: Callable[[], None] = lambda: None,
 ) -> Iterator[Iterator[tuple[int, T]]]:
-    """A context that gives (index, result) in the order of `indices`, whatever order the answers come in; leave it when you have enough.
+    """A context that yields (index, result) in the order of `indices`, whatever order the answers come in; leave it when you have enough.
 
-    At most `concurrency` indices are worked on at a time, and at most `ahead()` (1 or more) have been begun and not given out. `changed`
-    is called whenever one of them is done.
+    At most `concurrency` indices are worked on at a time, and at most `ahead()` (1 or more) are begun and not yet yielded: results that
+    wait for their turn are in memory. `changed` is called each time an index is done.
 
-    The first error of an index is raised; OverBudget only when everything in flight has come in and all that was next in order is given
-    out. Leaving the context, by Ctrl-C too, waits for answers that cost money; a second Ctrl-C doesn't.
+    The first error is raised at once, except OverBudget: what is in flight then is waited for, and yielded as far as the order allows.
+    Leaving the context, also by Ctrl-C, waits for answers that cost money; a second Ctrl-C doesn't.
     """
     stop, paid = threading.Event(), log.bill.prices.any
 
@@ -56,7 +56,6 @@ def ask_all(
         stop.set()
         while workers.busy and paid:
             workers.take()
-        workers.end()
 
 
 class _Workers(Generic[T]):
@@ -65,7 +64,7 @@ class _Workers(Generic[T]):
     def __init__(self, number: int, work: Callable[[int], T]) -> None:
         self.busy, self.number = 0, number
         self._work = work
-        self._given: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._given: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
         for _ in range(number):
             threading.Thread(target=self._loop, daemon=True).start()
@@ -80,13 +79,9 @@ class _Workers(Generic[T]):
         self.busy -= 1
         return done
 
-    def end(self) -> None:
-        """Lets each thread end after the work it is at."""
-        for _ in range(self.number):
-            self._given.put(None)
-
     def _loop(self) -> None:
-        while (index := self._given.get()) is not None:
+        while True:
+            index = self._given.get()
             try:
                 self._done.put((index, self._work(index)))
             except BaseException as error:  # raised again by the taker
@@ -96,7 +91,7 @@ class _Workers(Generic[T]):
 def _in_order(
     workers: _Workers[T], indices: Iterable[int], ahead: Callable[[], float], changed: Callable[[], None]
 ) -> Iterator[tuple[int, T]]:
-    todo, waiting = iter(indices), deque[int]()  # waiting: begun and not given out, in order
+    todo, waiting = iter(indices), deque[int]()  # waiting: begun and not yet yielded, in order
     ready: dict[int, T] = {}
     over: OverBudget | None = None
     while True:

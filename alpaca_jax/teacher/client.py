@@ -45,10 +45,6 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._model!r} at {self._openai.base_url})"
 
-    def close(self) -> None:
-        """Closes the connections; a request that nobody waits for fails."""
-        self._openai.close()
-
     def ask(self, request: Request, stop: threading.Event, note: Note | None = None) -> Answer:
         """The answer to `request`; retries transient errors until `max_retries` or `stop`, then raises Lost."""
         note = note or (lambda kind, dollars: None)

@@ -46,8 +46,8 @@ def serving(
         try:
             notice(f"teacher: starting {teacher.source} on this machine (log: {log})")
             _wait(process, ready, log, patience)
-            found = read_json(ready)
-            yield Endpoint(found["base_url"], teacher.model or found["model"])
+            served = read_json(ready)
+            yield Endpoint(served["base_url"], teacher.model or served["model"])
         except Lost as error:
             with contextlib.suppress(subprocess.TimeoutExpired):  # its connections end a moment before it does
                 process.wait(1.0)

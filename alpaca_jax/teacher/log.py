@@ -19,13 +19,13 @@ SHARD = 1000  # indices in one file
 class AnswerLog:
     """Append-only JSONL files in `folder`, safe to use from many threads; opening the log charges what it holds to `bill`.
 
-    An index may take several requests; each is a step of it. The file `00012000.jsonl` holds indices 12000 to 12999 in the order in which
-    their answers came. In memory are only the places of the answers in their files: 8 bytes each.
+    An index may take several requests, its steps. The file `00012000.jsonl` holds indices 12000 to 12999, in the order in which their
+    answers came. Answers are read when they are needed: in memory is only where each of them begins, 8 bytes.
 
     The first line of each file holds the settings that shape the requests; a log of other settings is refused. Where requests cost money, a
     line with the most that a request may cost is written before it is sent, so that a killed run knows what it may have spent unseen.
 
-    `older` is a log from when all lines were in one file. It is read too, and never written to.
+    `older` is a log from when all lines were in one file: read as well, never written to.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], bill: Bill, older: Path | None = None) -> None:

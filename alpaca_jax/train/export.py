@@ -1,6 +1,6 @@
-"""Hugging Face folders of the checkpoints, written beside a training run by processes of their own.
+"""Hugging Face folders of the checkpoints, written during a training run by child processes.
 
-The loop knows nothing of it: a thread of the first process looks every second which checkpoints are kept and have no folder yet, and runs
+The loop knows nothing of it: every second a thread of the lead looks for kept checkpoints that have no folder yet, and runs
 `alpaca-jax convert` on one at a time, at low priority and on the CPU alone. A checkpoint that is being read is not pruned meanwhile.
 """
 
@@ -20,15 +20,15 @@ from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
 
 POLL_SECONDS = 1.0
-CHILD_SECONDS = 0.2  # between two looks at the process that converts
-GRACE_SECONDS = 10.0  # that it has to end when it is told to
-TAIL = 8  # lines of its log that are shown when it failed
+CHILD_SECONDS = 0.2  # between two polls of the process that converts
+GRACE_SECONDS = 10.0  # for it to end after SIGTERM
+TAIL = 8  # lines of its log that are printed when it fails
 PREFIX = (sys.executable, "-m", "alpaca_jax")
 NICENESS = 10
 
 
 class Exports:
-    """Keeps `folder/STEP/`, a Hugging Face folder in `dtype`, for every checkpoint that is kept, as long as its context lasts.
+    """Keeps `folder/STEP/`, a Hugging Face folder in `dtype`, for every kept checkpoint, while its context lasts.
 
     A failure is reported and ends nothing; the next start of the run tries again. What is under way when the context ends is stopped.
     """
@@ -94,8 +94,8 @@ class Exports:
                 path.unlink(missing_ok=True)
             else:
                 # Under a hidden name first, so that nobody takes half of one for the whole.
-                aside = path if path.name.startswith(".") else path.rename(self.folder / f".{name}.old")
-                checkpoint.remove([aside])
+                hidden = path if path.name.startswith(".") else path.rename(self.folder / f".{name}.old")
+                checkpoint.remove([hidden])
 
     def _export(self, step: int) -> None:
         if not self.checkpoints.hold(step):
@@ -117,11 +117,11 @@ class Exports:
             )
         elif not self._ended.is_set():
             self._failed.add(step)
-            what = f"exporting checkpoint {step} failed ({_ending(code)}; the training goes on; {log})"
+            what = f"exporting checkpoint {step} failed ({_ending(code)}; the training continues; {log})"
             self._console.print(f"[yellow]{escape(what)}[/yellow]\n{escape(problem)}", highlight=False, soft_wrap=True)
 
     def _convert(self, step: int, log: Path) -> int:
-        """Runs the conversion and returns its exit code; told to end, it ends that too."""
+        """Runs the conversion and returns its exit code; ends it when the context ends."""
         words = {"dir": self.folder, "source": self.checkpoints.folder / str(step), "target": self.folder / str(step), "dtype": self.dtype}
         command = [*self._prefix, "convert", *(f"{key}={value}" for key, value in words.items())]
         with open(log, "wb") as output:

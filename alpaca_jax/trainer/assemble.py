@@ -1,6 +1,6 @@
 """A training step with all it needs to be compiled: shapes, places and the step, without data, weights or devices of its own.
 
-`train` runs it. A planner compiles it for devices that are not there: nothing here looks at a device but through the Layout's mesh.
+`train` runs it. A planner compiles it for devices that are not there: nothing here touches a device except through the mesh of the Layout.
 """
 
 from collections.abc import Callable

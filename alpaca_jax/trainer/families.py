@@ -1,7 +1,7 @@
 """The families of optimizers: what turns a gradient into a direction, before decay and learning rate.
 
-Layers are stacked along the leading axis of each weight below `layers`. What looks at a whole matrix (Adafactor's row and column means,
-Muon's orthogonalisation) looks at one layer's, with heads and head_dim taken as one dimension.
+Layers are stacked along the leading axis of each weight below `layers`. What needs a whole matrix (Adafactor's row and column means,
+Muon's orthogonalisation) is computed for each layer alone, with heads and head_dim merged into one dimension.
 """
 
 import math

@@ -31,7 +31,7 @@ class OptimizerConfig:
     final: float = 0.0  # the last learning rate as a share of the peak
     moments: Literal["float32", "bfloat16"] = "float32"  # what they are stored in; computed in float32
     frozen: tuple[str, ...] = ()  # patterns of weights that stay as they are, such as embed.* or layers.*_norm.scale
-    ema: float | None = None  # the decay of an average of the weights, kept beside them in float32
+    ema: float | None = None  # the decay of an exponential moving average of the weights, kept in float32
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:

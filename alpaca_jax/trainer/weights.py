@@ -15,7 +15,7 @@ BASE = "base"  # the part of `fixed` that holds the model's frozen weights
 
 
 def is_matrix(name: str) -> bool:
-    """Whether the weight with this last name multiplies: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
+    """Whether the weight with this last name is a matrix: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
     return name != "scale" and not name.endswith("bias")
 
 
@@ -41,10 +41,9 @@ def split(tree: Tree, frozen: Sequence[str]) -> tuple[Tree, Tree]:
     matched = {name for pattern in frozen for name in fnmatch.filter(names, pattern)}
     if len(matched) == len(names):
         raise UserError(f"optimizer.frozen={list(frozen)} leaves nothing to train; the weights are {', '.join(names)}")
-    trained, still = {}, {}
-    for path, leaf in flatten(tree).items():
-        (still if ".".join(path) in matched else trained)[path] = leaf
-    return unflatten(trained), unflatten(still)
+    leaves = flatten(tree)
+    still = {path: leaf for path, leaf in leaves.items() if ".".join(path) in matched}
+    return unflatten({path: leaf for path, leaf in leaves.items() if path not in still}), unflatten(still)
 
 
 def join(one: Tree, other: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""Trackers are fed aside: they go on with their run after a restart, and no failure of theirs reaches the training."""
+"""Trackers run in the background: they continue their run after a restart, and their failures never reach the training."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SETTINGS = {"optimizer": {"learning_rate": 1e-4, "betas": [0.9, 0.999]}, "seed":
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A module that keeps what is asked of it in place of wandb's."""
+    """A module in place of wandb's that records its calls."""
     fake = types.ModuleType("wandb")
     fake.inits, fake.lines, fake.metrics, fake.finished, fake.quiet = [], [], [], 0, []
 
@@ -42,7 +42,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def mlflow(monkeypatch):
-    """The same for mlflow: a server in memory."""
+    """A module in place of mlflow's: a server in memory."""
     fake = types.ModuleType("mlflow")
     fake.uris, fake.experiments, fake.runs = [], {}, {}
 

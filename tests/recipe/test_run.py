@@ -1,4 +1,4 @@
-"""A recipe goes on from where it was stopped, does anew what has changed, and leaves no process behind."""
+"""A recipe resumes where it was stopped, reruns what has changed, and leaves no process behind."""
 
 import json
 import os

@@ -126,11 +126,3 @@ def test_leaving_waits_for_answers_that_cost_money(tmp_path, prices, logged):
         interrupted()
     assert (len(log.answers(3)) == 1) == logged
     last.set()
-
-
-def test_threads_end_with_their_context(tmp_path):
-    ask(once, range(3), opened(tmp_path), Teacher(), 16)
-    limit = time.monotonic() + 5
-    while any("_Workers" in repr(getattr(thread, "_target", "")) for thread in threading.enumerate()) and time.monotonic() < limit:
-        time.sleep(0.01)
-    assert not any("_Workers" in repr(getattr(thread, "_target", "")) for thread in threading.enumerate())

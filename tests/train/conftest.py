@@ -12,7 +12,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """Runs of the same shapes, of which there are many here, compile their step once."""
+    """Lets the many runs with equal shapes compile their step only once."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     yield
     jax.config.update("jax_compilation_cache_dir", None)
@@ -20,7 +20,7 @@ def compiled_once(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_device() -> Iterator[None]:
-    """The job of one device that the other processes of these tests are too."""
+    """Uses one device, like the child processes of these tests."""
     first = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: first)

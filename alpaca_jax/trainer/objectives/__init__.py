@@ -6,7 +6,7 @@ needs beside the trained weights (frozen weights, a base model, a reference, a t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -37,7 +37,7 @@ class Objective:
     weight: str = "targets"
     reports: tuple[str, ...] = field(default=())
 
-    def select(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def select(self, batch: Batch) -> dict[str, Any]:
         """The arrays of `batch` that this objective reads."""
         missing = self.reads.keys() - batch.keys()
         assert not missing, f"the objective reads {sorted(missing)}; the batch has {sorted(batch)}"
