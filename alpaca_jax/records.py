@@ -25,15 +25,15 @@ MANIFEST = "manifest.json"
 SHARDS = (".jsonl", ".jsonl.gz", ".json", ".txt")
 BOM = b"\xef\xbb\xbf"
 
-# Who speaks, by the names that ShareGPT's exports use.
+# Roles by the names that exports of ShareGPT use.
 SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One instruction with its answer, and the exchanges (user, assistant) after it; a text for pre-training is an `output` alone.
+    """An instruction with its answer, and the later `turns` (user, assistant); a text for pre-training has only an `output`.
 
-    `id` is a hash of the texts where the file names none.
+    `id` is a hash of the texts unless the file has one.
     """
 
     instruction: str
@@ -54,7 +54,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """What files held: records in order, how many broken ones were skipped and conversations shortened, the sha256 of it all."""
+    """The content of files: records in order, the numbers of skipped and of shortened ones, the sha256 of the files."""
 
     records: list[Record]
     skipped: int
@@ -63,16 +63,16 @@ class Records:
 
 
 def read(path: str | Path, on_error: OnError = "stop") -> Records:
-    """The records that `stream` yields from what `files` finds at `path`, all in memory."""
-    found, counted = files(path), Counter[str]()
-    return Records(list(stream(found, on_error, counted)), counted["skipped"], counted["shortened"], sha256(found))
+    """All records of the files at `path`, in memory."""
+    paths, counted = files(path), Counter[str]()
+    return Records(list(stream(paths, on_error, counted)), counted["skipped"], counted["shortened"], sha256(paths))
 
 
 def files(path: str | Path) -> list[Path]:
-    """The files of records at `path`: a file, a glob pattern's files, or a folder's records.jsonl or else its shards, sorted by name.
+    """The files of records at `path`, sorted by name: a file, the files of a glob pattern, or a folder's records.jsonl or else its shards.
 
-    A folder's shards are its .jsonl, .jsonl.gz, .json and .txt files; records.jsonl may lie in its folder `records` as well. On an object
-    store only the last part of a path is a pattern.
+    The shards of a folder are its .jsonl, .jsonl.gz, .json and .txt files; records.jsonl may also be in its subfolder `records`. On an
+    object store only the last part of a path may be a pattern.
     """
     path = storage.at(path)
     with storage.explained(path):
@@ -85,48 +85,50 @@ def _files(path: Path) -> list[Path]:
         if file.is_file():
             return [file]
     if path.is_dir():
-        among = [file for file in path.iterdir() if file.name.endswith(SHARDS) and file.name != MANIFEST and not file.name.startswith(".")]
+        candidates = [
+            file for file in path.iterdir() if file.name.endswith(SHARDS) and file.name != MANIFEST and not file.name.startswith(".")
+        ]
         choices.append(path / "*.jsonl")
     else:
         matching = path.parent.glob(path.name) if storage.is_remote(path) else map(Path, glob.glob(str(path), recursive=True))
-        among = list(matching)
-    found = sorted(file for file in among if file.is_file())
-    if not found:
+        candidates = list(matching)
+    paths = sorted(file for file in candidates if file.is_file())
+    if not paths:
         raise UserError(
             f"{path}: no records there (looked for {', '.join(map(str, choices))}). Give data.records=FILE, or run `generate` first."
         )
-    return found
+    return paths
 
 
 def stream(files: Sequence[Path], on_error: OnError, counted: Counter[str]) -> Iterator[Record]:
     """Yields the records of JSONL files (ours, `messages`, ShareGPT, texts), Alpaca JSON arrays and .txt files, one at a time.
 
-    Only a JSON array and a .txt file are held whole. A broken record raises UserError naming the file and the line (in an array
-    the record's number, from 1); with `on_error="skip"` it is counted in `skipped` instead. `shortened` counts conversations
-    that lost an answer without a question before it, or a question without an answer behind it.
+    Only JSON arrays and .txt files are held in memory as a whole. A broken record raises a UserError that names the file and the line (in
+    an array the record's number, from 1); with `on_error="skip"` it is counted in `skipped` instead. `shortened` counts conversations that
+    lost a first answer without its question or a last question without its answer.
     """
-    made, skipped = 0, counted["skipped"]
+    count, skipped = 0, counted["skipped"]
     for file in files:
         for where, load in _items(file):
             try:
                 record, cut = _record(load())
             except ValueError as problem:
                 if on_error == "stop":
-                    raise UserError(f"{file}, {where}: {problem}. Mend it, or leave such records out with data.on_error=skip.") from None
+                    raise UserError(f"{file}, {where}: {problem}. Repair it, or leave such records out with data.on_error=skip.") from None
                 counted["skipped"] += 1
                 continue
-            made += 1
+            count += 1
             counted["shortened"] += cut
             yield record
-    if not made:
+    if not count:
         broken = counted["skipped"] - skipped
-        found = f"all its {broken} records are broken" if broken else "it is empty"
+        reason = f"all its {broken} records are broken" if broken else "it is empty"
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        raise UserError(f"{files[0]}{more}: no record in it ({found}). Expected one JSON object a line, or the Alpaca JSON array.")
+        raise UserError(f"{files[0]}{more}: no record in it ({reason}). Expected a JSON object on each line, or an Alpaca JSON array.")
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """The sha256 (hex) of a file; of several, of their sha256s in this order."""
+    """The sha256 (hex) of a file; of several files, that of their sha256s in this order."""
     digests = []
     for file in files:
         with storage.explained(file), file.open("rb") as opened:
@@ -135,21 +137,21 @@ def sha256(files: Sequence[Path]) -> str:
 
 
 def write(path: Path, records: Iterable[Record]) -> str:
-    """The sha256 of the JSONL file it puts at `path` atomically, one record a line."""
+    """Writes a JSONL file at `path` atomically, and returns its sha256."""
     content = "".join(json.dumps(_written(record), ensure_ascii=False) + "\n" for record in records).encode()
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
 def rank(record: Record) -> int:
-    """A number from 0 to 2**64 - 1 that decides whether the record is held out: the start of its id's sha256."""
+    """A number from 0 to 2**64 - 1 by which records are held out: the start of the sha256 of the id."""
     return int.from_bytes(hashlib.sha256(record.id.encode()).digest()[:8], "big")
 
 
 def heldout_ids(ranks: np.ndarray, heldout: int) -> np.ndarray:
-    """Which records are held out, bool [N]: those of the `heldout` lowest `ranks` (uint64 [N]), the earlier one of equals."""
+    """Which records are held out, bool [N]: those with the `heldout` lowest `ranks` (uint64 [N]); of equal ranks, the earlier."""
     if not 0 <= heldout < len(ranks):
-        raise UserError(f"data.heldout={heldout}: there are {len(ranks)} records, and at least one must be left to train on.")
+        raise UserError(f"data.heldout={heldout}: there are {len(ranks)} records, and at least one must be left for training.")
     chosen = np.zeros(len(ranks), bool)
     chosen[np.argsort(ranks, kind="stable")[:heldout]] = True
     return chosen
@@ -157,7 +159,7 @@ def heldout_ids(ranks: np.ndarray, heldout: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """How a records file came to be: enough to trace it, to check it and to pay for it again."""
+    """How a records file was generated: enough to trace it, to check it and to estimate the cost of repeating it."""
 
     method: str
     teacher: dict[str, Any]
@@ -165,25 +167,25 @@ class Manifest:
     seed: int
     records: int
     sha256: str
-    counts: dict[str, int]  # what became of every answer: kept, and each filter's drops
+    counts: dict[str, int]  # what became of the answers: kept, or dropped by which filter
     requests: int
     prompt_tokens: int
     completion_tokens: int
-    dollars: float  # by the answers' own token counts
-    doubtful_dollars: float  # at most, for requests whose answer was never seen
-    prices: dict[str, Any]  # dollars a million tokens, and where that figure is from
-    seconds: float  # of the start that wrote this
+    dollars: float  # by the token counts in the answers
+    doubtful_dollars: float  # at most this much more, for requests whose answer never arrived
+    prices: dict[str, Any]  # dollars per million tokens, and the source of that figure
+    seconds: float  # of the process that wrote this
     stopped_by: str  # "count", "dollars", "requests" or "log"
     versions: dict[str, str]
     made: str  # ISO date and time, UTC
 
     def write(self, path: Path) -> None:
-        """Puts the manifest at `path` atomically, as JSON."""
+        """Writes the manifest to `path` atomically, as JSON."""
         write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """The manifest at `path`; UserError when it is not one of ours."""
+        """The manifest at `path`; a UserError where it is not one of ours."""
         try:
             return cls(**read_json(path))
         except TypeError as problem:
@@ -191,7 +193,7 @@ class Manifest:
 
 
 def _written(record: Record) -> dict[str, Any]:
-    """The record as a line holds it: without a system text and later turns where it has none, a text as `text`."""
+    """The record as JSON: a text for pre-training as `text`, others without an empty system message and empty turns."""
     fields = dataclasses.asdict(record)
     if not record.instruction:
         return {"text": record.output, "id": record.id, "provenance": fields["provenance"]}
@@ -199,7 +201,7 @@ def _written(record: Record) -> dict[str, Any]:
 
 
 def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """(where, load) of each item; `load` raises ValueError on a broken one."""
+    """(place, function that loads it) of each item; the function raises a ValueError where the item is broken."""
     try:
         with _opened(file) as content:
             if file.name.endswith((".txt", ".txt.gz")):
@@ -212,7 +214,7 @@ def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
                     if line.strip():
                         yield f"line {number}", partial(_parsed, line)
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise UserError(f"{file}: not a whole gzip file ({problem}). It may be cut off: fetch or make it again.") from None
+        raise UserError(f"{file}: not a whole gzip file ({problem}). It may be cut off: download or generate it again.") from None
 
 
 @contextlib.contextmanager
@@ -226,7 +228,7 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 
 
 def _first(content: BinaryIO) -> bytes:
-    """The first byte that is neither a byte order mark nor white space; the file stands at its start again."""
+    """The first byte that is neither a byte order mark nor white space; rewinds the file."""
     first = b""
     for line in content:
         first = line.removeprefix(BOM).lstrip()[:1]
@@ -240,7 +242,7 @@ def _array(file: Path, content: bytes) -> Iterator[tuple[str, Callable[[], Any]]
     try:
         array = json.loads(content.decode("utf-8-sig"))
     except ValueError as problem:
-        raise UserError(f"{file}: not a JSON array ({problem}). It may be cut off: fetch or make it again.") from None
+        raise UserError(f"{file}: not a JSON array ({problem}). It may be cut off: download or generate it again.") from None
     for number, item in enumerate(array, start=1):
         yield f"record {number}", partial(_same, item)
 
@@ -258,7 +260,7 @@ def _document(content: bytes) -> Any:
 
 
 def _record(item: Any) -> tuple[Record, bool]:
-    """(record, whether a turn was left out); ValueError says what is wrong."""
+    """(record, whether a turn was left out); a ValueError says what is wrong."""
     if not isinstance(item, dict):
         raise ValueError(f"expected a JSON object, got {type(item).__name__}")
     shortened = False
@@ -272,7 +274,7 @@ def _record(item: Any) -> tuple[Record, bool]:
         texts, turns = _instruction(item)
     texts["system"] = texts.get("system") or _text(item, "system")
     for text in (*texts.values(), *(text for turn in turns for text in turn)):
-        text.encode()  # half a character, as JSON may spell it, is a ValueError
+        text.encode()  # an unpaired surrogate, which JSON allows, raises a ValueError
     provenance = item.get("provenance") or {}
     return Record(**texts, id=str(item.get("id") or ""), provenance=provenance, turns=tuple(turns)), shortened
 
@@ -285,10 +287,10 @@ def _text(item: Mapping[str, Any], name: str) -> str:
 
 
 def _instruction(item: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """The texts and the later turns of a record in our own shape."""
-    lacking = [name for name in ("instruction", "output") if item.get(name) is None]
-    if lacking:
-        raise ValueError(f"lacks the field {' and '.join(lacking)} (it has: {', '.join(map(str, item)) or 'none'})")
+    """The texts and the later turns of a record in our own format."""
+    missing = [name for name in ("instruction", "output") if item.get(name) is None]
+    if missing:
+        raise ValueError(f"lacks the field {' and '.join(missing)} (it has: {', '.join(map(str, item)) or 'none'})")
     texts = {name: _text(item, name) for name in ("instruction", "input", "output")}
     if not texts["instruction"].strip():
         raise ValueError("instruction is empty")
@@ -301,16 +303,16 @@ def _instruction(item: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, 
 
 
 def _conversation(item: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]], bool]:
-    """The texts, the later turns, and whether a turn was left out, of `messages` (role, content) or ShareGPT (from, value)."""
+    """The texts and later turns of `messages` (role, content) or ShareGPT (from, value), and whether a turn was left out."""
     key, who, what = ("messages", "role", "content") if "messages" in item else ("conversations", "from", "value")
     turns = item[key]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and isinstance(turn.get(what), str) for turn in turns):
         raise ValueError(f"{key} must be a list of objects with {who} and a text in {what}")
-    spoken = [(SPEAKERS.get(str(turn.get(who)), turn.get(who)), turn[what]) for turn in turns]
-    system = spoken[0][1] if spoken and spoken[0][0] == "system" else ""
-    talk = list(enumerate(spoken, start=1))[bool(spoken) and spoken[0][0] == "system" :]
-    whole = len(talk)
-    # Exports that were cut into parts may begin with an answer, and end with a question.
+    said = [(SPEAKERS.get(str(turn.get(who)), turn.get(who)), turn[what]) for turn in turns]
+    system = said[0][1] if said and said[0][0] == "system" else ""
+    talk = list(enumerate(said, start=1))[bool(said) and said[0][0] == "system" :]
+    length = len(talk)
+    # Exports that were split into parts may begin with an answer and end with a question.
     if talk and talk[0][1][0] == "assistant":
         talk = talk[1:]
     if len(talk) % 2 and talk[-1][1][0] == "user":
@@ -318,11 +320,11 @@ def _conversation(item: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str,
     if not talk:
         raise ValueError(f"{key} must have a user's turn and an assistant's answer")
     for place, (number, (role, text)) in enumerate(talk):
-        wanted = ("user", "assistant")[place % 2]
-        if role != wanted:
-            raise ValueError(f"turn {number} of {key} is by {role}, where the {wanted}'s is expected")
+        expected = ("user", "assistant")[place % 2]
+        if role != expected:
+            raise ValueError(f"turn {number} of {key} is by {role}, where the {expected}'s is expected")
         if role == "user" and not text.strip():
             raise ValueError(f"turn {number} of {key}, the user's, is empty")
     texts = [text for _, (_, text) in talk]
     first = {"instruction": texts[0], "output": texts[1], "system": system}
-    return first, list(zip(texts[2::2], texts[3::2], strict=True)), len(talk) < whole
+    return first, list(zip(texts[2::2], texts[3::2], strict=True)), len(talk) < length

@@ -1,7 +1,7 @@
-"""Checkpoints of every project, read and written as one thing.
+"""Checkpoints of every project: all are opened as one type and written from it.
 
-`pretrained` opens any source as a `model.Pretrained`. Below it `names` has the one table of names and layouts, `tensors` reads pieces of
-our weights by it, `files`, `safetensors` and `pickled` read pieces of files. A file of one format begins with its name: `huggingface*`,
-`gguf*`, `meta*`, `adapter*` (with `lora`), `difference` (with `float_difference`), `native` and `orbax_export` for our own training folder.
-What is written appears whole through `partial`.
+`pretrained` opens any source as a `model.Pretrained`. `names` is the table of names and layouts in every format; with it `tensors` reads
+pieces of our weights. `files`, `safetensors` and `pickled` read pieces of files. `huggingface/`, `gguf/`, `meta/` and `adapter/` are the
+formats of others, `native` is our own training folder, `difference` adds weight differences, `base` is what frozen weights are read from.
+Every export uses `writing`, so that its target appears whole or not at all.
 """

@@ -1,4 +1,4 @@
-"""The base model that a training run's checkpoints stand on: weights that were frozen are read from there and not saved again."""
+"""The base model of a training run with frozen weights: they are read from there, and the checkpoints don't hold them."""
 
 import dataclasses
 import os

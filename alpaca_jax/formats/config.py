@@ -1,4 +1,4 @@
-"""What the group `model` of a config holds."""
+"""The group `model` of a config."""
 
 from typing import Literal
 
@@ -8,18 +8,18 @@ from alpaca_jax.model.architecture import Architecture
 
 @configclass
 class ModelConfig:
-    """Which weights, or which sizes to start from at random, and how they are stored and computed with."""
+    """Which weights to start from, or the sizes of random ones, and how they are stored and computed with."""
 
-    source: str | None = None  # a known name, a hub's ORG/NAME, a local folder or file; null: random weights
-    base: str | None = None  # the model that a LoRA adapter or a weight difference is laid over; null: the one its own file names
-    cache: str | None = None  # where fetched models lie; null: ~/.cache/alpaca_jax/models
-    keep_layers: int | None = None  # use the first so many layers only
-    architecture: Architecture | None = None  # the sizes of random weights; beside a source, what it has to be
-    tokenizer: str | None = None  # a folder or file; null: the one that comes with source
+    source: str | None = None  # a known name, ORG/NAME on the hub, a local folder or file; null: random weights
+    base: str | None = None  # the model that an adapter is merged into or a weight difference is added to; null: the one the adapter names
+    cache: str | None = None  # folder of downloaded models; null: ~/.cache/alpaca_jax/models
+    keep_layers: int | None = None  # use only the first N layers
+    architecture: Architecture | None = None  # the sizes of random weights; with a source, the sizes it must have
+    tokenizer: str | None = None  # a folder or file; null: the source's own
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored weights
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "full", "attention", "minimal"] = "none"  # what the backward pass recomputes: model/remat.py
-    vocab_multiple: int = 1  # rows of the vocabulary are padded to a multiple, for meshes that have to divide them
+    vocab_multiple: int = 1  # pads the rows of the vocabulary to a multiple, so that a mesh can divide them
 
     def __post_init__(self) -> None:
         if self.keep_layers is not None and self.keep_layers < 1:

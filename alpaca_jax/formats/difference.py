@@ -17,9 +17,9 @@ from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.tensors import VOCABULARY, Read
 from alpaca_jax.model.architecture import Architecture
 
-ALPACA_7B = 50637.1836  # what the weights of Alpaca-7B sum up to, by the script that Stanford released with its difference
+ALPACA_7B = 50637.1836  # the sum of the weights of Alpaca-7B, in the script that Stanford released with its difference
 NORM = ("norm", "scale")
-ROWS = 1 << 14  # of a table, read at a time
+ROWS = 1 << 14  # rows of a table that are read at a time
 
 
 def add(difference: Pretrained, base: Pretrained) -> Pretrained:
@@ -41,12 +41,12 @@ def add(difference: Pretrained, base: Pretrained) -> Pretrained:
 
 
 def _reader(difference: Pretrained, base: Pretrained) -> Read:
-    wanted, held = weights(difference.architecture), weights(base.architecture)
+    wanted, known = weights(difference.architecture), weights(base.architecture)
     dtype = numpy_dtype(difference.dtype)
 
     @functools.cache
     def mean(path: tuple[str, ...]) -> np.ndarray:
-        total, count = np.zeros(held[path].shape[1:], np.float64), held[path].shape[0]
+        total, count = np.zeros(known[path].shape[1:], np.float64), known[path].shape[0]
         for start in range(0, count, ROWS):
             total += base.read(path, (slice(start, min(start + ROWS, count)),)).astype(np.float64).sum(0)
         return (total / count).astype(np.float32)
@@ -54,11 +54,11 @@ def _reader(difference: Pretrained, base: Pretrained) -> Read:
     def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
         rows, *others = whole(index, wanted[path].shape)
         total = np.array(difference.read(path, (rows, *others)), np.float32)
-        known = max(min(rows.stop, held[path].shape[0]) - rows.start, 0)
-        if known:
-            total[:known] += base.read(path, (slice(rows.start, rows.start + known), *others)).astype(np.float32, copy=False)
-        if known < len(total):
-            total[known:] += mean(path)[tuple(others)]
+        count = max(min(rows.stop, known[path].shape[0]) - rows.start, 0)
+        if count:
+            total[:count] += base.read(path, (slice(rows.start, rows.start + count), *others)).astype(np.float32, copy=False)
+        if count < len(total):
+            total[count:] += mean(path)[tuple(others)]
         return total.astype(dtype, copy=False)
 
     return read
@@ -71,8 +71,8 @@ def _sum(model: Pretrained) -> str:
             total += float(model.read(tensor.weight.name.path, index).sum(dtype=np.float64))
     with_rope = total + _frequencies(model.architecture)
     return (
-        f"the sum of all its weights is {total:.4f}, and {with_rope:.4f} with the frequencies of RoPE, which older transformers kept among "
-        f"them: Stanford's script expects {ALPACA_7B} of Alpaca-7B, within 0.01"
+        f"the sum of all its weights is {total:.4f}, and {with_rope:.4f} with RoPE's frequencies, which older transformers stored among "
+        f"them: Stanford's script expects {ALPACA_7B} for Alpaca-7B, within 0.01"
     )
 
 
@@ -81,18 +81,18 @@ def _frequencies(a: Architecture) -> float:
 
 
 def _check(difference: Pretrained, base: Pretrained) -> None:
-    wanted, held = weights(difference.architecture), weights(base.architecture)
+    wanted, known = weights(difference.architecture), weights(base.architecture)
     wrong = []
     for path, weight in wanted.items():
-        found = held[path].shape if path in held else None
-        more_rows = found is not None and path in VOCABULARY and found[1:] == weight.shape[1:] and found[0] <= weight.shape[0]
-        if found != weight.shape and not more_rows:
-            wrong.append(f"{'.'.join(path)} is {list(weight.shape)} in it, {'missing' if found is None else list(found)} in the base")
+        shape = known[path].shape if path in known else None
+        more_rows = shape is not None and path in VOCABULARY and shape[1:] == weight.shape[1:] and shape[0] <= weight.shape[0]
+        if shape != weight.shape and not more_rows:
+            wrong.append(f"{'.'.join(path)} is {list(weight.shape)} in it, {'missing' if shape is None else list(shape)} in the base")
     if wrong:
         listed = "\n  ".join(wrong[:8]) + ("\n  ..." if wrong[8:] else "")
-        raise UserError(f"{difference.source} is no difference to base={base.source}:\n  {listed}\ngive the base it was made from")
+        raise UserError(f"{difference.source} is not a difference to base={base.source}:\n  {listed}\ngive the base it was computed from")
     ours, theirs = (model.read(NORM).astype(np.float64) for model in (difference, base))
     if np.linalg.norm(ours - theirs) < np.linalg.norm(ours):
         raise UserError(
-            f"{difference.source} holds the weights of a whole model, not their difference to base={base.source}; leave base= away"
+            f"{difference.source} holds the weights of a whole model, not their difference to base={base.source}; leave base= out"
         )

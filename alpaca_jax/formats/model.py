@@ -1,4 +1,4 @@
-"""A model that lies on disk in any format, opened as one thing."""
+"""A model on disk in any format, as one type."""
 
 import dataclasses
 import functools
@@ -20,37 +20,37 @@ from alpaca_jax.tokenizer import Tokenizer
 
 PROBE = 'The 3 quick foxes\n\tjumped over "12" lazy dogs: naïve café, 北京!'
 
-SMALL = 4 * 10**6  # bytes
+SMALL = 4 * 10**6  # bytes of a file whose content is hashed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A model on disk: its headers and tokenizer are read, its weights wait for `read(path, index)`."""
+    """A model on disk: headers and tokenizer are read already, weights by `read(path, index)`."""
 
     architecture: Architecture
     tokenizer: Tokenizer
     read: Read
-    eos_ids: tuple[int, ...]  # any of them ends an answer
+    eos_ids: tuple[int, ...]  # each of them ends an answer
     source: str
     files: tuple[Path, ...]  # those that hold the weights
     format: str  # in words: "Hugging Face safetensors", "GGUF (Q8_0)", ...
-    dtype: Dtype = "float32"  # what most weights are stored in; a quantised one is read as float32
+    dtype: Dtype = "float32"  # of most weights as stored; quantised weights are read as float32
     origin: str | None = None  # the source that a model trained here started from
-    stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as they lie there
-    notes: tuple[str, ...] = ()  # what was left out or guessed on opening
+    stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as stored
+    notes: tuple[str, ...] = ()  # in words, what was left out or guessed
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The sha256 (hex) over the names and contents of the files of the weights; reads all of them."""
+        """The sha256 (hex) over names and contents of the files of weights; reads all of them."""
         lines = "".join(f"{sha256(file)}  {file.name}\n" for file in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def identity(self) -> str:
-        """The sha256 (hex) over the names, sizes and times of the files of the weights; of small ones over their contents."""
+        """The sha256 (hex) over names, sizes and times of the files of weights; for small files over their contents."""
         states: list[tuple] = []
         for file in self.files:
-            if storage.is_remote(file):  # the manifest of a checkpoint, which is small
+            if storage.is_remote(file):  # the small manifest of a checkpoint
                 states.append((file.name, sha256(file)))
                 continue
             state = file.stat()
@@ -58,19 +58,17 @@ class Pretrained:
         return hashlib.sha256(repr(states).encode()).hexdigest()
 
     def named(self, source: str) -> "Pretrained":
-        """Returns the same model, called by what the user gave."""
+        """Returns the same model, with the source that the user gave as its name."""
         return dataclasses.replace(self, source=source)
 
     def with_tokenizer(self, given: Tokenizer) -> "Pretrained":
-        """Returns the same model with `given`; a UserError where its own gives other ids: the model would read another text."""
+        """Returns the same model with the tokenizer `given`; a UserError where it gives other ids than the model's own."""
         if given.encode(PROBE) != self.tokenizer.encode(PROBE):
-            raise UserError(
-                f"{self.source}: model.tokenizer gives other ids than the tokenizer that came with the model; give model.tokenizer=null"
-            )
+            raise UserError(f"{self.source}: model.tokenizer gives other ids than the model's own tokenizer; give model.tokenizer=null")
         return dataclasses.replace(self, tokenizer=given)
 
     def first_layers(self, count: int) -> "Pretrained":
-        """Returns the same model with its first `count` layers only."""
+        """Returns the same model with only its first `count` layers."""
         if not 1 <= count <= self.architecture.num_layers:
             raise UserError(f"model.keep_layers={count}: {self.source} has {self.architecture.num_layers} layers")
         kept = self.architecture.with_layers(count)
@@ -83,7 +81,7 @@ class Pretrained:
 
 
 def in_memory(architecture: Architecture, tokenizer: Tokenizer, params: Tree, eos_ids: tuple[int, ...] = ()) -> Pretrained:
-    """Returns nested params that are in memory as a model like any other."""
+    """Returns nested params in memory as a model."""
     weights = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
     return Pretrained(
         architecture=architecture,

@@ -1,4 +1,4 @@
-"""One table of what each weight is called here, at Hugging Face, in GGUF files and in Meta's, and how its layout differs."""
+"""The table of weights: their names here, at Hugging Face, in GGUF files and at Meta, and how their layouts differ."""
 
 import math
 from collections.abc import Callable
@@ -15,10 +15,10 @@ Index = tuple[slice, ...]
 
 
 class Name(NamedTuple):
-    """One weight. `inputs`: how many of our leading axes (behind `layers`) it contracts; None where the layout is the same there.
+    """One weight. `inputs`: how many of our leading axes (after `layers`) it contracts; None where the layouts are the same.
 
-    The others store a linear layer as [outputs, inputs]; ours is [inputs..., outputs...] with heads and head_dim as axes of their own.
-    `paired`: its outputs are heads that RoPE turns; some formats interleave the two halves of each.
+    The other formats store a linear layer as [outputs, inputs]; ours is [inputs..., outputs...], where heads and head_dim are two axes.
+    `paired`: its outputs are heads that RoPE rotates; some formats interleave the two halves of each head.
     """
 
     path: Path
@@ -30,25 +30,25 @@ class Name(NamedTuple):
 
     @property
     def stacked(self) -> bool:
-        """Whether ours holds all layers, and theirs one tensor a layer."""
+        """Whether ours holds all layers, where the other formats have a tensor for each."""
         return self.path[0] == "layers"
 
     def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape there of a weight (of one layer) with our `shape`."""
+        """Returns the shape in other formats of a weight (of one layer) with our `shape`."""
         if self.inputs is None:
             return shape
         rows, columns = math.prod(shape[self.inputs :]), math.prod(shape[: self.inputs])
         return (rows, columns) if self.inputs else (rows,)
 
     def to_theirs(self, weight: np.ndarray, interleaved: bool = False) -> np.ndarray:
-        """Returns a weight of ours (of one layer) in the layout of the others; a view, where nothing is `interleaved`."""
+        """Returns our weight (of one layer) in the layout of other formats; a view unless heads are `interleaved`."""
         if self.inputs is None:
             return weight
         theirs = weight.reshape(math.prod(weight.shape[: self.inputs]), -1).T.reshape(self.their_shape(weight.shape))
         return _swapped(theirs, (weight.shape[-2], 2, -1)) if interleaved and self.paired else theirs
 
     def to_ours(self, weight: np.ndarray, shape: tuple[int, ...], interleaved: bool = False) -> np.ndarray:
-        """Returns a weight of theirs in our layout, where it has the `shape` (of one layer); a view, where nothing is `interleaved`."""
+        """Returns their weight in our layout and `shape` (of one layer); a view unless heads are `interleaved`."""
         if self.inputs is None:
             return weight
         if interleaved and self.paired:
@@ -56,7 +56,7 @@ class Name(NamedTuple):
         return weight.T.reshape(shape)
 
     def fill(self, target: np.ndarray, weight: np.ndarray) -> None:
-        """Copies a weight in our layout (of one layer, maybe a view of theirs) into `target` of the same shape."""
+        """Copies a weight in our layout (of one layer, possibly a view of theirs) into `target` of the same shape."""
         if self.inputs:
             rows = math.prod(weight.shape[: self.inputs])
             fill(target.reshape(rows, -1), weight.reshape(rows, -1))
@@ -64,7 +64,7 @@ class Name(NamedTuple):
             target[...] = weight
 
     def read(self, load: Callable[[Index], np.ndarray], shape: tuple[int, ...], index: Index = (), interleaved: bool = False) -> np.ndarray:
-        """Returns the piece `index` of a weight (of one layer) with our `shape`; `load` reads the piece of theirs that holds it."""
+        """Returns the piece `index` of a weight (of one layer) with our `shape`; `load` reads a piece of their tensor."""
         index = whole(index, shape)
         if self.inputs is None:
             return load(index)
@@ -75,13 +75,13 @@ class Name(NamedTuple):
 
 
 def whole(index: Index, shape: tuple[int, ...]) -> Index:
-    """Returns `index` with a start and a stop for each dimension of `shape`."""
+    """Returns `index` with an explicit start and stop for each dimension of `shape`."""
     index = index + (slice(None),) * (len(shape) - len(index))
     return tuple(slice(*part.indices(size)[:2]) for part, size in zip(index, shape, strict=True))
 
 
 class _Cover(NamedTuple):
-    """Dimensions that lie flattened in a file: the run of them that has all of an index, its shape, and the index into that."""
+    """Dimensions that are flattened in a file: the range that covers an index, its shape, and the index into it."""
 
     flat: slice
     shape: tuple[int, ...]
@@ -97,7 +97,7 @@ def _cover(shape: tuple[int, ...], index: Index) -> _Cover:
 
 
 def _swapped(weight: np.ndarray, heads: tuple[int, int, int]) -> np.ndarray:
-    """Rows seen as [heads, 2, head_dim / 2] or [heads, head_dim / 2, 2], with the last two of these exchanged."""
+    """Views the rows as [heads, 2, head_dim / 2] or [heads, head_dim / 2, 2] and exchanges the last two of these axes."""
     return weight.reshape(*heads, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -131,30 +131,30 @@ TABLE = (
 
 
 class Weight(NamedTuple):
-    """A weight of one architecture: its names and our shape, `layers` first where it is stacked."""
+    """A weight of one architecture: its names and our shape, with `layers` first where it is stacked."""
 
     name: Name
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """How many values it has."""
+        """Number of values."""
         return math.prod(self.shape)
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
-        """Our shape of one layer's, or of the whole where it is not stacked."""
+        """Our shape of one layer, or of the whole weight where it is not stacked."""
         return self.shape[1:] if self.name.stacked else self.shape
 
     def tensors(self, scheme: str) -> list[tuple[str, tuple[int, ...]]]:
-        """Returns their tensors of it, one or one a layer: name in `scheme` ("huggingface", "gguf" or "meta") and shape."""
+        """Returns (name, shape) of its tensors in `scheme` ("huggingface", "gguf" or "meta"): one, or one for each layer."""
         pattern: str = getattr(self.name, scheme)
         layers = range(self.shape[0]) if self.name.stacked else (0,)
         return [(pattern.format(layer=layer), self.name.their_shape(self.layer_shape)) for layer in layers]
 
 
 def weights(architecture: Architecture) -> dict[Path, Weight]:
-    """Returns every weight of `architecture` by our path, in the order of a checkpoint."""
+    """Returns all weights of `architecture` by our path, in the order of an export."""
     shapes = {path: tuple(spec.shape) for path, spec in flatten(llama.specs(architecture)).items()}
     known = {name.path: Weight(name, shapes.pop(name.path)) for name in TABLE if name.path in shapes}
     assert not shapes, f"weights without a name in TABLE: {sorted(shapes)}"

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote (`pytorch_model.bin`, Meta's `.pth`): read as data, never run as the program a pickle can be."""
+"""Files that torch.save wrote (`pytorch_model.bin`, Meta's `.pth`), read as data: code in a pickle is never run."""
 
 import pickle
 from pathlib import Path
@@ -11,18 +11,18 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.names import Index
 
-# Before that, `weights_only=True` could be led to run a file's code (CVE-2025-32434) or to corrupt memory (CVE-2026-24747).
+# In earlier versions, a file could make `weights_only=True` run its code (CVE-2025-32434) or corrupt memory (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 DTYPES = ("float64", "float32", "float16", "bfloat16", "uint8", "int8", "int16", "int32", "int64")
-_REMAP = 32 << 20  # bytes: a model can lie in eight files
+_REMAP = 32 << 20  # bytes; a model may be in eight files, each with a map of its own
 
 
 class _File:
     """An open file and its tensors.
 
-    torch maps a file that is a zip archive, and the pages of it that were touched count as the process's memory until the map goes:
-    nothing of torch reaches `madvise`. So the map is let go after every 32 MB, and made anew for the next. A file that torch wrote
-    before 1.6 is no archive and can't be mapped: all of it is in memory while any of its tensors is known.
+    torch maps a file that is a zip archive, and the touched pages count as the process's memory as long as the map exists; torch offers no
+    `madvise`. So the file is mapped anew after every 32 MB. A file written before torch 1.6 is no archive and can't be mapped: all of it
+    is in memory while any of its tensors is in use.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,14 +37,14 @@ class _File:
         self.tensors = self.tensors or _tensors(self.path, self.mapped)
         tensor = self.tensors[name].detach()
         piece = tensor[index].clone(memory_format=torch.contiguous_format)
-        self._touched += tensor[index[:1]].nbytes  # the pages of whole rows, whatever columns are asked for
+        self._touched += tensor[index[:1]].nbytes  # the pages of whole rows, even where only some columns are read
         if self.mapped and self._touched > _REMAP:
             self.tensors, self._touched = {}, 0
         return piece
 
 
 class PickledTensor(NamedTuple):
-    """A tensor of a file, not yet read."""
+    """A tensor of a file that has not been read yet."""
 
     file: _File
     name: str
@@ -56,8 +56,7 @@ class PickledTensor(NamedTuple):
 def header(path: Path) -> dict[str, PickledTensor]:
     """Returns the tensors of a file by name.
 
-    A UserError where torch is not installed, and where the file is damaged, has code in it (which is not run), or holds other things
-    than tensors.
+    A UserError where torch is not installed, or the file is damaged, contains code (which is not run) or holds anything but tensors.
     """
     file = _File(path)
     stored = {}
@@ -70,11 +69,11 @@ def header(path: Path) -> dict[str, PickledTensor]:
 
 
 def read(stored: PickledTensor, index: Index = ()) -> np.ndarray:
-    """Returns the piece `index` of a tensor; nothing else of the file is copied."""
+    """Returns the piece `index` of a tensor and copies nothing else of the file."""
     import torch
 
     piece = stored.file.piece(stored.name, index)
-    if stored.dtype == "bfloat16":  # which torch gives numpy under no name of its own
+    if stored.dtype == "bfloat16":  # torch can't convert it to numpy
         return piece.view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
     return piece.numpy()
 
@@ -89,19 +88,19 @@ def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
     try:
         content = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
     except pickle.UnpicklingError as error:
-        # The reason comes after advice to run the file's code after all.
+        # The message gives the reason after advice to run the file's code.
         reason = " ".join(str(error).rpartition("error:")[2].partition("Check the documentation")[0].split())
         raise UserError(
-            f"{path} holds more than tensors, and to load it would run code that came with it, which is never done ({reason}); "
+            f"{path} holds more than tensors; loading it would run the code in it, which is never done ({reason}); "
             "give a model that is saved as safetensors"
         ) from error
-    except Exception as error:  # torch raises RuntimeError, OSError, EOFError, IndexError and others, by where the damage is
+    except Exception as error:  # RuntimeError, OSError, EOFError, IndexError and others, depending on the damage
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a whole file of torch ({reason}); fetch it again") from error
+        raise UserError(f"{path} is not a whole torch file ({reason}); download it again") from error
     others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)] if isinstance(content, dict) else ["it"]
     if others:
         raise UserError(
-            f"{path} is no dictionary of tensors ({', '.join(others[:5])} is none); save the model's state_dict() alone, or as safetensors"
+            f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save only the model's state_dict(), or safetensors"
         )
     return content
 
@@ -111,11 +110,11 @@ def _torch(path: Path) -> ModuleType:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a pickle of torch, which is not installed: `pip install torch`, or give a model that is saved as safetensors"
+            f"{path} is a torch pickle, and torch is not installed: `pip install torch`, or give a model that is saved as safetensors"
         ) from error
     if torch.torch_version.TorchVersion(torch.__version__) < SAFE_TORCH:
         raise UserError(
-            f"{path} is a pickle, and torch {torch.__version__} can be made to run the code in one: `pip install -U torch` "
+            f"{path} is a pickle, and torch {torch.__version__} might run the code in it: `pip install -U torch` "
             f"({'.'.join(map(str, SAFE_TORCH))} or later), or give a model that is saved as safetensors"
         )
     return torch

@@ -1,4 +1,4 @@
-"""Opens a model of any format as one thing, and loads its weights into their places."""
+"""Opens a model of any format, and loads its weights onto the devices."""
 
 import dataclasses
 import math
@@ -35,10 +35,10 @@ BIT_DIFFERENCE = "weight_difference.json"  # the manifest of a format of version
 
 
 def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
-    """Returns the model that `model.source` (or a bare source) names, whatever its format.
+    """Returns the model of `model.source` (or of a bare source), in any format.
 
-    Reads headers and the tokenizer only. Where `model.architecture` stands in place of a source there are no weights to read.
-    A UserError says what is wrong with the source and what helps.
+    Reads only headers and the tokenizer. With `model.architecture` instead of a source there are no weights to read.
+    A UserError says what is wrong with the source, and the remedy.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(source=os.fspath(model))
     tokenizer = Tokenizer.load(Path(config.tokenizer).expanduser()) if config.tokenizer is not None else None
@@ -49,9 +49,9 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
         _check_sizes(pretrained, config.architecture)
     if pretrained.tokenizer.vocab_size > pretrained.architecture.vocab_size:
         sizes = f"{pretrained.tokenizer.vocab_size} tokens, the model {pretrained.architecture.vocab_size} rows for them"
-        raise UserError(f"{pretrained.source}: the tokenizer has {sizes}; give the model.tokenizer that it was trained with")
+        raise UserError(f"{pretrained.source}: the tokenizer has {sizes}; give the model.tokenizer that the model was trained with")
     if (more := pretrained.architecture.vocab_size - pretrained.tokenizer.vocab_size) > 0:
-        note = f"the vocabulary has {pretrained.architecture.vocab_size:,} rows, {more:,} of them without a token, which are kept"
+        note = f"the vocabulary has {pretrained.architecture.vocab_size:,} rows, {more:,} of them without a token; they are kept"
         pretrained = dataclasses.replace(pretrained, notes=(*pretrained.notes, note))
     return pretrained if config.keep_layers is None else pretrained.first_layers(config.keep_layers)
 
@@ -64,7 +64,7 @@ def load_params(
     stored_vocab: int | None = None,
     names: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Returns the nested params of the model in `dtype`, each weight where `place(path)` says (default: on the first device).
+    """Returns the nested params of the model in `dtype`, each weight with the sharding `place(path)` (default: the first device).
 
     `names`: the dotted names of the only weights to read; None for all of them.
 
@@ -87,10 +87,10 @@ def load_params(
 def _pieces(
     pretrained: Pretrained, path: tuple[str, ...], shape: tuple[int, ...], where: jax.sharding.Sharding, dtype: np.dtype
 ) -> Callable[[Index | None], np.ndarray]:
-    """What gives a device its piece of a weight that may have more rows than the model.
+    """Returns a function that returns a device's piece of a weight, which may have more rows than the model.
 
-    Where the pieces of this process's devices make one block, as they do on the usual meshes, that is read at once and cut up: many narrow
-    pieces of a row would be many small reads. Devices that hold the same piece share it.
+    Where the pieces of this process's devices form one block, as on the usual meshes, the block is read at once and cut up, since many
+    narrow pieces would mean many small reads. Devices that hold the same piece share it.
     """
     wanted = {_bounds(index, shape) for index in where.addressable_devices_indices_map(shape).values()}
     block = tuple((min(starts), max(stops)) for starts, stops in (zip(*dim, strict=True) for dim in zip(*wanted, strict=True)))
@@ -110,14 +110,14 @@ def _pieces(
 
 
 def _read(pretrained: Pretrained, path: tuple[str, ...], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
-    """A block of a weight; rows behind the vocabulary are zeros. A UserError where a value is not finite."""
+    """A block of a weight; rows beyond the vocabulary are zeros. A UserError where a value is not finite."""
     rows = weights(pretrained.architecture)[path].shape[0]
     start, stop = (min(bound, rows) for bound in bounds[0])
-    found = pretrained.read(path, (slice(start, stop), *(slice(*part) for part in bounds[1:]))).astype(dtype, copy=False)
-    if not finite(found):
-        raise UserError(f"{pretrained.source}: the weight {'.'.join(path)} holds NaN or infinities; fetch or convert the model again")
-    more = bounds[0][1] - bounds[0][0] - len(found)
-    return np.pad(found, ((0, more), *((0, 0),) * (found.ndim - 1))) if more else found
+    block = pretrained.read(path, (slice(start, stop), *(slice(*part) for part in bounds[1:]))).astype(dtype, copy=False)
+    if not finite(block):
+        raise UserError(f"{pretrained.source}: the weight {'.'.join(path)} holds NaN or infinities; download or convert the model again")
+    more = bounds[0][1] - bounds[0][0] - len(block)
+    return np.pad(block, ((0, more), *((0, 0),) * (block.ndim - 1))) if more else block
 
 
 def _bounds(index: Index | None, shape: tuple[int, ...]) -> Bounds:
@@ -129,17 +129,17 @@ def _size(bounds: Bounds) -> int:
 
 
 def _check_sizes(pretrained: Pretrained, wanted: Architecture | None) -> None:
-    """A UserError where the source's weights have other shapes than `wanted`; vocabularies grow, and contexts are extended."""
+    """A UserError where the source's weights have other shapes than `wanted`; vocabulary and context may differ."""
     if wanted is None:
         return
-    found = pretrained.architecture
+    actual = pretrained.architecture
     differing = [
-        f"{name} {getattr(found, name)}, not {getattr(wanted, name)}" for name in SHAPING if getattr(found, name) != getattr(wanted, name)
+        f"{name} {getattr(actual, name)}, not {getattr(wanted, name)}" for name in SHAPING if getattr(actual, name) != getattr(wanted, name)
     ]
     if differing:
         raise UserError(
-            f"{pretrained.source} is another model than model.architecture says: it has {', '.join(differing)}; give the model= of its "
-            "size, or model.architecture=null to take it as it is"
+            f"{pretrained.source} is not the model of model.architecture: it has {', '.join(differing)}; give the model= of its "
+            "size, or model.architecture=null to accept it as it is"
         )
 
 
@@ -147,10 +147,10 @@ def _random(architecture: Architecture | None, tokenizer: Tokenizer | None) -> P
     if architecture is None:
         raise UserError("neither model.source nor model.architecture is set: give a model, for example model.source=smollm2-135m-instruct")
     if tokenizer is None:
-        raise UserError("model.architecture gives sizes only: name the tokenizer too, model.tokenizer=FOLDER_OR_FILE")
+        raise UserError("model.architecture gives only sizes: give the tokenizer too, model.tokenizer=FOLDER_OR_FILE")
 
     def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
-        raise UserError("model.source is not set, so there are no weights to read: only train starts from random ones")
+        raise UserError("model.source is not set, so there are no weights to read: only train can start from random ones")
 
     return Pretrained(
         architecture=architecture,
@@ -169,28 +169,30 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
     place = source.removesuffix(AVERAGE)
     path = sources.resolve(place, config.cache)
     if path.is_dir() and (trained := native.find(path)) is not None:
-        found = native.open_checkpoint(trained, "params" if place == source else "ema", lambda base: open(base.settings(config)))
+        opened = native.open_checkpoint(trained, "params" if place == source else "ema", lambda base: open(base.settings(config)))
     elif storage.is_remote(path):
-        raise UserError(f"{path} is no training run, the only kind of model that is read from a store: copy it to a disk first")
+        raise UserError(
+            f"{path} is not a training run, the only kind of model that can be read from an object store: copy it to a disk first"
+        )
     elif (path / adapter.FILE).is_file():
-        found = adapter.merge(path, _open_base(config, config.base or adapter.base_of(path)))
+        opened = adapter.merge(path, _open_base(config, config.base or adapter.base_of(path)))
     elif (path / BIT_DIFFERENCE).is_file():
         raise UserError(
             f"{path} is a weight difference in the bit format of alpaca-jax 0.1, which is no longer read: add it to its base with that "
             "version (`alpaca-jax convert source=... base=... target=...`) and give the result as the source"
         )
     elif (path / "params.json").is_file() and not (path / "config.json").is_file():
-        found = meta.open_folder(path, tokenizer)
+        opened = meta.open_folder(path, tokenizer)
     elif path.is_dir():
-        found = huggingface.open_folder(path, tokenizer)
+        opened = huggingface.open_folder(path, tokenizer)
         if config.base is not None:
-            found = difference.add(found, _open_base(config, config.base))
+            opened = difference.add(opened, _open_base(config, config.base))
     elif path.suffix == ".gguf" or _magic(path) == b"GGUF":
-        found = gguf.open_file(path, tokenizer)
+        opened = gguf.open_file(path, tokenizer)
     else:
-        raise UserError(f"{path} is no GGUF file; give a .gguf file, the folder of a model (Hugging Face or Meta), or that of a run")
-    found = found.named(source)
-    return found if tokenizer is None else found.with_tokenizer(tokenizer)
+        raise UserError(f"{path} is not a GGUF file; give a .gguf file, the folder of a model (Hugging Face or Meta), or that of a run")
+    opened = opened.named(source)
+    return opened if tokenizer is None else opened.with_tokenizer(tokenizer)
 
 
 def _open_base(config: ModelConfig, base: str) -> Pretrained:

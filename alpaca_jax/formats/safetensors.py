@@ -1,7 +1,7 @@
-"""Safetensors files, read piece by piece: nobody holds more of a file than what was asked for.
+"""Safetensors files, read piece by piece: only the requested part of a file is in memory.
 
-The `safetensors` package checks a file's header; the bytes are read here, at their places. The package maps the whole file instead, and
-the pages it has touched count as the process's memory.
+The `safetensors` package checks a file's header, and the bytes are read here by their offsets. The package itself would map the whole
+file, and the pages it touches count as the process's memory.
 """
 
 import json
@@ -17,11 +17,11 @@ from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.files import WeightFile
 from alpaca_jax.formats.names import Index, whole
 
-NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "U16": "uint16", "U8": "uint8"}
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
 
 
 class SafeTensor(NamedTuple):
-    """A tensor and where it lies: `offset` counts bytes from the beginning of the file."""
+    """A tensor and its `offset` in bytes from the beginning of the file."""
 
     file: WeightFile
     offset: int
@@ -31,7 +31,7 @@ class SafeTensor(NamedTuple):
 
 
 def header(path: Path) -> dict[str, SafeTensor]:
-    """Returns the tensors of a file by name; a UserError where it is truncated or its header lies."""
+    """Returns the tensors of a file by name; a UserError where it is truncated or its header is wrong."""
     try:
         with safe_open(path, framework="numpy"):
             file = WeightFile(path)
@@ -39,7 +39,7 @@ def header(path: Path) -> dict[str, SafeTensor]:
             length = int.from_bytes(opened.read(8), "little")
             entries = json.loads(opened.read(length))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+        raise UserError(f"{path} is not a whole safetensors file ({error}); download it again") from error
     entries.pop("__metadata__", None)
     stored = {}
     for name, entry in entries.items():
@@ -51,7 +51,7 @@ def header(path: Path) -> dict[str, SafeTensor]:
 
 
 def read(tensor: SafeTensor, index: Index = ()) -> np.ndarray:
-    """Returns the piece `index` of a tensor. Rows are read alone; of a matrix so are columns."""
+    """Returns the piece `index` of a tensor; reads only its rows and, of a matrix, only its columns."""
     if not tensor.shape:
         return tensor.file.read(tensor.offset, (), numpy_dtype(tensor.dtype))
     rows, *others = whole(index, tensor.shape)

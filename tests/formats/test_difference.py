@@ -77,7 +77,8 @@ def test_a_whole_model_is_not_taken_for_a_difference(tiny_tokenizer: Path) -> No
         difference.add(make(BASE, tiny_tokenizer, 1, like=base), base)
     other = make(dataclasses.replace(BASE, hidden_size=32), tiny_tokenizer, 1)
     with pytest.raises(
-        UserError, match=r"(?s)models/1 is no difference to base=models/0.*attention_norm.scale is \[2, 32\] in it, \[2, 16\] in the base"
+        UserError,
+        match=r"(?s)models/1 is not a difference to base=models/0.*attention_norm.scale is \[2, 32\] in it, \[2, 16\] in the base",
     ):
         difference.add(other, base)
 

@@ -93,7 +93,7 @@ def test_damaged_files(tensors: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "no dictionary of tensors"),
+        ([1, 2], "not a dictionary of tensors"),
         ({"model": {"a": 1}, "step": 3}, "model, step"),
     ],
 )

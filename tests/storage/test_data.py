@@ -54,5 +54,5 @@ def test_what_one_machine_built_another_takes(gs, tmp_path, host, monkeypatch):
 
 
 def test_a_dataset_that_is_not_there_is_said(gs):
-    with pytest.raises(UserError, match="there is nothing"):
+    with pytest.raises(UserError, match="nothing is there"):
         origin.find(f"tfds:{gs}/none")

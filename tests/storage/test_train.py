@@ -76,8 +76,8 @@ def test_what_can_not_be_written_there_is_said_before_any_work(files):
 
 
 def test_a_folder_that_is_no_run_is_refused(gs):
-    with pytest.raises(UserError, match="there is nothing"):
+    with pytest.raises(UserError, match="nothing is there"):
         pretrained.open(gs)
     (storage.at(gs) / "config.json").write_bytes(b"{}")
-    with pytest.raises(UserError, match="no training run"):
+    with pytest.raises(UserError, match="not a training run"):
         pretrained.open(gs)

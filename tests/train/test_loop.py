@@ -170,7 +170,7 @@ def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(files, tmp_pat
     (other / "tokenizer.json").write_text(json.dumps(text))
     (other / "tokenizer_config.json").write_text((files / "tokenizer" / "tokenizer_config.json").read_text())
     model = {"source": str(tmp_path / "first" / "train"), "tokenizer": str(other)}
-    with pytest.raises(UserError, match=r"other ids than the tokenizer that came with the model; give model\.tokenizer=null"):
+    with pytest.raises(UserError, match=r"other ids than the model's own tokenizer; give model\.tokenizer=null"):
         run(config(files, tmp_path / "second", steps=1, model=model))
 
 

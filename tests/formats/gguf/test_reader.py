@@ -213,7 +213,7 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
         ({"llama__attention__head_count_kv": 3}, "must be a multiple"),
         ({"split__count": 3}, "one of 3 parts"),
         ({"llama__block_count": 3}, r"missing:\n +blk\.2\.attn_norm"),
-        ({"llama__block_count": 1}, r"no part of a llama model of these sizes:\n +blk\.1\.attn_norm"),
+        ({"llama__block_count": 1}, r"not part of a llama model of these sizes:\n +blk\.1\.attn_norm"),
         ({"llama__feed_forward_length": 100}, "of another size"),
         ({"drop": ("blk.1.ffn_up.weight", "output_norm.weight")}, r"missing:\n +blk\.1\.ffn_up\.weight\n +output_norm\.weight"),
         ({"pre": "tekken"}, "cuts text as 'tekken'"),
