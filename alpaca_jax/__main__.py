@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import alpaca_jax
+from alpaca_jax import compilation
 from alpaca_jax import config as configuration
 from alpaca_jax.config import EXPERIMENT, Catalog, body, header
 from alpaca_jax.errors import Lost, Restart, UserError
@@ -235,7 +236,7 @@ def _set_environment(command: Command) -> None:
     if command.folder:
         os.environ[CONFIG_DIR] = str(command.folder)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/alpaca_jax/xla"))
+    compilation.set_environment()
 
 
 # --- help: read from the YAML, so that it can't differ from what runs --------------------------------------------------------------
