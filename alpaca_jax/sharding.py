@@ -148,13 +148,17 @@ class Layout:
         if twice := {axis for axis in used if used.count(axis) > 1}:
             raise UserError(f"mesh.{kind} puts the mesh axis {sorted(twice)} on two dimensions of one array with axes {tuple(axes)}")
         for axis, mesh_axes, size in zip(axes, placed, shape or (), strict=False):
-            parts = math.prod(self.mesh.shape[mesh_axis] for mesh_axis in mesh_axes)
+            parts = self.parts(axis, kind)
             if size % parts:
                 remedy = (
                     f"set model.vocab_multiple={parts}" if axis == "vocab" else f"choose sizes for {', '.join(mesh_axes)} that divide it"
                 )
                 raise UserError(f"the axis {axis} of {size} cannot be split in {parts} (mesh.{kind}.{axis}={list(mesh_axes)}): {remedy}")
         return PartitionSpec(*(mesh_axes or None for mesh_axes in placed))
+
+    def parts(self, axis: str, kind: Kind) -> int:
+        """How many parts an axis is cut into."""
+        return math.prod(self.mesh.shape[mesh_axis] for mesh_axis in getattr(self.config, kind).get(axis, ()))
 
     def named(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> NamedSharding:
         """`spec` as a NamedSharding on this mesh."""

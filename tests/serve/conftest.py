@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from alpaca_jax.decode.engine import Engine
+from decoding import batch
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
@@ -61,7 +61,7 @@ def params(architecture):
 @pytest.fixture(scope="session")
 def engine(architecture, params):
     """Another engine on the same weights, to compare with."""
-    return Engine(architecture, params, slots=4, max_length=200)
+    return batch(architecture, params, slots=4, max_length=200)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def running(architecture, tokenizer):
 
 @pytest.fixture(scope="session")
 def server(running, architecture, params):
-    with running(Engine(architecture, params, slots=4, max_length=200)) as server:
+    with running(batch(architecture, params, slots=4, max_length=200)) as server:
         yield server
 
 

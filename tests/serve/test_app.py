@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 import openai
 import pytest
 
-from alpaca_jax.decode.engine import Engine
+from decoding import batch
 from alpaca_jax.decode.generation import TOP, Options
 from alpaca_jax.serve.app import PAGE
 from alpaca_jax.serve.scheduler import Job, Scheduler
@@ -287,7 +287,7 @@ def until(condition, seconds):
 
 @pytest.fixture
 def slow(architecture, params):
-    return slow_down(Engine(architecture, params, slots=4, max_length=200))
+    return slow_down(batch(architecture, params, slots=4, max_length=200))
 
 
 LONG = {"model": NAME, "prompt": "abc", "max_tokens": 190, "n": 4, "temperature": 1.0, "seed": 3}
@@ -315,7 +315,7 @@ def test_a_server_that_ends_says_so(running, slow):
 
 
 def test_an_error_in_the_engine_ends_the_server_with_it(running, architecture, params):
-    engine = Engine(architecture, params, slots=4, max_length=200)
+    engine = batch(architecture, params, slots=4, max_length=200)
 
     def fail():
         if engine.free < 4:
