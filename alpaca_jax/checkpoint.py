@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,7 +48,6 @@ class CheckpointConfig:
     keep_every: int | None = None  # a step it divides is saved too, and kept for ever
     asynchronous: bool = True
     concurrent_gb: float = 16.0  # at most so much is being written at a time; less of it needs less memory beside the state's copy
-    export: Literal["float32", "bfloat16", "float16"] | None = None  # what is kept becomes a Hugging Face folder too, in this dtype
 
     def __post_init__(self) -> None:
         if self.keep < 1:

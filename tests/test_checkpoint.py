@@ -91,7 +91,7 @@ def test_the_whole_state_moves_to_another_mesh_and_back_bit_for_bit(checkpoints,
     checkpoints.save(1, states.to_items(first), {})
     checkpoints.wait()
     spread = states.from_items(checkpoints.restore(1, states.to_items(wanted))[0])
-    assert spread.params["layers"]["mlp"]["gate"].addressable_shards[0].data.shape == (2, 4, 3)
+    assert spread.trained["layers"]["mlp"]["gate"].addressable_shards[0].data.shape == (2, 4, 3)
     assert [leaf.sharding for leaf in jax.tree.leaves(spread)] == [leaf.sharding for leaf in jax.tree.leaves(wanted)]
     checkpoints.save(2, states.to_items(spread), {})
     checkpoints.wait()

@@ -1,9 +1,11 @@
 """Our own training folder: `model/` (architecture and tokenizer) beside `checkpoints/`."""
 
+import dataclasses
 import functools
+import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ import numpy as np
 from alpaca_jax import checkpoint, storage
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import base as bases
+from alpaca_jax.formats.base import Base
 from alpaca_jax.formats.dtypes import widest
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights
@@ -36,13 +40,23 @@ def write(
     tokenizer: Tokenizer,
     eos_ids: Sequence[int] = (),
     source: str | None = None,
+    base: Base | None = None,
 ) -> None:
-    """Writes what a training run's `train/model/` holds: the sizes, the tokenizer with its chat template, the source it started from."""
+    """Writes what a training run's `train/model/` holds: sizes, tokenizer and chat template, the source, the base of its frozen weights."""
     folder = storage.at(folder)
     for name, content in tokenizer.files().items():
         write_atomic(folder / name, content)
     ids = [int(id) for id in eos_ids] or [tokenizer.eos_id]
-    write_json(folder / FILE, {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source})
+    content = {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source}
+    write_json(folder / FILE, content | ({} if base is None else {"base": to_mapping(base)}))
+
+
+def base_of(folder: Path) -> Base | None:
+    """The base that a training run's `train/model/` names; None where its checkpoints hold all weights, or nothing is written yet."""
+    if not (folder / FILE).is_file():
+        return None
+    content = read_json(folder / FILE).get("base")
+    return None if content is None else parse(Base, content, where=str(folder / FILE))
 
 
 def find(path: Path) -> Place | None:
@@ -55,10 +69,11 @@ def find(path: Path) -> Place | None:
     return None
 
 
-def open(place: Place, item: str = "params") -> Pretrained:
+def open(place: Place, item: str, open_base: Callable[[Base], Pretrained]) -> Pretrained:
     """Returns a checkpoint (the newest where the step is None) of a training folder, its params or their average (`ema`).
 
-    A UserError where there is none or its parts don't fit together.
+    Weights that the checkpoint lacks are those of the base that the run names, which `open_base` opens. A UserError where there is no
+    checkpoint, its parts don't fit together, or the base is gone or another model.
     """
     folder, step = place
     content = read_json(folder / "model" / FILE)
@@ -70,7 +85,7 @@ def open(place: Place, item: str = "params") -> Pretrained:
         raise UserError(f"{folder / 'checkpoints'} has no checkpoint yet: start the training again and let it save one")
     saved = checkpoint.Saved(folder / "checkpoints", step, item)
     stored = {".".join(path): _Stored(leaf.shape, leaf.dtype.name, leaf.size * leaf.dtype.itemsize) for path, leaf in saved.weights.items()}
-    return Pretrained(
+    trained = Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,
         read=_reader(saved, architecture),
@@ -82,6 +97,22 @@ def open(place: Place, item: str = "params") -> Pretrained:
         stored=stored,
         origin=content.get("source"),
     )
+    base = base_of(folder / "model")
+    if base is None or all(name in stored for name in base.weights):
+        return trained
+    return _over(trained, bases.opened(base, folder, lambda: open_base(base)), base)
+
+
+def _over(trained: Pretrained, source: Pretrained, base: Base) -> Pretrained:
+    """The model whose trained weights are in a checkpoint and whose frozen ones are those of `source`."""
+    frozen = {tuple(name.split(".")) for name in base.weights}
+    known, size = weights(trained.architecture), np.dtype(source.dtype).itemsize
+    stored = {".".join(path): _Stored(known[path].shape, source.dtype, math.prod(known[path].shape) * size) for path in sorted(frozen)}
+
+    def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
+        return source.read(path, index) if path in frozen else trained.read(path, index)
+
+    return dataclasses.replace(trained, read=read, files=(*trained.files, *source.files), stored={**trained.stored, **stored})
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,11 @@ def load_params(
     place: Callable[[tuple[str, ...]], jax.sharding.Sharding] | None = None,
     keep_layers: int | None = None,
     stored_vocab: int | None = None,
+    names: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Returns the nested params of the model in `dtype`, each weight where `place(path)` says (default: on the first device).
+
+    `names`: the dotted names of the only weights to read; None for all of them.
 
     Each process reads the pieces of its own devices only. `stored_vocab` appends rows of zeros to the vocabulary of the embedding and the
     output. A UserError where a weight is not finite.
@@ -70,6 +73,8 @@ def load_params(
         pretrained = pretrained.first_layers(keep_layers)
     params = {}
     for path, weight in weights(pretrained.architecture).items():
+        if names is not None and ".".join(path) not in names:
+            continue
         padded = path in VOCABULARY and stored_vocab is not None
         shape = (stored_vocab, *weight.shape[1:]) if padded else weight.shape
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if place is None else place(path)
@@ -162,7 +167,7 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
     place = source.removesuffix(AVERAGE)
     path = sources.resolve(place, config.cache)
     if path.is_dir() and (trained := native.find(path)) is not None:
-        found = native.open(trained, "params" if place == source else "ema")
+        found = native.open(trained, "params" if place == source else "ema", lambda base: open(base.settings(config)))
     elif storage.is_remote(path):
         raise UserError(f"{path} is no training run, the only kind of model that is read from a store: copy it to a disk first")
     elif path.is_dir() and (laid_over := _laid_over(path)) is not None:

@@ -14,7 +14,8 @@ from alpaca_jax.data.pipeline import heldout_batches
 from alpaca_jax.metrics import WeightedMean
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives.sft import response_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,4 +53,4 @@ class Scorer:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _batch_loss(architecture: Architecture, compute_dtype: str, params: llama.Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    return response_loss(architecture, params, batch, compute_dtype=jnp.dtype(compute_dtype))
+    return response_loss(Forward(architecture, jnp.dtype(compute_dtype)), params, batch)

@@ -1,4 +1,6 @@
-"""What `alpaca-jax train` is told."""
+"""The settings of `alpaca-jax train`."""
+
+from typing import Literal
 
 from alpaca_jax import storage
 from alpaca_jax.checkpoint import CheckpointConfig
@@ -25,6 +27,7 @@ class Config:
     microbatches: int = 1  # parts of the rows of a step, taken one after another
     log_every: int = 1  # steps between two looks at the figures
     evaluate_every: int | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
+    export: Literal["float32", "bfloat16", "float16"] | None = None  # each kept checkpoint becomes a Hugging Face folder in this dtype too
     samples: SamplesConfig = SamplesConfig()
     guard: GuardConfig = GuardConfig()
     profile: ProfileConfig | None = None
@@ -51,8 +54,8 @@ class Config:
             raise ValueError(
                 f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout or samples.prompts, or null"
             )
-        if self.checkpoint.export is not None and storage.is_remote(self.dir):
+        if self.export is not None and storage.is_remote(self.dir):
             raise ValueError(
-                f"checkpoint.export={self.checkpoint.export} writes to a disk, and dir={self.dir} is none: leave it null, and "
+                f"export={self.export} writes to a disk, and dir={self.dir} is none: leave it null, and "
                 f"`alpaca-jax convert source={self.dir}/train target=FOLDER` afterwards"
             )

@@ -1,5 +1,6 @@
 """What is measured along the way: the held-out loss, and answers to fixed prompts."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from alpaca_jax.data import template
 from alpaca_jax.decode.engine import Engine
 from alpaca_jax.distributed import beat
 from alpaca_jax.errors import UserError
+from alpaca_jax.model import llama
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Scorer
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.setup import Setup
-from alpaca_jax.trainer.state import State
 
 
 class Evaluation:
@@ -38,25 +39,22 @@ class Evaluation:
         every = self._config.evaluate_every
         return every is not None and (step % every == 0 or step == self._setup.steps)
 
-    def losses(self, state: State) -> dict[str, float]:
+    def losses(self, step: int, params: llama.Params, average: llama.Params | None) -> dict[str, float]:
         """Returns `heldout_loss` in nats a response token, and `heldout_loss_ema` of the averaged weights; empty with none held out."""
         if self._scorer is None:
             return {}
-        step = int(state.step)
-        loss = lambda params: self._scorer.score(params, lambda done: beat(step)).loss  # noqa: E731 - the watchdog hears each batch
-        losses = {"heldout_loss": loss(state.params)}
-        if state.ema is not None:
-            losses["heldout_loss_ema"] = loss(state.ema)
-        return losses
+        score = functools.partial(self._scorer.score, progress=lambda done: beat(step))  # the watchdog hears each batch
+        losses = {"heldout_loss": score(params).loss}
+        return losses if average is None else losses | {"heldout_loss_ema": score(average).loss}
 
-    def samples(self, state: State) -> list[dict[str, str]]:
+    def samples(self, params: llama.Params) -> list[dict[str, str]]:
         """Returns the greedy answer to each of `samples.prompts`."""
         config, setup = self._config.samples, self._setup
         if not config.prompts:
             return []
         written = template.get(config.template or self._config.data.template, setup.tokenizer)
         dtype = jnp.dtype(self._config.model.compute_dtype)
-        engine = Engine(setup.architecture, state.params, slots=len(config.prompts), dtype=dtype)
+        engine = Engine(setup.architecture, params, slots=len(config.prompts), dtype=dtype)
         answers = samples.answers(engine, setup.tokenizer, written, config.prompts, config.max_tokens, setup.eos_ids)
         return [{"prompt": prompt, "answer": answer} for prompt, answer in zip(config.prompts, answers, strict=True)]
 

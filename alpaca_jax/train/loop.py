@@ -1,7 +1,6 @@
 """The training loop: step after step, with what happens between two of them."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,7 +9,6 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-import alpaca_jax
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.data.pack import Batch
@@ -21,12 +19,15 @@ from alpaca_jax.model import flops
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.display import Display
 from alpaca_jax.train.evaluation import Evaluation, keep_samples
+from alpaca_jax.train.programs import Programs
+from alpaca_jax.train.progress import Progress
 from alpaca_jax.train.setup import Setup
+from alpaca_jax.train.start import Start, latest
 from alpaca_jax.trainer import state as states
-from alpaca_jax.trainer.state import State
+from alpaca_jax.trainer.weights import BASE, join, whole
 
 MOST_ROLLBACKS = 10  # of one start; a run that needs more has another trouble than its data
-End = Literal["done", "stopped", "back"]  # why a stretch of steps ended
+End = Literal["done", "stopped", "rollback"]  # why a stretch of steps ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +39,6 @@ class Taken:
     metrics: dict[str, jax.Array]
 
 
-def latest(setup: Setup, checkpoints: Checkpoints, console: Console) -> tuple[State, dict[str, Any]]:
-    """The state of the newest whole checkpoint and its `meta`; where there is none, the first state and an empty dict."""
-    newest = checkpoints.newest(lambda message: console.print(f"[yellow]{message}[/yellow]"))
-    if newest is None:
-        return setup.first_state(), {}
-    with console.status(f"restoring step {newest}"):
-        items, meta = checkpoints.restore(newest, states.to_items(setup.abstract))
-    return states.from_items(items), meta
-
-
 class Loop:
     """Takes the steps that are left. `step`, `rollbacks`, `stopped` and `last_loss` say where it stands."""
 
@@ -55,53 +46,64 @@ class Loop:
         self,
         config: Config,
         setup: Setup,
-        state: State,
-        meta: dict[str, Any],
+        start: Start,
+        programs: Programs,
         checkpoints: Checkpoints,
-        writer: MetricsWriter | None,  # None in all processes but the first
+        writer: MetricsWriter | None,  # None in all processes but the lead
         console: Console,
     ) -> None:
         self.config, self.setup, self.checkpoints, self.writer, self.console = config, setup, checkpoints, writer, console
-        self.goodput = Goodput(meta.get("goodput"))
+        self.fixed, self.kept = start.fixed, start.kept
+        self.goodput = Goodput(start.progress.goodput)
         self.throughput = Throughput(None if setup.chip.peak_flops is None else setup.chip.peak_flops * jax.device_count())
         self.profile = Profile(config.profile, writer.folder / "profile" if writer else ".") if is_lead() else Profile(None, ".")
         self.evaluation = Evaluation(config, setup)
         self.rollbacks = 0
         self.stopped = False
+        self._programs = programs
         self._own_rows = setup.layout.own_rows(setup.batches.rows)
-        self._compiled: dict[tuple[int, ...], Any] = {}  # by the shape of the batch
         self._unread: list[Taken] = []
-        self._start_from(state, meta)
+        self._continue_from(start)
 
     def run(self, stop: StopSignals) -> None:
         """Steps until the last one, or until a signal asks for a stop; the state is saved in the end."""
         with Display(self.console, self.setup.steps, self.step) as display:
-            while (end := self._stretch(stop, display)) == "back":
-                self._go_back()
+            while (end := self._stretch(stop, display)) == "rollback":
+                self._roll_back()
         self.stopped = end == "stopped" and self.step < self.setup.steps
         self.profile.close()
         self._save()
         with self.goodput.spent("checkpoint"):
             self.checkpoints.wait()
 
-    def totals(self) -> dict[str, Any]:
-        """Returns what has been counted since the run began, restarts included, the last good loss and the newest held-out one."""
-        return self._counted() | {"loss": self.last_loss, "heldout": self.heldout}
+    def progress(self) -> Progress:
+        """What has been counted since the run began, restarts included."""
+        return Progress(
+            tokens_real=self.throughput.tokens,
+            skipped_steps=self.skipped,
+            loss=self.last_loss,
+            heldout=self.heldout,
+            goodput=self.goodput.state(),
+            fingerprints=self.setup.fingerprints,
+            config=to_mapping(self.config),
+        )
 
-    def _counted(self) -> dict[str, Any]:
-        goodput = self.goodput.state()
+    def counted(self) -> dict[str, Any]:
+        """The counts that each line of the metrics and the summary carry."""
+        seconds = self.goodput.state()
         return {
             "tokens_real": self.throughput.tokens,
-            "seconds": sum(goodput.values()),
-            "compile_seconds": goodput["compile"],
+            "seconds": sum(seconds.values()),
+            "compile_seconds": seconds["compile"],
             "skipped_steps": self.skipped,
         }
 
-    def _start_from(self, state: State, meta: dict[str, Any]) -> None:
-        self.state = state
-        self.step, self.batch_index = int(state.step), int(state.batch_index)
-        self.throughput.tokens, self.last_loss, self.skipped = meta.get("tokens_real", 0), meta.get("loss"), meta.get("skipped_steps", 0)
-        self.heldout: dict[str, float] = meta.get("heldout", {})
+    def _continue_from(self, start: Start) -> None:
+        self.state = start.state
+        self.step, self.batch_index = int(start.state.step), int(start.state.batch_index)
+        before = start.progress
+        self.throughput.tokens, self.last_loss, self.skipped = before.tokens_real, before.loss, before.skipped_steps
+        self.heldout = before.heldout
         self._unread.clear()
         if self.writer is not None:
             self.writer.rewind(self.step)
@@ -109,21 +111,21 @@ class Loop:
     # --- steps ---
 
     def _stretch(self, stop: StopSignals, display: Display) -> End:
-        """Takes steps until the last one, a stop, or a bad one that is to be gone back from."""
+        """Takes steps until the last one, a stop, or a bad one that calls for a rollback."""
         self.throughput.restart()
         for batch in self._batches():
             self._take(batch)
             looking = self.step % self.config.log_every == 0 or self.step == self.setup.steps
-            if looking and self._look(display) == "back":
-                return "back"
+            if looking and self._look(display) == "rollback":
+                return "rollback"
             beat(self.step)
             if stop.now():
                 return self._look(display) or "stopped"
             if self.evaluation.due(self.step):
                 self._evaluate()
             if self.checkpoints.due(self.step) and self.step < self.setup.steps:
-                if self._look(display) == "back":
-                    return "back"
+                if self._look(display) == "rollback":
+                    return "rollback"
                 self._save()
         return "done"
 
@@ -141,26 +143,28 @@ class Loop:
                 batch = next(batches, None)
 
     def _take(self, batch: Batch) -> None:
-        placed = self.setup.layout.place(batch, self.setup.batches.rows)
-        compiled = self._compiled.get(placed["tokens"].shape) or self._compile(placed)
+        placed = self.setup.layout.place(self.setup.assembly.objective.select(batch), self.setup.batches.rows)
+        program = self._program(next(iter(placed.values())).shape)
         self.profile.before(self.step + 1)
         with self.goodput.spent("step"):
-            self.state, metrics = compiled(self.state, placed)
+            self.state, metrics = program(self.state, self.fixed, placed)
         self.step += 1
         self._unread.append(Taken(self.step, self.batch_index, metrics))
         self._count(batch)
         self.batch_index += 1
         self.profile.after(self.step, metrics)
 
-    def _compile(self, placed: dict[str, jax.Array]) -> Any:
-        shape = placed["tokens"].shape
-        with self.goodput.spent("compile"), self.console.status(f"compiling the training step for {shape[0]} rows of {shape[1]}"):
+    def _program(self, shape: tuple[int, ...]) -> Any:
+        if self._programs.has(shape):
+            return self._programs.get(shape)
+        rows, length = shape
+        with self.goodput.spent("compile"), self.console.status(f"compiling the training step for {rows} rows of {length}"):
             before = self.goodput.state()["compile"]
-            self._compiled[shape] = self.setup.step.lower(self.state, placed).compile()
+            program = self._programs.get(shape)
         seconds = self.goodput.state()["compile"] - before
-        self.console.print(f"compiled for {shape[0]} rows of {shape[1]} in {seconds:.1f} s", highlight=False)
+        self.console.print(f"compiled for {rows} rows of {length} in {seconds:.1f} s", highlight=False)
         self.throughput.restart()
-        return self._compiled[shape]
+        return program
 
     def _count(self, batch: Batch) -> None:
         """Counts the whole step's tokens by its plan: this process has seen its own rows only."""
@@ -173,7 +177,7 @@ class Loop:
 
     # --- between two steps ---
 
-    def _look(self, display: Display) -> Literal["back"] | None:
+    def _look(self, display: Display) -> Literal["rollback"] | None:
         """Fetches the figures of the steps since the last look, writes them down, and judges bad steps."""
         taken, self._unread = self._unread, []
         if not taken:
@@ -183,23 +187,24 @@ class Loop:
         rates = self.throughput.take()
         for each, figures in zip(taken, metrics, strict=True):
             if figures["bad"]:
-                if self._judge(each, figures) == "back":
-                    return "back"
+                if self._judge(each, figures) == "rollback":
+                    return "rollback"
                 if each is not taken[-1]:
                     self._write(each.step, self._line(each.step, figures))
             else:
                 self.last_loss = float(figures["loss"])
-        line = self._line(taken[-1].step, metrics[-1]) | rates | self._counted() | {"goodput": self.goodput.value} | memory()
+        line = self._line(taken[-1].step, metrics[-1]) | rates | self.counted() | {"goodput": self.goodput.value} | memory()
         self._write(self.step, line)
         display.show(self.step, line)
         return None
 
     def _line(self, step: int, figures: dict[str, Any]) -> dict[str, Any]:
-        line = {name: np.asarray(figures[name]).item() for name in ("loss", "targets", "gradient_norm")}
+        names = (*self.setup.assembly.objective.metrics, "gradient_norm")
+        line = {name: np.asarray(figures[name]).item() for name in names}
         line["learning_rate"] = float(self.setup.schedule(step - 1 - self.skipped))
         return line | ({"bad": 1} if figures["bad"] else {})
 
-    def _judge(self, taken: Taken, figures: dict[str, Any]) -> Literal["back"] | None:
+    def _judge(self, taken: Taken, figures: dict[str, Any]) -> Literal["rollback"] | None:
         """What follows a bad step, whose update the step itself has withheld."""
         loss, norm = (float(figures[name]) for name in ("loss", "gradient_norm"))
         what = f"step {taken.step} is bad (loss {loss:g}, gradient norm {norm:g}, batch {taken.batch_index})"
@@ -208,7 +213,7 @@ class Loop:
             raise UserError(
                 f"{what}; its update was not applied, and nothing was saved since the last checkpoint. Lower optimizer.learning_rate "
                 f"({self.config.optimizer.learning_rate:g}), look at the records of this batch, or give guard.policy=skip or rollback; "
-                "the same command goes on from the checkpoint before"
+                "the same command resumes from the checkpoint before"
             )
         if policy == "skip":
             self.skipped += 1
@@ -217,25 +222,27 @@ class Loop:
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS:
             raise UserError(f"{what}, after {MOST_ROLLBACKS} rollbacks: lower optimizer.learning_rate, or raise guard.spike")
-        self.console.print(f"[yellow]{what}: going back, and on behind that batch[/yellow]", highlight=False)
+        self.console.print(f"[yellow]{what}: rolling back, to continue after that batch[/yellow]", highlight=False)
         self.batch_index = taken.batch_index + 1
-        return "back"
+        return "rollback"
 
-    def _go_back(self) -> None:
-        """The state of the newest checkpoint (or the first), with the batches up to the poisoned one behind it."""
+    def _roll_back(self) -> None:
+        """Restores the newest checkpoint (or the first state), and continues with the batch after the poisoned one."""
         with self.goodput.spent("checkpoint"):
             self.checkpoints.wait()
-            behind = self.batch_index
-            self.state = None  # its buffers make room for the one that is read
-            state, meta = latest(self.setup, self.checkpoints, self.console)
-            index = jax.device_put(np.int32(behind), self.setup.abstract.batch_index.sharding)
-            self._start_from(dataclasses.replace(state, batch_index=index), meta)
+            next_batch = np.int32(self.batch_index)
+            del self.state  # its buffers make room for the one that is read
+            start = latest(self.setup, self.checkpoints, self.console.print, self.fixed)
+            index = jax.device_put(next_batch, self.setup.assembly.state_places.batch_index)
+            self._continue_from(dataclasses.replace(start, state=dataclasses.replace(start.state, batch_index=index)))
 
     def _evaluate(self) -> None:
         with self.goodput.spent("evaluate"):
-            self.heldout = self.evaluation.losses(self.state)
+            params = whole(self.state.trained, self.fixed)
+            average = None if self.state.ema is None else join(self.state.ema, self.fixed[BASE])
+            self.heldout = self.evaluation.losses(self.step, params, average)
             self._write(self.step, self.heldout)
-            answered = self.evaluation.samples(self.state)
+            answered = self.evaluation.samples(params)
             for sample in answered:
                 self.console.print(f"[bold]{escape(sample['prompt'])}[/bold]\n{escape(sample['answer'])}", highlight=False)
             if self.writer is not None:
@@ -243,16 +250,11 @@ class Loop:
         self.throughput.restart()
 
     def _save(self) -> None:
-        meta = self.totals() | {
-            "goodput": self.goodput.state(),
-            "fingerprints": self.setup.fingerprints,
-            "versions": {"alpaca-jax": alpaca_jax.__version__, "jax": importlib.metadata.version("jax")},
-            "config": to_mapping(self.config),
-        }
+        items = states.to_items(self.state, self.fixed[BASE] if self.kept else None)
         with self.goodput.spent("checkpoint"):
             if self.writer is not None:
-                self.writer.flush()  # a run that goes on from here has the numbers up to here
-            self.checkpoints.save(self.step, states.to_items(self.state), meta)
+                self.writer.flush()  # a run that resumes from here has the numbers up to here
+            self.checkpoints.save(self.step, items, self.progress().to_meta())
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.writer is not None and values:

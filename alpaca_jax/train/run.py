@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,59 +10,59 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import checkpoint, rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
-from alpaca_jax.errors import Restart, UserError
-from alpaca_jax.formats import native
+from alpaca_jax.errors import Restart
 from alpaca_jax.metrics import MetricsWriter, memory, sinks
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
-from alpaca_jax.train.loop import Loop, latest
-from alpaca_jax.train.setup import Setup, prepare
-from alpaca_jax.trainer.state import State
+from alpaca_jax.train.loop import Loop
+from alpaca_jax.train.programs import Programs
+from alpaca_jax.train.setup import Setup, check_base, prepare, write_model
+from alpaca_jax.train.start import Start, check_fingerprints, latest
+from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
 LOOK_SECONDS = 0.2  # between two looks at the exports, in the end
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
     """Trains until the last step, from the newest whole checkpoint where there is one; returns what it wrote to train/summary.json.
 
-    SIGTERM and SIGUSR1 end the run after the step at hand with a checkpoint and `Restart`; SIGINT the same with KeyboardInterrupt.
+    `objective` is what each step minimizes. SIGTERM and SIGUSR1 end the run after the current step with a checkpoint and `Restart`; SIGINT
+    does the same with KeyboardInterrupt.
     """
     with joined(config.distributed, config.dir, to_mapping(config)) as membership:
-        return _train(config, membership)
+        return _train(config, objective, membership)
 
 
-def _train(config: Config, membership: Membership) -> dict[str, Any]:
+def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN)
-    setup = prepare(config)
-    if is_lead():
-        rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
-        native.write(folder.path("train", "model"), setup.architecture, setup.tokenizer, setup.eos_ids, config.model.source)
+    setup = prepare(config, objective)
+    check_base(setup, folder.path("train", "model"))
     _introduce(console, config, setup)
-
-    checkpoints = Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)
-    try:
-        state, meta = _resume(console, setup, checkpoints)
-        writer = _writer(config, folder) if is_lead() else None
-        try:
-            loop = Loop(config, setup, state, meta, checkpoints, writer, console)
-            with StopSignals() as stop, _exports(config, folder, checkpoints, console) as exports:
-                with membership.watched(stop):
-                    loop.run(stop)
-                summary = _finish(config, setup, folder, loop, stop)
-                if config.checkpoint.export is not None:
-                    _await(exports, stop)
-        finally:
-            if writer is not None:
-                writer.close()
-    finally:
-        checkpoints.close()
+    with ExitStack() as stack:
+        programs, done = Programs(setup.assembly), setup.steps in checkpoint.steps(folder.path("train", "checkpoints"))
+        if not done:
+            stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
+        checkpoints = stack.enter_context(closing(Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)))
+        start = _start(console, setup, checkpoints)
+        if is_lead():
+            rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
+            write_model(setup, folder.path("train", "model"), start.kept)
+        writer = stack.enter_context(closing(_writer(config, folder))) if is_lead() else None
+        loop = Loop(config, setup, start, programs, checkpoints, writer, console)
+        stop = stack.enter_context(StopSignals())
+        exports = stack.enter_context(_exports(config, folder, checkpoints, console))
+        with membership.watched(stop):
+            loop.run(stop)
+        summary = _finish(config, setup, folder, loop, stop)
+        if config.export is not None:
+            _await(exports, stop)
     return summary
 
 
@@ -90,18 +90,14 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _resume(console: Console, setup: Setup, checkpoints: Checkpoints) -> tuple[State, dict[str, Any]]:
-    """The state to go on from and what was counted up to it."""
-    state, meta = latest(setup, checkpoints, console)
-    for what, found in meta.get("fingerprints", {}).items():
-        if setup.fingerprints[what] != found:
-            raise UserError(
-                f"{checkpoints.folder / str(int(state.step))} was trained on other {what} (fingerprint {found[:12]}, now "
-                f"{setup.fingerprints[what][:12]}), though the settings are the same: give another dir=, or bring the {what} of before back"
-            )
-    if meta:
-        console.print(f"going on from the checkpoint of step {int(state.step)}", highlight=False)
-    return state, meta
+def _start(console: Console, setup: Setup, checkpoints: Checkpoints) -> Start:
+    """Where the run starts; says so where that is a checkpoint."""
+    with console.status("reading the weights"):
+        start = latest(setup, checkpoints, lambda message: console.print(f"[yellow]{message}[/yellow]"))
+    check_fingerprints(setup, start, str(checkpoints.folder))
+    if start.progress.fingerprints:
+        console.print(f"resuming from the checkpoint of step {int(start.state.step)}", highlight=False)
+    return start
 
 
 def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
@@ -111,9 +107,9 @@ def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
 
 
 def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, console: Console) -> AbstractContextManager[Exports | None]:
-    if config.checkpoint.export is None or not is_lead():
+    if config.export is None or not is_lead():
         return nullcontext()
-    return Exports(folder.path("train", "hf"), checkpoints, config.checkpoint.export, console)
+    return Exports(folder.path("train", "hf"), checkpoints, config.export, console)
 
 
 def _introduce(console: Console, config: Config, setup: Setup) -> None:
@@ -128,7 +124,7 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
-    for note in setup.notes:
+    for note in setup.source.notes if setup.source else ():
         console.print(f"{config.model.source}: {note}", highlight=False, soft_wrap=True)
     if setup.data.mixture is not None:
         table = Table("source", "examples", "tokens", "epochs", "share", title="Mixture", title_justify="left")
@@ -138,10 +134,11 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
 
 
 def _summary(config: Config, setup: Setup, loop: Loop) -> dict[str, Any]:
-    totals = loop.totals()
-    hours = totals["seconds"] / 3600
+    counted = loop.counted()
+    hours = counted["seconds"] / 3600
     rate = config.hardware.dollars_per_hour
-    return {name: value for name, value in totals.items() if name != "heldout"} | {
+    return counted | {
+        "loss": loop.last_loss,
         "steps": loop.step,
         "epochs": loop.step / setup.batches.steps_per_epoch,
         "examples": len(setup.data.examples["train"]),

@@ -1,9 +1,8 @@
-"""What a run needs before its first step: the model in its places, the batches, the step."""
+"""What a run needs before its first step: its data, its model's source, and the step that both meet in."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,23 +15,28 @@ from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import pretrained
+from alpaca_jax.formats import native, pretrained
+from alpaca_jax.formats.base import Base
+from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture, stored_vocab_size
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.config import Config
 from alpaca_jax.trainer import optimizer as optimizers
-from alpaca_jax.trainer import state as states
-from alpaca_jax.trainer.optimizer import Optimizer
+from alpaca_jax.trainer.assemble import Assembly, assemble
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives import Factory, sft
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.step import make_step
+from alpaca_jax.trainer.weights import BASE, Fixed, named
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """All that does not change from step to step."""
 
+    config: Config
+    source: Pretrained | None  # None: random weights
     architecture: Architecture
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
@@ -41,39 +45,51 @@ class Setup:
     steps: int
     chip: hardware.Chip
     layout: Layout
-    abstract: State
+    assembly: Assembly
     schedule: optax.Schedule
-    first_state: Callable[[], State]
-    step: Callable[[State, dict], tuple[State, dict]]
-    notes: tuple[str, ...]  # what was left out or guessed when the source was opened
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What a checkpoint must have in common with the run that goes on from it."""
+        """What a checkpoint must have in common with the run that resumes from it."""
         return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
 
+    @property
+    def base_names(self) -> list[str]:
+        """The names of the frozen weights that the source holds, so that no checkpoint needs to; none where the source is random."""
+        return [] if self.source is None else [name for name, _ in named(self.assembly.abstract_fixed[BASE])]
 
-def prepare(config: Config) -> Setup:
+    def start(self) -> tuple[State, Fixed]:
+        """The state of step 0 and what stays fixed: read from the source, or random where there is none."""
+        if self.source is None:
+            return self.assembly.start(self.assembly.random_params(jax.random.key(self.config.seed)))
+        return self.assembly.start(self._load(self.assembly.specs))
+
+    def base(self) -> Fixed:
+        """The frozen weights alone, read from the source."""
+        abstract = self.assembly.abstract_fixed[BASE]
+        return {BASE: self._load(abstract) if abstract else {}}
+
+    def _load(self, wanted: llama.Params) -> llama.Params:
+        assert self.source is not None
+        place = lambda path: functools.reduce(lambda tree, name: tree[name], path, self.assembly.places)  # noqa: E731
+        rows = self.assembly.specs["embed"]["weight"].shape[0]
+        names = {name for name, _ in named(wanted)}
+        return pretrained.load_params(self.source, self.config.model.dtype, place, stored_vocab=rows, names=names)
+
+
+def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
     """Reads the model's sizes, its tokenizer and the data, and derives shapes and shardings; loads no weight yet."""
     layout = Layout(make_mesh(config.mesh), config.mesh)
     source = None if config.model.source is None else pretrained.open(config.model)
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
         data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records", tokenizer)
-    # Every device that shares the batch, and every microbatch, takes the same number of rows.
-    multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
-    # A run that goes back goes on behind the poisoned batch, and so may reach an epoch that it would not reach otherwise.
-    reach = 2 if config.guard.policy == "rollback" else 1
-    looked_at = None if config.steps is None else reach * config.steps
-    batches = Batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, looked_at)
-    steps = config.steps or max(1, math.floor(config.epochs * batches.steps_per_epoch))
+    batches, steps = _batches(config, data, layout)
+    forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain)
     written = template.get(config.data.template, tokenizer)
-    optimizer = optimizers.make(config.optimizer, steps)
-    specs = llama.specs(
-        architecture, stored_vocab_size(architecture.vocab_size, config.model.vocab_multiple), jnp.dtype(config.model.dtype)
-    )
-    places = states.shardings(specs, optimizer, layout, config.guard)
     return Setup(
+        config=config,
+        source=source,
         architecture=architecture,
         tokenizer=tokenizer.with_chat_template(written.chat_template()),
         eos_ids=tuple(dict.fromkeys([*(source.eos_ids if source else [tokenizer.eos_id]), written.end_id])),
@@ -82,28 +98,33 @@ def prepare(config: Config) -> Setup:
         steps=steps,
         chip=hardware.identify(config.hardware, jax.devices()[0]),
         layout=layout,
-        abstract=states.abstract(specs, optimizer, places, config.guard),
+        assembly=assemble(
+            architecture,
+            config.optimizer,
+            layout,
+            objective(forward),
+            steps=steps,
+            stored_vocab=stored_vocab_size(architecture.vocab_size, config.model.vocab_multiple),
+            dtype=config.model.dtype,
+            microbatches=config.microbatches,
+            guard=config.guard,
+        ),
         schedule=optimizers.learning_rate(config.optimizer, steps),
-        first_state=lambda: _first_state(config, architecture, source, optimizer, places, specs),
-        step=_step(config, architecture, optimizer, layout, places),
-        notes=source.notes if source else (),
     )
 
 
-def _step(config: Config, architecture: Architecture, optimizer: Optimizer, layout: Layout, places: State) -> Callable:
-    return make_step(
-        architecture,
-        optimizer,
-        layout,
-        places,
-        compute_dtype=jnp.dtype(config.model.compute_dtype),
-        remat=config.model.remat,
-        microbatches=config.microbatches,
-        guard=config.guard,
-    )
+def _batches(config: Config, data: Dataset, layout: Layout) -> tuple[Batches, int]:
+    """The batches of the run and the number of its steps."""
+    # Every device that shares the batch, and every microbatch, takes the same number of rows.
+    multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
+    # A run that rolls back continues after the poisoned batch, and so may reach an epoch that it would not reach otherwise.
+    reach = 2 if config.guard.policy == "rollback" else 1
+    most = None if config.steps is None else reach * config.steps
+    batches = Batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, most)
+    return batches, config.steps or max(1, math.floor(config.epochs * batches.steps_per_epoch))
 
 
-def _origin(config: Config, source: pretrained.Pretrained | None) -> tuple[Architecture, Tokenizer]:
+def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, Tokenizer]:
     """The model's sizes and its tokenizer, which a model of random weights has to be given."""
     if source is not None:
         return source.architecture, source.tokenizer
@@ -118,20 +139,16 @@ def _origin(config: Config, source: pretrained.Pretrained | None) -> tuple[Archi
     return config.model.architecture, tokenizer
 
 
-def _first_state(
-    config: Config,
-    architecture: Architecture,
-    source: pretrained.Pretrained | None,
-    optimizer: Optimizer,
-    places: State,
-    specs: llama.Params,
-) -> State:
-    """The state of step 0: each weight born in its place, read from the source, or random where there is none."""
-    vocab_size, dtype = specs["embed"]["weight"].shape[0], jnp.dtype(config.model.dtype)
-    if source is None:
-        born = jax.jit(lambda key: llama.init(architecture, key, vocab_size, dtype), out_shardings=places.params)
-        return states.start(born(jax.random.key(config.seed)), optimizer, places, config.guard)
+def write_model(setup: Setup, folder: Path, kept: bool) -> None:
+    """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on."""
+    base = native.base_of(folder)
+    if base is None and not kept:
+        assert setup.source is not None
+        base = Base.of(setup.config.model, setup.source, setup.base_names)
+    native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base)
 
-    place = lambda path: functools.reduce(lambda tree, name: tree[name], path, places.params)  # noqa: E731
-    params = pretrained.load_params(source, config.model.dtype, place, stored_vocab=vocab_size)
-    return states.start(params, optimizer, places, config.guard)
+
+def check_base(setup: Setup, folder: Path) -> None:
+    """Raises a UserError where the run in `folder` stands on the frozen weights of another model than its source holds now."""
+    if (base := native.base_of(folder)) is not None and setup.source is not None:
+        base.check(setup.source, folder.parent)

@@ -6,46 +6,11 @@ arXiv:2410.10989). Sums are fp32.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from alpaca_jax.model import llama
-from alpaca_jax.model.architecture import Architecture
-
 CHUNK = 128
-Batch = dict[str, jax.Array]
-
-
-def response_loss(
-    architecture: Architecture,
-    params: llama.Params,
-    batch: Batch,
-    *,
-    compute_dtype: Any = jnp.float32,
-    remat: str = "none",
-    constrain: llama.Constrain = llama.unconstrained,
-    chunk: int = CHUNK,
-) -> tuple[jax.Array, jax.Array]:
-    """The summed cross-entropy in nats of the weighted target tokens, and the sum of their weights, both fp32 scalars.
-
-    `batch` holds tokens, targets, segments, positions (int32) and weights (fp32), each [B, T].
-    """
-    hidden_BTD = llama.forward(
-        architecture,
-        params,
-        batch["tokens"],
-        batch["segments"],
-        batch["positions"],
-        compute_dtype=compute_dtype,
-        remat=remat,
-        constrain=constrain,
-    )
-    weight_VD = constrain(llama.output_weight(params).astype(compute_dtype), ("vocab", "embed"))
-    with jax.named_scope("loss"):
-        total = summed_cross_entropy(hidden_BTD, weight_VD, batch["targets"], batch["weights"], architecture.vocab_size, chunk)
-    return total, batch["weights"].sum()
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

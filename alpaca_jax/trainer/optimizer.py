@@ -11,7 +11,7 @@ import optax
 from alpaca_jax.config import configclass
 from alpaca_jax.trainer import families
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
-from alpaca_jax.trainer.weights import Tree, is_matrix, split
+from alpaca_jax.trainer.weights import Tree, is_matrix
 
 
 @configclass
@@ -47,15 +47,24 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """`init(params)` and `update(gradients, opt_state, weights)` as in optax; `frozen` and `ema` for the step that calls it.
-
-    Frozen weights have no part in the state, and `update` takes and returns what is trained alone.
-    """
+    """`init(trained)` and `update(gradients, opt_state, trained)` as in optax, and the average of the weights where `ema` asks for one."""
 
     init: Callable[[Tree], Any]
     update: Callable[[Tree, Any, Tree], tuple[Tree, Any]]
-    frozen: tuple[str, ...]
     ema: float | None
+
+    def first_average(self, trained: Tree) -> Tree | None:
+        """The average of step 0: a copy of the trained weights in fp32; None where no average is kept."""
+        if self.ema is None:
+            return None
+        return jax.tree.map(lambda weight: jnp.array(weight, jnp.float32, copy=True), trained)
+
+    def next_average(self, average: Tree | None, trained: Tree) -> Tree | None:
+        """The average after a step that led to these weights (Polyak and Juditsky 1992, with exponential weights)."""
+        if average is None or self.ema is None:
+            return None
+        decay = self.ema
+        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new.astype(jnp.float32), average, trained)
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -95,22 +104,7 @@ def make(config: OptimizerConfig, steps: int) -> Optimizer:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count; ours stays strict under test
             return inner.update(gradients, opt_state, weights)
 
-    return Optimizer(lambda params: inner.init(split(params, config.frozen)[0]), update, config.frozen, config.ema)
-
-
-def first_average(optimizer: Optimizer, params: Tree) -> Tree | None:
-    """The average of step 0: a copy of the trained weights in fp32; None where no average is wanted."""
-    if optimizer.ema is None:
-        return None
-    return jax.tree.map(lambda weight: jnp.array(weight, jnp.float32, copy=True), split(params, optimizer.frozen)[0])
-
-
-def next_average(optimizer: Optimizer, average: Tree | None, weights: Tree) -> Tree | None:
-    """The average after a step that led to these trained weights (Polyak and Juditsky 1992, with exponential weights)."""
-    if average is None or optimizer.ema is None:
-        return None
-    decay = optimizer.ema
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new.astype(jnp.float32), average, weights)
+    return Optimizer(inner.init, update, config.ema)
 
 
 def _matrices(params: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""One training step: a pure function of (state, batch)."""
+"""One training step: a pure function of (state, fixed, batch)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,73 +7,76 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
+from alpaca_jax.trainer.forward import Batch
 from alpaca_jax.trainer.guard import GuardConfig
-from alpaca_jax.trainer.loss import Batch, response_loss
-from alpaca_jax.trainer.optimizer import Optimizer, next_average
+from alpaca_jax.trainer.objectives import Objective
+from alpaca_jax.trainer.optimizer import Optimizer
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.weights import Tree, join, split
+from alpaca_jax.trainer.weights import Fixed, Tree
 
 Metrics = dict[str, jax.Array]
+Step = Callable[[State, Fixed, Batch], tuple[State, Metrics]]
 
 
 def make_step(
-    architecture: Architecture,
+    objective: Objective,
     optimizer: Optimizer,
     layout: Layout,
     places: State,
+    fixed_places: Fixed,
     *,
-    compute_dtype: Any = jnp.float32,
-    remat: str = "none",
     microbatches: int = 1,
     guard: GuardConfig | None = None,
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """The jitted step; it donates its state. Metrics: `loss` (mean nats over target tokens), `targets`, `gradient_norm`, `bad`.
+) -> Any:
+    """The jitted `Step`; it donates its state, and never `fixed`.
 
-    The loss is the sum over the whole batch divided by the global count of target tokens, whatever the devices and microbatches. A bad
-    step (`trainer.guard`) leaves everything as it was but `step` and `batch_index`. A loss spike is seen only where `guard` asks for it
-    and the State was made with the same one.
+    Its metrics are the objective's, `gradient_norm` and `bad`. The loss is the sum over the whole batch divided by the global weight,
+    whatever the devices and microbatches. A bad step (`trainer.guard`) leaves everything as it was but `step` and `batch_index`. A loss
+    spike is noticed only where `guard` asks for it and the State was made with the same one.
     """
     rules = guard or GuardConfig()
     assert rules.spike is None or places.guard is not None, "a spike is judged by the State's own guard: give it to `states` too"
 
-    def summed_loss(trained: Tree, frozen: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        params = join(trained, frozen)
-        return response_loss(architecture, params, batch, compute_dtype=compute_dtype, remat=remat, constrain=layout.constrain)
+    def loss(trained: Tree, fixed: Fixed, batch: Batch) -> tuple[jax.Array, Any]:
+        terms = objective.terms(trained, fixed, batch)
+        return terms.total, (terms.weight, dict(terms.extra))
 
-    gradient = jax.value_and_grad(summed_loss, has_aux=True)
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        trained, frozen = split(state.params, optimizer.frozen)
-        (total, targets), grads = accumulate(lambda trained, batch: gradient(trained, frozen, batch), trained, batch, microbatches)
-        scale = 1.0 / jnp.maximum(targets, 1.0)
-        loss, grads = total * scale, jax.tree.map(lambda grad: grad.astype(jnp.float32) * scale, grads)
+    def step(state: State, fixed: Fixed, batch: Batch) -> tuple[State, Metrics]:
+        trained = state.trained
+        sums, grads = accumulate(lambda trained, part: gradient(trained, fixed, part), trained, batch, microbatches)
+        total, (weight, extra) = sums
+        scale = 1.0 / jnp.maximum(weight, 1.0)
+        mean, grads = total * scale, jax.tree.map(lambda grad: grad.astype(jnp.float32) * scale, grads)
         norm = optax.tree.norm(grads)
-        bad = guards.is_bad(rules, state.guard, loss, norm)
+        bad = guards.is_bad(rules, state.guard, mean, norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         weights = jax.tree.map(lambda weight, change: (weight.astype(jnp.float32) + change).astype(weight.dtype), trained, updates)
-        new = (weights, opt_state, next_average(optimizer, state.ema, weights))
+        new = (weights, opt_state, optimizer.next_average(state.ema, weights))
         weights, opt_state, ema = jax.tree.map(
             lambda after, before: jnp.where(bad, before, after), new, (trained, state.opt_state, state.ema)
         )
-        seen = None if state.guard is None else guards.remember(state.guard, loss, ~bad & (targets > 0))
-        metrics = {"loss": loss, "targets": targets, "gradient_norm": norm, "bad": bad}
-        return State(state.step + 1, state.batch_index + 1, join(weights, frozen), opt_state, ema, seen), metrics
+        remembered = None if state.guard is None else guards.remember(state.guard, mean, ~bad & (weight > 0))
+        reported = {name: summed / jnp.maximum(count, 1.0) for name, (summed, count) in extra.items()}
+        metrics = {"loss": mean, objective.weight: weight, **reported, "gradient_norm": norm, "bad": bad}
+        return State(state.step + 1, state.batch_index + 1, weights, opt_state, ema, remembered), metrics
 
-    return jax.jit(step, donate_argnums=0, in_shardings=(places, layout.batch), out_shardings=(places, layout.replicated))
+    places_in = (places, fixed_places, dict.fromkeys(objective.reads, layout.batch))
+    return jax.jit(step, donate_argnums=0, in_shardings=places_in, out_shardings=(places, layout.replicated))
 
 
-def accumulate(gradient: Callable, params: Any, batch: Batch, microbatches: int) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """((summed loss, targets), summed gradients) of the batch, taken in `microbatches` parts of its rows one after another.
+def accumulate(gradient: Callable[[Tree, Batch], Any], params: Tree, batch: Batch, microbatches: int) -> Any:
+    """What `gradient` returns (a tree of sums: terms and gradients) for the batch, added up over `microbatches` parts of its rows.
 
-    The sums over several parts are fp32.
+    The parts are computed one after another, to save memory; the sums over several of them are fp32.
     """
     if microbatches == 1:
         return gradient(params, batch)
-    # Rows are dealt to the parts in turns, so that each part keeps a share of every device's rows.
+    # Rows go to the parts in turn, so that each part has a share of every device's rows.
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch)
 
     def add(carry: Any, part: Batch) -> tuple[Any, None]:

@@ -10,6 +10,8 @@ from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
 
 Tree = dict[str, Any]
+Fixed = dict[str, Tree]  # trees that no step changes, by their part in the objective
+BASE = "base"  # the part of `fixed` that holds the model's frozen weights
 
 
 def named(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,6 +59,11 @@ def join(one: Tree, other: Tree) -> Tree:
     for name, value in other.items():
         joined[name] = join(joined[name], value) if name in joined else value
     return joined
+
+
+def whole(trained: Tree, fixed: Fixed) -> Tree:
+    """The params of the whole model: the trained weights and the frozen ones in one nested dict."""
+    return join(trained, fixed.get(BASE, {}))
 
 
 def _select(tree: Tree, names: set[str], prefix: str = "") -> Tree:

@@ -80,5 +80,5 @@ def test_sigterm_to_one_stops_the_training_of_both_at_one_step_and_the_next_star
 
     with Job(tmp_path, [*command, "distributed.stuck_minutes=10"]) as job:
         assert job.codes(120) == [0, 0], job.logs()
-    assert f"going on from the checkpoint of step {stopped}" in job.log(0)
+    assert f"resuming from the checkpoint of step {stopped}" in job.log(0)
     assert steps(run / "train" / "checkpoints")[-1] == 120

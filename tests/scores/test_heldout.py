@@ -11,7 +11,8 @@ from alpaca_jax.data.pack import collate
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.scores.heldout import Scorer
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives.sft import response_loss
 
 TINY = Architecture(vocab_size=96, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
 LENGTHS = [5, 9, 3, 14, 7, 2, 16]
@@ -31,7 +32,7 @@ def examples(lengths):
 def test_loss_is_the_mean_over_the_tokens_of_all_examples(params, rows, length):
     made = examples(LENGTHS)
     score = Scorer(TINY, Examples.of(made), rows, length).score(params)
-    loss = jax.jit(lambda params, batch: response_loss(TINY, params, batch))
+    loss = jax.jit(lambda params, batch: response_loss(Forward(TINY), params, batch))
     alone = [loss(params, collate([example], 1, 16)) for example in made]
     total, tokens = (sum(float(part[i]) for part in alone) for i in (0, 1))
     assert score.loss == pytest.approx(total / tokens, rel=1e-5)

@@ -72,7 +72,7 @@ def test_another_config_in_the_same_folder_is_refused(files, gs):
 
 def test_what_can_not_be_written_there_is_said_before_any_work(files):
     with pytest.raises(UserError, match="writes to a disk"):
-        training.config(files, "gs://bkt/run", checkpoint={"export": "bfloat16"})
+        training.config(files, "gs://bkt/run", export="bfloat16")
 
 
 def test_a_folder_that_is_no_run_is_refused(gs):

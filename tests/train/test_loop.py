@@ -135,7 +135,7 @@ def test_records_changed_in_place_are_refused_at_the_restart(files, tmp_path):
     (tmp_path / "own.jsonl").write_text(text)
     run(config(files, tmp_path / "run", steps=2, data=data))
     (tmp_path / "own.jsonl").write_text(text.replace("it is", "it was"))
-    with pytest.raises(UserError, match=r"checkpoints/2 was trained on other data .*bring the data of before back"):
+    with pytest.raises(UserError, match=r"checkpoints/2 was trained with other data .*restore the data as before"):
         run(config(files, tmp_path / "run", steps=2, data=data))
 
 

@@ -10,17 +10,18 @@ import pytest
 
 from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import collate
-from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.trainer import guard as guards
-from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer import state as states
+from alpaca_jax.trainer.assemble import assemble
+from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.guard import Guard, GuardConfig
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.objectives import sft
+from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
-from alpaca_jax.trainer.step import accumulate, make_step
-from alpaca_jax.trainer.weights import named
+from alpaca_jax.trainer.step import accumulate
+from alpaca_jax.trainer.weights import BASE, named, whole
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
 FROZEN = ("embed.*", "layers.attention_norm.*")
@@ -35,12 +36,18 @@ class Run:
         config = MeshConfig(**(mesh or {}))
         self.layout = Layout(make_mesh(config, jax.devices()[:devices]), config)
         settings = {"learning_rate": 1e-2, "warmup": 0.0, "weight_decay": 0.1, "moments": "bfloat16", "ema": DECAY, "frozen": FROZEN}
-        self.optimizer = optimizers.make(OptimizerConfig(**settings | changes), 20)
-        self.places = states.shardings(llama.specs(TINY), self.optimizer, self.layout, GUARD)
-        params = jax.jit(lambda key: llama.init(TINY, key), out_shardings=self.places.params)(jax.random.key(0))
-        self.first = states.start(params, self.optimizer, self.places, GUARD)
-        step = make_step(TINY, self.optimizer, self.layout, self.places, guard=GUARD)
-        self.compiled = step.lower(self.first, self.batch()).compile()
+        optimizer = OptimizerConfig(**settings | changes)
+        objective = sft.objective(Forward(TINY, constrain=self.layout.constrain))
+        self.assembly = assemble(TINY, optimizer, self.layout, objective, steps=20, guard=GUARD)
+        self.first, self.fixed = self.assembly.start(self.assembly.random_params(jax.random.key(0)))
+        self._step = self.assembly.compile(8, 16)
+
+    def compiled(self, state, batch):
+        return self._step(state, self.fixed, batch)
+
+    @property
+    def memory(self):
+        return self._step.memory_analysis()
 
     def start(self):
         return jax.tree.map(lambda leaf: leaf.copy(), self.first)
@@ -72,7 +79,7 @@ def same(one, other):
 
 
 def kept(state):
-    return (state.params, state.opt_state, state.ema, state.guard)
+    return (state.trained, state.opt_state, state.ema, state.guard)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(run):
@@ -89,7 +96,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(run):
 def test_a_loss_spike_is_withheld_once_the_window_is_full(run):
     low = np.full(guards.RING, 0.1, np.float32)
     for filled, bad in ((2, False), (3, True)):
-        state = dataclasses.replace(run.start(), guard=jax.device_put(Guard(low, np.int32(filled)), run.places.guard))
+        state = dataclasses.replace(run.start(), guard=jax.device_put(Guard(low, np.int32(filled)), run.assembly.state_places.guard))
         before = copy(kept(state))
         after, metrics = run.compiled(state, run.batch())
         assert bool(metrics["bad"]) == bad
@@ -112,23 +119,25 @@ def test_a_batch_without_targets_is_no_bad_step_and_no_loss_to_remember(run):
     state, metrics = run.compiled(run.after(1)[0], run.batch(0.0))
     assert float(metrics["loss"]) == float(metrics["gradient_norm"]) == float(metrics["targets"]) == 0.0
     assert not bool(metrics["bad"]) and int(state.guard.filled) == 1
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy(state.params)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy(state.trained)))
 
 
 def test_frozen_weights_stay_bit_for_bit_and_have_no_moments(run):
-    before, after = dict(named(copy(run.start().params))), dict(named(copy(run.after(3)[0].params)))
-    still = {name for name in before if before[name].tobytes() == after[name].tobytes()}
-    assert still == {"embed.weight", "layers.attention_norm.scale"}
+    before, fixed = dict(named(copy(run.start().trained))), copy(run.fixed)
+    after = dict(named(copy(run.after(3)[0].trained)))
+    assert not [name for name in before if before[name].tobytes() == after[name].tobytes()]
+    assert {name for name, _ in named(fixed[BASE])} == {"embed.weight", "layers.attention_norm.scale"}
+    assert same(fixed, run.fixed)  # it was not donated
     moments = optax.tree.get(run.start().opt_state, "nu")
-    assert {name for name, _ in named(moments)} == {name for name, _ in named(run.start().ema)} == set(before) - still
+    assert {name for name, _ in named(moments)} == {name for name, _ in named(run.start().ema)} == set(before)
 
 
 def test_the_gradient_norm_is_of_what_is_trained(run):
     def everything(params):
-        total, targets = response_loss(TINY, params, run.batch())
+        total, targets = response_loss(Forward(TINY), params, run.batch())
         return total / targets
 
-    grads = dict(named(jax.jit(jax.grad(everything))(run.start().params)))
+    grads = dict(named(jax.jit(jax.grad(everything))(whole(run.start().trained, run.fixed))))
     trained = [leaf for name, leaf in grads.items() if name not in ("embed.weight", "layers.attention_norm.scale")]
     _, metrics = run.after(1)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(trained)), rel=1e-5)
@@ -137,7 +146,7 @@ def test_the_gradient_norm_is_of_what_is_trained(run):
 
 def test_the_average_follows_the_weights(run):
     first, second = copy(run.after(1)[0]), copy(run.after(2)[0])
-    weights = dict(named(second.params))
+    weights = dict(named(second.trained))
     for (name, before), (_, after) in zip(named(first.ema), named(second.ema), strict=True):
         assert after.dtype == np.float32
         np.testing.assert_allclose(after, DECAY * before + (1 - DECAY) * weights[name], rtol=1e-6, atol=1e-8)
@@ -148,7 +157,7 @@ def test_the_state_is_donated_and_updated_in_its_own_place(run):
     leaves = jax.tree.leaves(state)
     run.compiled(state, run.batch())
     assert all(leaf.is_deleted() for leaf in leaves)
-    assert run.compiled.memory_analysis().alias_size_in_bytes >= sum(leaf.nbytes for leaf in leaves)
+    assert run.memory.alias_size_in_bytes >= sum(leaf.nbytes for leaf in leaves)
 
 
 def test_the_state_comes_apart_and_together_again(run):
@@ -156,7 +165,7 @@ def test_the_state_comes_apart_and_together_again(run):
     items = states.to_items(state)
     assert set(items) == {"params", "optimizer", "ema"}
     assert same(states.from_items(items), state)
-    shapes = states.abstract(llama.specs(TINY), run.optimizer, run.places, GUARD)
+    shapes = run.assembly.abstract_state
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
 
 
@@ -202,5 +211,5 @@ def test_muon_with_all_of_it_on_is_the_same_on_a_mesh():
     assert float(one[1]["loss"]) == pytest.approx(float(other[1]["loss"]), rel=1e-5)
     for (path, expected), (_, found) in zip(named(copy(one[0].ema)), named(copy(other[0].ema)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=path)
-    gate = {kind: tree["layers"]["mlp"]["gate"] for kind, tree in {"weights": other[0].params, "ema": other[0].ema}.items()}
+    gate = {kind: tree["layers"]["mlp"]["gate"] for kind, tree in {"weights": other[0].trained, "ema": other[0].ema}.items()}
     assert {kind: leaf.addressable_shards[0].data.shape for kind, leaf in gate.items()} == {"weights": (2, 4, 24), "ema": (2, 2, 24)}

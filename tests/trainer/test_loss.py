@@ -10,7 +10,9 @@ from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import collate
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.trainer.loss import response_loss, summed_cross_entropy
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.loss import summed_cross_entropy
+from alpaca_jax.trainer.objectives.sft import response_loss
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
 
@@ -45,7 +47,7 @@ def test_packed_rows_have_the_loss_of_the_same_examples_alone():
     params = jax.jit(lambda key: llama.init(TINY, key))(jax.random.key(0))
     random = np.random.default_rng(0)
     examples = [Example.answering(random.integers(0, 61, n).astype(np.int32), max(1, n // 3)) for n in (5, 9, 3, 14, 7, 2)]
-    loss = jax.jit(lambda params, batch: response_loss(TINY, params, batch))
+    loss = jax.jit(lambda params, batch: response_loss(Forward(TINY), params, batch))
     packed, targets = loss(params, collate(examples, 3, 16))
     alone = [loss(params, collate([example], 1, 16)) for example in examples]
     assert float(targets) == sum(float(count) for _, count in alone) == sum(int(e.learnt.sum()) for e in examples)

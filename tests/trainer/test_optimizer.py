@@ -139,7 +139,7 @@ def test_every_state_has_its_place_and_the_mesh_changes_no_update(name, moments)
     for settings, devices in ((MeshConfig(), 1), (mesh, 8)):
         layout = Layout(make_mesh(settings, jax.devices()[:devices]), settings)
         places = states.shardings(SPECS, optimizer, layout)
-        params, grads = (jax.device_put(draw(seed), places.params) for seed in (0, 1))
+        params, grads = (jax.device_put(draw(seed), places.trained) for seed in (0, 1))
         state = states.start(params, optimizer, places).opt_state
         step = jax.jit(optimizer.update, out_shardings=(None, places.opt_state))
         updates.append(jax.tree.map(np.asarray, step(grads, step(grads, state, params)[1], params)[0]))

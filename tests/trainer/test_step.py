@@ -12,9 +12,10 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.trainer import optimizer as optimizers
-from alpaca_jax.trainer import state as states
+from alpaca_jax.trainer.assemble import assemble
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives import sft
 from alpaca_jax.trainer.optimizer import OptimizerConfig
-from alpaca_jax.trainer.step import make_step
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=4)
 STORED_VOCAB = 64
@@ -30,15 +31,13 @@ def train(mesh, devices, steps=3, microbatches=1):
     """The losses of `steps` steps on one batch, and the state after them."""
     config = MeshConfig(**mesh)
     layout = Layout(make_mesh(config, jax.devices()[:devices]), config)
-    optimizer = optimizers.make(OptimizerConfig(learning_rate=1e-2, weight_decay=0.1), 10)
-    specs = llama.specs(TINY, STORED_VOCAB)
-    places = states.shardings(specs, optimizer, layout)
-    params = jax.jit(lambda key: llama.init(TINY, key, STORED_VOCAB), out_shardings=places.params)(jax.random.key(0))
-    state = states.start(params, optimizer, places)
-    step = make_step(TINY, optimizer, layout, places, microbatches=microbatches)
+    objective = sft.objective(Forward(TINY, constrain=layout.constrain))
+    optimizer = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+    assembly = assemble(TINY, optimizer, layout, objective, steps=10, stored_vocab=STORED_VOCAB, microbatches=microbatches)
+    state, fixed = assembly.start(assembly.random_params(jax.random.key(0)))
     losses = []
     for _ in range(steps):
-        state, metrics = step(state, jax.device_put(batch(), layout.batch))
+        state, metrics = assembly.step(state, fixed, jax.device_put(batch(), layout.batch))
         losses.append(float(metrics["loss"]))
     return losses, state
 
@@ -70,7 +69,7 @@ def test_it_learns_and_counts_its_steps(alone):
 
 def test_weights_and_moments_are_stored_in_shards():
     _, state = train({"data": 1, "fsdp": 8}, 8, steps=1)
-    gate = state.params["layers"]["mlp"]["gate"]
+    gate = state.trained["layers"]["mlp"]["gate"]
     assert gate.sharding.spec == jax.sharding.PartitionSpec(None, ("fsdp",), None)
     assert gate.addressable_shards[0].data.size == gate.size // 8
     mu = optax.tree.get(state.opt_state, "mu")["layers"]["mlp"]["gate"]
@@ -80,7 +79,7 @@ def test_weights_and_moments_are_stored_in_shards():
 def test_moments_alone_can_be_sharded():
     rules = {"weights": {}, "optimizer": {"embed": ("data",)}, "data": 8}
     _, state = train(rules, 8, steps=1)
-    assert state.params["norm"]["scale"].sharding.is_fully_replicated
+    assert state.trained["norm"]["scale"].sharding.is_fully_replicated
     assert optax.tree.get(state.opt_state, "nu")["norm"]["scale"].addressable_shards[0].data.shape == (2,)
 
 

@@ -73,7 +73,7 @@ def step(trainer: ours.Ours, batches: list[dict[str, np.ndarray]], chip: hardwar
 def full(trainer: ours.Ours, batches: Iterable[dict[str, np.ndarray]], first: dict[str, np.ndarray]) -> dict[str, Any]:
     """The loss of every step and the seconds of all of them, the making of batches included; the compilation is timed apart."""
     start = time.perf_counter()
-    trainer.step = trainer.step.lower(trainer.state, trainer.put(first)).compile()
+    trainer.step = trainer.assembly.compile(*first["tokens"].shape)
     compiled = time.perf_counter() - start
     start = time.perf_counter()
     losses = [trainer.take(batch)["loss"] for batch in batches]  # read in the end, so that no step waits for a number

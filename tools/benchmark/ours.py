@@ -1,6 +1,5 @@
 """Our training step, assembled for a benchmark on one device from random weights."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,33 +9,34 @@ import jax.numpy as jnp
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
-from alpaca_jax.trainer import optimizer as optimizers
-from alpaca_jax.trainer import state as states
-from alpaca_jax.trainer.optimizer import Optimizer, OptimizerConfig
+from alpaca_jax.trainer.assemble import Assembly
+from alpaca_jax.trainer.assemble import assemble as assembled
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives import sft
+from alpaca_jax.trainer.optimizer import OptimizerConfig
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.step import Metrics, make_step
+from alpaca_jax.trainer.step import Metrics
+from alpaca_jax.trainer.weights import Fixed
 
 
 @dataclass
 class Ours:
-    """A training state and the step that moves it; `compute_dtype` and `remat` are the step's."""
+    """A training state and the step that moves it."""
 
-    architecture: Architecture
-    layout: Layout
-    optimizer: Optimizer
-    step: Callable[[State, dict[str, Any]], tuple[State, Metrics]]
+    assembly: Assembly
+    forward: Forward
+    step: Any  # the jitted or compiled step
     state: State
-    compute_dtype: Any
-    remat: str
+    fixed: Fixed
 
     def take(self, batch: dict[str, Any]) -> Metrics:
         """Takes one step on the batch and returns its metrics, without waiting for them."""
-        self.state, metrics = self.step(self.state, self.put(batch))
+        self.state, metrics = self.step(self.state, self.fixed, self.put(batch))
         return metrics
 
     def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
         """The batch on the device."""
-        return jax.device_put(batch, self.layout.batch)
+        return jax.device_put(batch, self.assembly.layout.batch)
 
 
 def assemble(
@@ -53,12 +53,10 @@ def assemble(
     """A run of `steps` steps on the first device; `params` (None: random, seed 0) are its first weights."""
     mesh = MeshConfig()
     layout = Layout(make_mesh(mesh, jax.devices()[:1]), mesh)
-    optimizer = optimizers.make(config, steps)
-    places = states.shardings(llama.specs(architecture, dtype=dtype), optimizer, layout)
+    forward = Forward(architecture, compute_dtype, remat, layout.constrain)
+    assembly = assembled(architecture, config, layout, sft.objective(forward), steps=steps, dtype=dtype, microbatches=microbatches)
     if params is None:
-        params = jax.jit(lambda key: llama.init(architecture, key, dtype=dtype), out_shardings=places.params)(jax.random.key(0))
-    else:  # the step donates its state, and the caller keeps his weights
-        params = jax.tree.map(lambda weight, place: jax.device_put(jnp.array(weight, copy=True), place), params, places.params)
-    state = states.start(params, optimizer, places)
-    step = make_step(architecture, optimizer, layout, places, compute_dtype=compute_dtype, remat=remat, microbatches=microbatches)
-    return Ours(architecture, layout, optimizer, step, state, compute_dtype, remat)
+        params = assembly.random_params(jax.random.key(0))
+    else:  # the step donates its state, and the caller keeps the weights
+        params = jax.tree.map(lambda weight, place: jax.device_put(jnp.array(weight, copy=True), place), params, assembly.places)
+    return Ours(assembly, forward, assembly.step, *assembly.start(params))

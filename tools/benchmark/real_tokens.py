@@ -28,7 +28,7 @@ from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Examples
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from tools.benchmark import alpaca, ours, shapes, theirs, turns
 
@@ -96,18 +96,18 @@ def packed(architecture: Architecture, examples: Examples, arguments: argparse.N
     sample = [run.put({name: part[row : row + arguments.rows] for name, part in whole.items()}) for row in chosen]
 
     def loss(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        return response_loss(architecture, params, batch, remat=arguments.remat, constrain=run.layout.constrain)
+        return response_loss(run.forward, params, batch)
 
     def add(total: dict, params: dict, batch: dict) -> dict:
         return jax.tree.map(jnp.add, total, jax.value_and_grad(loss, has_aux=True)(params, batch)[1])
 
     def move(params: dict, opt_state: dict, grads: dict) -> tuple:
         grads = jax.tree.map(lambda grad: grad / batches.config.examples, grads)
-        updates, opt_state = run.optimizer.update(grads, opt_state, params)
+        updates, opt_state = run.assembly.optimizer.update(grads, opt_state, params)
         return jax.tree.map(jnp.add, params, updates), opt_state, grads
 
     add, move = jax.jit(add, donate_argnums=0), jax.jit(move, donate_argnums=(0, 1, 2))
-    state = [run.state.params, run.state.opt_state, jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree))(run.state.params)]
+    state = [run.state.trained, run.state.opt_state, jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree))(run.state.trained)]
 
     def gradient(index: int) -> None:
         state[2] = jax.block_until_ready(add(state[2], state[0], sample[index]))

@@ -42,7 +42,8 @@ from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.tokenizer import Tokenizer
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from tools.benchmark import alpaca, turns
 from tools.prove import curves, parity
@@ -215,7 +216,7 @@ def held_out(a: Architecture, models: dict[str, Any], held: Examples, length: in
     everything = held.take(range(len(held)))
     rows = -(-2 * int(held.lengths.sum()) // length)
     batch = collate(everything, rows, length)
-    loss = jax.jit(lambda params, part: response_loss(a, params, part))
+    loss = jax.jit(lambda params, part: response_loss(Forward(a), params, part))
     found = {}
     for name, params in models.items():
         sums = [loss(params, {key: value[row : row + 1] for key, value in batch.items()}) for row in range(rows)]

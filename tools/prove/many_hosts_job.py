@@ -139,7 +139,7 @@ class Trial:
     def went_on_from(self) -> int:
         """The step from whose checkpoint the newest attempt has gone on; Failed where it began anew."""
         text = rank.log_of(logs.folder_of(self.folder, self.written.attempts[-1].number), 0).read_text()
-        found = re.search(r"going on from the checkpoint of step (\d+)", text)
+        found = re.search(r"resuming from the checkpoint of step (\d+)", text)
         if found is None:
             raise Failed(f"{self.name}: it has not gone on from a checkpoint: {text[-2000:]}")
         return int(found[1])

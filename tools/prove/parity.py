@@ -38,7 +38,7 @@ def our_losses(
         losses.append(float(run.take(batch)["loss"]))
         progress(step, losses[-1])
     assert len(losses) == steps
-    return losses, jax.tree.map(np.asarray, run.state.params)
+    return losses, jax.tree.map(np.asarray, run.state.trained)
 
 
 def their_losses(

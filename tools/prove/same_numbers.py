@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "microbatches": {"microbatches": 2, "batch": {"rows": 8}},
     "ema": {"optimizer": {"ema": 0.9, "weight_decay": 0.1}},
     "frozen": {"optimizer": {"frozen": ["embed.*", "layers.attention.*"]}},
+    "frozen base": {"model": {"source": "BASE"}, "optimizer": {"frozen": ["embed.*", "layers.attention.*"], "ema": 0.9}},
     "frozen ema": {"optimizer": {"frozen": ["layers.mlp.*"], "ema": 0.9}},
     "guard": {"guard": {"policy": "skip", "spike": 1.05, "window": 2}, "optimizer": {"learning_rate": 0.05}},
     "rollback": {"guard": {"policy": "rollback", "spike": 1.3, "window": 2}, "optimizer": {"learning_rate": 0.02}},
@@ -59,6 +60,7 @@ def main() -> None:
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", before, arguments.revision], check=True)
         try:
             write_files(folder)
+            train(before, folder, "1 device", "source", STEPS, ["packed"])  # whose weights BASE stands for
             for mesh in MESHES:
                 train(before, folder, mesh, "before", STEPS, arguments.only)
                 train(ROOT, folder, mesh, "after", STEPS, arguments.only)
@@ -104,6 +106,8 @@ def train(tree: Path, folder: Path, mesh: str, name: str, steps: int, cases: lis
         }
         for group, change in CASES[case].items():
             settings[group] = settings.get(group, {}) | change if isinstance(change, dict) else change
+        if settings["model"].get("source") == "BASE":
+            settings["model"] = {"source": str(folder / "1 device" / "source" / "packed" / "hf")}
         work.append(settings)
     environment = os.environ | {
         "PYTHONPATH": str(tree),

@@ -24,7 +24,8 @@ from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
-from alpaca_jax.trainer.loss import response_loss
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.objectives.sft import response_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and transformers
 
@@ -104,7 +105,7 @@ def test_gradients(kind: str, make_llama: Any) -> None:
     batch = _inputs()
 
     def mean(params: dict[str, Any]) -> jax.Array:
-        total, count = response_loss(model.architecture, params, batch)
+        total, count = response_loss(Forward(model.architecture), params, batch)
         return total / count
 
     loss, gradients = jax.value_and_grad(mean)(pretrained.load_params(model))

@@ -1,0 +1,64 @@
+"""Where a run starts: the state, what stays fixed, and what has been counted so far."""
+
+import dataclasses
+from collections.abc import Callable
+
+from alpaca_jax import checkpoint
+from alpaca_jax.checkpoint import Checkpoints
+from alpaca_jax.errors import UserError
+from alpaca_jax.manifest import MANIFEST
+from alpaca_jax.train.progress import Progress
+from alpaca_jax.train.setup import Setup
+from alpaca_jax.trainer import state as states
+from alpaca_jax.trainer.state import State
+from alpaca_jax.trainer.weights import BASE, Fixed, named, split
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A point to continue from. `kept`: checkpoints hold the fixed weights too, because no source does."""
+
+    state: State
+    fixed: Fixed
+    progress: Progress
+    kept: bool
+
+
+def latest(setup: Setup, checkpoints: Checkpoints, report: Callable[[str], None], fixed: Fixed | None = None) -> Start:
+    """The Start at the newest whole checkpoint, or at step 0 where there is none; `fixed`, where it is in memory already.
+
+    The four cases of a start are decided here:
+    - new: no checkpoint is whole. The weights come from the source or are random.
+    - resumed: the newest checkpoint is whole. Its fixed weights come from the source, unless the checkpoint holds them.
+    - set aside: a checkpoint is damaged. It is renamed and reported, and the one before it counts as the newest.
+    - rolled back: the loop asks again in the middle of a run, with `fixed` in memory, and continues after the poisoned batch.
+    """
+    newest = checkpoints.newest(report)
+    if newest is None:
+        state, fixed = setup.start()
+        return Start(state, fixed, Progress(), kept=not setup.base_names)
+    abstract = setup.assembly
+    base_names = [name for name, _ in named(abstract.abstract_fixed[BASE])]
+    kept = bool(base_names) and _holds(checkpoints, newest, base_names[0])
+    items, meta = checkpoints.restore(newest, states.to_items(abstract.abstract_state, abstract.abstract_fixed[BASE] if kept else None))
+    if kept:
+        items["params"], base = split(items["params"], abstract.frozen)
+        fixed = {BASE: base}
+    progress = Progress.from_meta(meta, str(checkpoints.folder / str(newest) / MANIFEST))
+    return Start(states.from_items(items), setup.base() if fixed is None else fixed, progress, kept or not base_names)
+
+
+def check_fingerprints(setup: Setup, start: Start, folder: str) -> None:
+    """Raises a UserError where a checkpoint in `folder` was trained on other data or with another tokenizer than the run has now."""
+    for what, before in start.progress.fingerprints.items():
+        now = setup.fingerprints[what]
+        if now != before:
+            raise UserError(
+                f"{folder}/{int(start.state.step)} was trained with other {what} (fingerprint {before[:12]}, now {now[:12]}), though the "
+                f"settings are the same: give another dir=, or restore the {what} as before"
+            )
+
+
+def _holds(checkpoints: Checkpoints, step: int, name: str) -> bool:
+    """Whether the params of a checkpoint hold the weight with this dotted name."""
+    return tuple(name.split(".")) in checkpoint.Saved(checkpoints.folder, step).weights

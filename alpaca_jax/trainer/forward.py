@@ -1,0 +1,41 @@
+"""The model as an objective sees it: weights and a batch in, hidden states and the output projection out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import Architecture
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """An architecture and how it is computed: the dtype of products, what the backward pass recomputes, where activations lie."""
+
+    architecture: Architecture
+    compute_dtype: Any = jnp.float32
+    remat: str = "none"  # one of model.remat.POLICIES
+    constrain: llama.Constrain = llama.unconstrained
+
+    def hidden(self, params: llama.Params, batch: Batch) -> Float[Array, "B T D"]:
+        """The hidden states after the last norm, of the batch's `tokens`, `segments` and `positions` (int32 [B, T])."""
+        return llama.forward(
+            self.architecture,
+            params,
+            batch["tokens"],
+            batch["segments"],
+            batch["positions"],
+            compute_dtype=self.compute_dtype,
+            remat=self.remat,
+            constrain=self.constrain,
+        )
+
+    def head(self, params: llama.Params) -> Float[Array, "V D"]:
+        """The matrix of the last product; rows from the architecture's `vocab_size` on are padding."""
+        return self.constrain(llama.output_weight(params).astype(self.compute_dtype), ("vocab", "embed"))

@@ -1,0 +1,32 @@
+"""Supervised fine-tuning: the cross-entropy of the response's tokens, as in Stanford Alpaca's recipe."""
+
+import jax
+from jaxtyping import Array, Float
+
+from alpaca_jax.model import llama
+from alpaca_jax.trainer.forward import Batch, Forward
+from alpaca_jax.trainer.loss import CHUNK, summed_cross_entropy
+from alpaca_jax.trainer.objectives import Objective, Terms
+from alpaca_jax.trainer.weights import Fixed, Tree, whole
+
+READS = {"tokens": "int32", "targets": "int32", "segments": "int32", "positions": "int32", "weights": "float32"}
+
+
+def objective(forward: Forward) -> Objective:
+    """The mean cross-entropy over all target tokens of the global batch, in nats."""
+
+    def terms(trained: Tree, fixed: Fixed, batch: Batch) -> Terms:
+        return Terms(*response_loss(forward, whole(trained, fixed), batch))
+
+    return Objective(terms, READS)
+
+
+def response_loss(forward: Forward, params: llama.Params, batch: Batch, chunk: int = CHUNK) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The summed cross-entropy in nats of the weighted target tokens, and the sum of their weights, both fp32.
+
+    `batch` holds the arrays [B, T] that `READS` names.
+    """
+    hidden_BTD, weight_VD = forward.hidden(params, batch), forward.head(params)
+    with jax.named_scope("loss"):
+        total = summed_cross_entropy(hidden_BTD, weight_VD, batch["targets"], batch["weights"], forward.architecture.vocab_size, chunk)
+    return total, batch["weights"].sum()

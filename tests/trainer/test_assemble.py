@@ -1,0 +1,53 @@
+"""A step is put together and compiled from shapes alone, on a mesh of devices that hold nothing."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from alpaca_jax.errors import UserError
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
+from alpaca_jax.trainer.assemble import assemble
+from alpaca_jax.trainer.forward import Forward
+from alpaca_jax.trainer.guard import GuardConfig
+from alpaca_jax.trainer.objectives import sft
+from alpaca_jax.trainer.optimizer import OptimizerConfig
+from alpaca_jax.trainer.weights import BASE, named
+
+TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=4)
+FROZEN = ("embed.*",)
+
+
+def assembly(frozen=FROZEN, **changes):
+    mesh = MeshConfig(data=2, fsdp=2)
+    layout = Layout(make_mesh(mesh, jax.devices()[:4]), mesh)
+    objective = sft.objective(Forward(TINY, jnp.bfloat16, "full", layout.constrain))
+    return assemble(TINY, OptimizerConfig(frozen=frozen, ema=0.9), layout, objective, steps=10, stored_vocab=64, **changes)
+
+
+def test_it_is_compiled_without_weights_data_or_arrays():
+    before = len(jax.live_arrays())
+    made = assembly(guard=GuardConfig(spike=2.0, window=3))
+    compiled = made.compile(8, 16)
+    assert len(jax.live_arrays()) == before
+    memory = compiled.memory_analysis()
+    arguments = jax.tree.leaves((made.abstract_state, made.abstract_fixed, made.abstract_batch(8, 16)))
+    assert memory.argument_size_in_bytes == sum(leaf.dtype.itemsize * leaf.size // parts(leaf) for leaf in arguments)
+
+
+def parts(leaf):
+    return leaf.size // max(1, jnp.prod(jnp.array(leaf.sharding.shard_shape(leaf.shape), jnp.int32)).item()) if leaf.ndim else 1
+
+
+def test_the_state_holds_what_is_trained_and_fixed_the_rest():
+    made = assembly()
+    trained = {name for name, _ in named(made.abstract_state.trained)}
+    fixed = {name for name, _ in named(made.abstract_fixed[BASE])}
+    assert fixed == {"embed.weight"} and trained | fixed == {name for name, _ in named(made.specs)} and not trained & fixed
+    assert {name for name, _ in named(made.abstract_state.ema)} == trained
+    assert made.abstract_fixed[BASE]["embed"]["weight"].sharding.spec == jax.sharding.PartitionSpec(None, ("fsdp",))
+
+
+def test_a_pattern_that_matches_no_weight_is_named():
+    with pytest.raises(UserError, match="optimizer.frozen: embedding.* matches no weight"):
+        assembly(frozen=("embedding.*",))
