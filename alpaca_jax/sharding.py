@@ -138,7 +138,7 @@ class Layout:
     """A mesh and its three mappings: answers where an array with these logical axes lives."""
 
     mesh: Mesh
-    config: MeshConfig
+    config: MeshConfig = dataclasses.field(hash=False)  # its rules are dicts
 
     def spec(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> PartitionSpec:
         """The PartitionSpec of logical `axes`; UserError where a mesh axis would be used twice or does not divide `shape`."""

@@ -23,7 +23,7 @@ def program(architecture, tuning: Tuning = CPU, dtype="float32", **sizes):
     return Program(architecture, layout(**sizes), tuning, np.dtype(dtype))
 
 
-def batch(architecture, params, tuning: Tuning = CPU, slots=8, max_length=None):
+def batch_of(architecture, params, tuning: Tuning = CPU, slots=8, max_length=None):
     """A batch on one device, its weights in the layout that the tuning asks for."""
     read = lambda path, index: np.asarray(functools.reduce(operator.getitem, path, params))[index]  # noqa: E731
     own = weights.fused(architecture, read, np.float32) if tuning.columns else weights.of_run(params)

@@ -16,6 +16,7 @@ from alpaca_jax.model import rope
 
 # Prompts are read in pieces of this many (rows, tokens): several short prompts together, or one that is long or alone.
 SEVERAL, LONG, SINGLE = (8, 32), (1, 256), (1, 32)
+LEAST_LENGTH = 128  # positions of the smallest cache
 SHARED = 8  # a shorter common beginning isn't worth the copy
 
 
@@ -105,9 +106,11 @@ class Batch:
         least = self._program.row_multiple
         rows = min(_up(len(self._live), least), _multiple(self.slots, least))
         # A piece of a prompt may reach beyond its end; XLA would move a write that reaches beyond the cache.
-        ahead = (max(self._program.tuning.stride, SINGLE[1]) if generation.unread else self._program.tuning.stride for generation in self._live)
+        ahead = (
+            max(self._program.tuning.stride, SINGLE[1]) if generation.unread else self._program.tuning.stride for generation in self._live
+        )
         length = max(len(one.prompt) + len(one.tokens) + more for one, more in zip(self._live, ahead, strict=True))
-        length = _up(length, 128, halves=True)
+        length = _up(length, LEAST_LENGTH, halves=True)
         rows = rows if rows > self._rows or 2 * rows <= self._rows else self._rows
         length = length if length > self._length or 2 * length <= self._length else self._length
         if (rows, length) == (self._rows, self._length):

@@ -7,7 +7,7 @@ cache of its own, in programs of a few layers that are called as often as it tak
 compares their logits for every family.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class Program:
     """A model's functions for decoding in `dtype` on the devices of `layout`, where its weights lie and its cache is to lie."""
 
     architecture: Architecture
-    layout: Layout = field(hash=False)  # its mappings are dicts
+    layout: Layout
     tuning: Tuning
     dtype: Any
 

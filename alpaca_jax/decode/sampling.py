@@ -20,7 +20,8 @@ class Draw(NamedTuple):
 def sample(logits_RV: jax.Array, draw: Draw, drawn: bool = True, blocked: bool = True) -> tuple[jax.Array, jax.Array]:
     """Token ids int32 [R], and their natural log-probabilities [R] at temperature 1 and before any cut.
 
-    Without `drawn` all rows are greedy, whatever their temperatures; `blocked` says how the largest is looked for (see `Tuning`). A row's choice depends on its own logits, temperature, top_p, seed and index alone.
+    A row's choice depends on its own logits, temperature, top_p, seed and index alone. Without `drawn` all rows are greedy, whatever their
+    temperatures; `blocked` says how the largest is looked for (see `Tuning`).
 
     The nucleus is the smallest set of likeliest tokens that holds a share top_p (Holtzman et al. 2020, arXiv:1904.09751). No sort finds it:
     a token is drawn from everything and kept if the tokens likelier than it hold less than top_p; otherwise it and all less likely ones are
@@ -28,7 +29,9 @@ def sample(logits_RV: jax.Array, draw: Draw, drawn: bool = True, blocked: bool =
     """
     missing = -logits_RV.shape[1] % BLOCK
     blocks_RCP = jnp.pad(logits_RV, ((0, 0), (0, missing)), constant_values=-jnp.inf).reshape(logits_RV.shape[0], -1, BLOCK)
-    likeliest_R, best_R = _likeliest(blocks_RCP) if blocked else (jnp.argmax(logits_RV, axis=1).astype(jnp.int32), jnp.max(logits_RV, axis=1))
+    likeliest_R, best_R = (
+        _likeliest(blocks_RCP) if blocked else (jnp.argmax(logits_RV, axis=1).astype(jnp.int32), jnp.max(logits_RV, axis=1))
+    )
     below_RCP = blocks_RCP - best_R[:, None, None]
     greedy_R = draw.temperature_R == 0
     ids_R = jnp.where(greedy_R, likeliest_R, _nucleus(below_RCP, greedy_R, draw)) if drawn else likeliest_R

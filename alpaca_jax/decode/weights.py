@@ -1,8 +1,9 @@
 """The weights of a model as decoding reads them: those of a run as they are, or loaded into a layout that is read faster."""
 
+import functools
+import operator
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,14 @@ def fused(architecture: Architecture, read: Read, dtype: Any, threads: int = 1) 
         return _Fusing(architecture, read, dtype, pool).weights()
 
 
+def blank(architecture: Architecture, dtype: Any) -> Weights:
+    """The shapes of `fused` in as little memory as can be: zeros, and all layers are the same one."""
+    specs = llama.specs(architecture)
+    zeros = lambda path, index: np.broadcast_to(np.float32(0), functools.reduce(operator.getitem, path, specs).shape)[index]  # noqa: E731
+    one = fused(architecture.with_layers(1), zeros, dtype)
+    return one._replace(layers=list(one.layers) * architecture.num_layers)
+
+
 class _Fusing(NamedTuple):
     architecture: Architecture
     read: Read
@@ -104,7 +113,7 @@ class _Fusing(NamedTuple):
         piece = lambda path, layer: self.read(("layers", *path), (slice(layer, layer + 1),))[0]  # noqa: E731
         layers = range(self.architecture.num_layers)
         # The first by itself: a source may then have all of the weight at hand.
-        pieces = [[piece(path, 0), *self.pool.map(partial(piece, path), layers[1:])] for path in paths]
+        pieces = [[piece(path, 0), *self.pool.map(functools.partial(piece, path), layers[1:])] for path in paths]
         return list(self.pool.map(join, *pieces))
 
     def _rows(self, inputs: int) -> Callable[..., jax.Array]:
@@ -115,4 +124,6 @@ class _Fusing(NamedTuple):
         return self._array(np.concatenate(parts))
 
     def _array(self, values: np.ndarray) -> jax.Array:
-        return jnp.asarray(values, self.dtype)
+        # Tied to the device, as what is computed from it and the cache will be: otherwise it would be another kind of argument, and the
+        # same program compiled again.
+        return jax.device_put(np.asarray(values, self.dtype), jax.local_devices()[0])
