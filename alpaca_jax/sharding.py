@@ -140,6 +140,12 @@ class Layout:
     mesh: Mesh
     config: MeshConfig = dataclasses.field(hash=False)  # its rules are dicts
 
+    @classmethod
+    def of_one_device(cls) -> "Layout":
+        """All on this process's first device."""
+        config = MeshConfig(data=1)
+        return cls(make_mesh(config, jax.local_devices()[:1]), config)
+
     def spec(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> PartitionSpec:
         """The PartitionSpec of logical `axes`; UserError where a mesh axis would be used twice or does not divide `shape`."""
         rules = getattr(self.config, kind)

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import psutil
 import uvicorn
 from rich.console import Console
@@ -29,7 +28,7 @@ from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.serve.app import LOOPBACK, Service
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.scheduler import Scheduler
-from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
+from alpaca_jax.sharding import Layout
 
 console = Console(stderr=True)
 
@@ -50,9 +49,7 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
     started = time.monotonic()
     opened = pretrained.open(config.model)
     console.print(f"loading {opened.source}", highlight=False)
-    mesh = MeshConfig(data=1)
-    layout = Layout(make_mesh(mesh, jax.local_devices()[:1]), mesh)
-    program = Program.on(opened.architecture, layout, config.model.compute_dtype)
+    program = Program.on(opened.architecture, Layout.of_one_device(), config.model.compute_dtype)
     batch = _batch(config, opened, program)
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
     scheduler = Scheduler(batch)

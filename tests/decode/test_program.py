@@ -39,7 +39,7 @@ def shrunk(name: str) -> Architecture:
     a = parse(Architecture, sizes_in(name))
     kv_heads = 4 if a.num_kv_heads == a.num_heads else 2
     sizes = {"vocab_size": 91, "hidden_size": 24, "intermediate_size": 40, "num_heads": 4, "num_kv_heads": kv_heads, "head_dim": 8}
-    layers = 4 if a.nope_layers else 2
+    layers = 4 if a.nope_layers else 1
     scaling = a.rope_scaling and dataclasses.replace(a.rope_scaling, factor=8.0, original_max_positions=16)
     return dataclasses.replace(
         a,
@@ -119,7 +119,7 @@ def test_a_mesh_gives_the_tokens_of_one_device(sizes: dict[str, int]) -> None:
     decoding = program(QWEN, PLAIN, **sizes)
     placed = jax.device_put(params, decoding.layout.tree(llama.specs(QWEN), "weights"))
     spread = Batch(decoding, weights.of_run(placed), slots=4)
-    for settings in ({}, sampling):
+    for settings in ({}, sampling) if "data" in sizes else ({},):
         one, many = (each.generate(prompts, 8, **settings) for each in (alone, spread))
         assert [each.ids for each in one] == [each.ids for each in many]
         np.testing.assert_allclose([each.logprobs for each in one], [each.logprobs for each in many], atol=1e-4)

@@ -15,7 +15,6 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
-import jax
 import jax.numpy as jnp
 import torch
 import transformers
@@ -26,7 +25,7 @@ from alpaca_jax.decode.program import Program
 from alpaca_jax.decode.tuning import suited
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
-from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
+from alpaca_jax.sharding import Layout
 from tools.benchmark import turns
 
 BATCH, PROMPT, NEW = 8, 32, 64
@@ -73,8 +72,7 @@ def main() -> None:
 
 def decoding_program(opened: pretrained.Pretrained) -> Program:
     """Ours on one device, with all layers in one program."""
-    mesh = MeshConfig(data=1)
-    layout = Layout(make_mesh(mesh, jax.local_devices()[:1]), mesh)
+    layout = Layout.of_one_device()
     tuning = dataclasses.replace(suited(layout), group=opened.architecture.num_layers)
     return Program(opened.architecture, layout, tuning, jnp.dtype("float32"))
 
