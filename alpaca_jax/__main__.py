@@ -1,7 +1,6 @@
 """The command line: `alpaca-jax VERB [key=value ...]` composes the verb's configuration, checks it and runs the verb."""
 
 import dataclasses
-import errno
 import importlib
 import os
 import re
@@ -14,20 +13,13 @@ from typing import Any
 import alpaca_jax
 from alpaca_jax import compilation
 from alpaca_jax import config as configuration
-from alpaca_jax.config import EXPERIMENT, Catalog, body, header
-from alpaca_jax.errors import Lost, Restart, UserError
+from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
+from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
 UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # and why
 LAUNCHER = "hydra.launcher."  # its settings are checked as a verb's are
 CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # what --config-dir means to the processes below this one
-USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
-
-  --help            with a verb: its groups, experiments, keys and examples
-  --cfg             print the configuration the verb would run with, and stop
-  -m, --multirun    run every combination of key=a,b,c, each in a folder of its own below dir
-  --config-dir DIR  a folder of your own YAML, laid out like configs/, beside the packaged one
-  --version"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, Restart, Lost) as error:
         return _end(error.exit_code, str(error))
     except Exception as error:
-        if _disk_is_full(error):
+        if disk_is_full(error):
             return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command goes on from here")
         traceback.print_exc()
         return 1
@@ -65,11 +57,11 @@ def _dispatch(argv: list[str]) -> int:
     if "--version" in argv:
         return _print(f"alpaca-jax {alpaca_jax.__version__}")
     if not argv or argv[0] in ("-h", "--help", "help"):
-        _print(_overview())
+        _print(overview(VERBS))
         return 0 if argv else 2
     command = _parse(argv)
     if command.help:
-        return _print(_verb_help(command))
+        return _print(verb_help(command.catalog))
     _set_environment(command)
     if command.multirun:
         return _multirun(command)
@@ -239,41 +231,6 @@ def _set_environment(command: Command) -> None:
     compilation.set_environment()
 
 
-# --- help: read from the YAML, so that it can't differ from what runs --------------------------------------------------------------
-
-
-def _overview() -> str:
-    verbs = [f"  {verb:<10}{header(configuration.directory() / f'{verb}.yaml')[0]}" for verb in VERBS]
-    return "\n".join([alpaca_jax.__doc__ or "", "", USAGE, "", "verbs:", *verbs, "", "start with: alpaca-jax recipe experiment=laptop"])
-
-
-def _verb_help(command: Command) -> str:
-    catalog = command.catalog
-    groups, experiments = catalog.groups(), catalog.experiments()
-    summary, *examples = [line for line in header(catalog.primary) if line]
-    lines = [f"alpaca-jax {command.verb} [key=value ...]: {summary}", "", "examples:", *(f"  {line}" for line in examples)]
-    lines += ["", "groups (GROUP=OPTION; * is the default):"] if groups else []
-    choices = {
-        f"{group}={option}{'*' if option == default else ''}": catalog.file(f"{group}/{option}.yaml")
-        for group, default in groups.items()
-        for option in catalog.options(group)
-    }
-    lines += _columns(choices)
-    lines += ["", "experiments:" if experiments else "experiments: none"]
-    lines += _columns({f"experiment={name}": file for name, file in experiments.items()})
-    lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
-    lines += [f"  {line}" for primary in catalog.primaries for line in body(primary)]
-    for group, default in groups.items():
-        lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
-    return "\n".join(lines)
-
-
-def _columns(described: dict[str, Path]) -> list[str]:
-    """A line each: a choice, and the first line of its file's header."""
-    width = 2 + max(map(len, described), default=0)
-    return [f"  {choice:<{width}}{header(file)[0]}" for choice, file in described.items()]
-
-
 def _yaml(mapping: dict[str, Any]) -> str:
     import yaml
 
@@ -292,13 +249,6 @@ def _print(text: str) -> int:
 def _end(code: int, message: str) -> int:
     print(f"alpaca-jax: {message}", file=sys.stderr)
     return code
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # Orbax and TensorFlow wrap the system's error in one of their own.
-    return os.strerror(errno.ENOSPC) in str(error)
 
 
 if __name__ == "__main__":

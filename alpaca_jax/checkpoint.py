@@ -14,7 +14,6 @@ beside the devices' collectives, so its barriers may be awaited in a background 
 without coming to the barrier, and JAX ends its peers.
 """
 
-import errno
 import functools
 import os
 import threading
@@ -30,7 +29,7 @@ from jax.experimental import multihost_utils
 from alpaca_jax import rundir, storage
 from alpaca_jax.config import configclass
 from alpaca_jax.distributed import is_lead
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
 
 AGREE_STEPS = 16  # several processes ask the first one's clock so often
@@ -154,7 +153,7 @@ class Checkpoints:
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, filled like the given trees of ShapeDtypeStruct with shardings, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
-        with storage.told(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
+        with storage.explained(self.folder), self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(self.folder / str(step), args=args)
         return {name: restored[name] for name in items}, rundir.read_json(self.folder / str(step) / MANIFEST)["meta"]
 
@@ -208,8 +207,7 @@ class Checkpoints:
     def _explained(self, error: Exception, partial: Path) -> Exception:
         if (explained := storage.explain(self.folder, error)) is not None:
             return explained
-        full = "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full:
+        if not disk_is_full(error):
             return error
         if is_lead():
             remove(partial.parent.glob(f"{partial.name}*"))
@@ -264,25 +262,23 @@ class Saved:
     def read(self, path: tuple[str, ...]) -> np.ndarray:
         """One weight."""
         import orbax.checkpoint as ocp
+        from flax.traverse_util import flatten_dict, unflatten_dict
 
         self._check()
         item, leaf = self._found[path]
-        wanted = functools.reduce(lambda below, key: {key: below}, reversed(path), leaf)
-        whole = functools.reduce(lambda below, key: {key: below}, reversed(path), ocp.RestoreArgs(restore_type=np.ndarray))
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True)
-        with storage.told(self.folder):
+        whole = unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
+        args = ocp.args.PyTreeRestore(item=unflatten_dict({path: leaf}), restore_args=whole, partial_restore=True)
+        with storage.explained(self.folder):
             restored = ocp.PyTreeCheckpointHandler().restore(self.folder / item, args=args)
-        return functools.reduce(lambda tree, key: tree[key], path, restored)
+        return flatten_dict(restored)[path]
 
 
 def restore_params(folder: str | Path, step: int | None = None, item: str = "params") -> Tree:
     """Every weight of `Saved`, as a nested dict of numpy arrays."""
+    from flax.traverse_util import unflatten_dict
+
     saved = Saved(folder, step, item)
-    tree: Tree = {}
-    for path in saved.weights:
-        *parents, last = path
-        functools.reduce(lambda below, key: below.setdefault(key, {}), parents, tree)[last] = saved.read(path)
-    return tree
+    return unflatten_dict({path: saved.read(path) for path in saved.weights})
 
 
 def _of_the_lead(answer: Callable[[], int]) -> int:

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import enum
-import itertools
 import os
 import re
 import types
@@ -15,7 +14,6 @@ from typing import Any, TypeVar, dataclass_transform
 from alpaca_jax.errors import UserError
 
 T = TypeVar("T")
-EXPERIMENT = "experiment"  # the group whose options hold one file a verb
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -51,76 +49,6 @@ def directory() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise UserError(f"configs/ was found neither in {package} nor beside it: install the package again (`pip install .`)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Catalog:
-    """What the YAML folders offer a verb; the first folder wins."""
-
-    verb: str
-    folders: typing.Sequence[Path]
-
-    @property
-    def primary(self) -> Path:
-        """The verb's own file."""
-        return self.file(f"{self.verb}.yaml")
-
-    @property
-    def base(self) -> str:
-        """The verb whose configuration this one takes over, its experiments too: the other primary that its own begins with."""
-        return next((entry for entry in self._defaults(self.primary) if isinstance(entry, str) and entry != "_self_"), self.verb)
-
-    @property
-    def primaries(self) -> list[Path]:
-        """The files that hold the verb's keys: its base's, if it has one, and its own."""
-        return [*([self.file(f"{self.base}.yaml")] if self.base != self.verb else []), self.primary]
-
-    def file(self, name: str) -> Path:
-        """The first file of that name, such as "mesh/fsdp.yaml"."""
-        return next(folder / name for folder in self.folders if (folder / name).is_file())
-
-    def groups(self) -> dict[str, str]:
-        """The verb's groups and the option each has unless told otherwise."""
-        entries = [entry for primary in self.primaries for entry in self._defaults(primary) if isinstance(entry, dict)]
-        return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
-
-    def all_groups(self) -> set[str]:
-        """The groups of every verb."""
-        return {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()} - {EXPERIMENT}
-
-    def options(self, group: str) -> list[str]:
-        """The options of a group, sorted."""
-        return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})
-
-    def experiments(self) -> dict[str, Path]:
-        """The experiments that have a file for the verb, or for its base."""
-        found: dict[str, Path] = {}
-        for folder in self.folders:
-            for file in sorted((folder / EXPERIMENT).glob(f"**/{self.base}.yaml")):
-                found.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
-        return found
-
-    @staticmethod
-    def _defaults(primary: Path) -> list[typing.Any]:
-        import yaml
-
-        return yaml.safe_load(primary.read_text())["defaults"]
-
-
-def header(path: Path) -> list[str]:
-    """Returns the comment lines at the head of a YAML file, without their signs and Hydra's directive; at least one line."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-    return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")] or [""]
-
-
-def body(path: Path) -> list[str]:
-    """Returns the lines of a YAML file without its header, its defaults list, comments at the margin and empty lines."""
-    lines, in_defaults = [], False
-    for line in path.read_text().splitlines():
-        in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith(" "))
-        if line and not in_defaults and not line.startswith("#"):
-            lines.append(line)
-    return lines
 
 
 def suggestion(name: str, names: typing.Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Accelerators and their peaks. Every figure names its source; a device that is not in the table has no peak until one is measured."""
+"""Accelerators and their peaks. Each figure names its source; a device missing from the table has no peak unless it is measured."""
 
 import dataclasses
 import time
@@ -9,7 +9,7 @@ from alpaca_jax.config import configclass
 
 @configclass
 class HardwareConfig:
-    """What the run is on and costs; everything is optional."""
+    """The hardware of a run and its price; everything is optional."""
 
     name: str = "auto"
     peak_tflops: float | None = None
@@ -40,7 +40,7 @@ _CHIPS = {
 
 
 def identify(config: HardwareConfig, device: Any) -> Chip:
-    """The chip that `device` (a jax.Device) is: the user's figure before the table; a CPU's fp32 product is measured (a second)."""
+    """The chip of `device` (a jax.Device). The user's figure overrides the table; a CPU's fp32 product is measured (in a second)."""
     if config.peak_tflops is not None:
         return Chip(config.name if config.name != "auto" else device.device_kind, config.peak_tflops * 1e12, "hardware.peak_tflops")
     wanted = device.device_kind if config.name == "auto" else config.name
@@ -49,7 +49,7 @@ def identify(config: HardwareConfig, device: Any) -> Chip:
             return chip
     if device.platform == "cpu":
         return Chip("cpu", _measured_peak(device), "an fp32 product of 2048 x 2048 measured at the start of the run")
-    return Chip(wanted, None, "unknown device: no peak, so no MFU; give hardware.peak_tflops")
+    return Chip(wanted, None, "unknown device: no peak, so no MFU; set hardware.peak_tflops")
 
 
 def _measured_peak(device: Any, size: int = 2048, repeats: int = 8) -> float:

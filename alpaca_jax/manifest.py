@@ -18,14 +18,14 @@ HASH_THREADS = 8
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint in `folder`, ascending."""
-    with storage.told(folder):
+    with storage.explained(folder):
         found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     return sorted(int(path.name) for path in found if whole(path))
 
 
 def whole(checkpoint: Path) -> bool:
     """Whether a checkpoint is there, with all that was saved; whether that is damaged since is for `check` to say."""
-    with storage.told(checkpoint):
+    with storage.explained(checkpoint):
         return (checkpoint / MANIFEST).exists() if storage.is_remote(checkpoint) else checkpoint.is_dir()
 
 
@@ -43,7 +43,7 @@ def check(checkpoint: Path) -> str | None:
     """
     absent = f"{MANIFEST} is absent or unreadable"
     try:
-        with storage.told(checkpoint):
+        with storage.explained(checkpoint):
             text = (checkpoint / MANIFEST).read_bytes()
     except OSError as error:
         if storage.is_remote(checkpoint) and not isinstance(error, FileNotFoundError):
@@ -79,7 +79,7 @@ def leftovers(folder: Path) -> list[Path]:
     """What kills left in a folder of checkpoints, of saving or of deleting one."""
     if not storage.is_remote(folder):
         return [*folder.glob(".*.partial*"), *folder.glob(".*.old")]
-    with storage.told(folder):
+    with storage.explained(folder):
         found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
         return [path for path in found if not whole(path) and not (path / DAMAGED).exists()]
 
@@ -87,7 +87,7 @@ def leftovers(folder: Path) -> list[Path]:
 def set_aside(checkpoint: Path) -> Path:
     """Sees that a damaged checkpoint no longer counts, and returns where it may be looked at."""
     if storage.is_remote(checkpoint):
-        with storage.told(checkpoint):
+        with storage.explained(checkpoint):
             (checkpoint / DAMAGED).write_bytes((checkpoint / MANIFEST).read_bytes())
             (checkpoint / MANIFEST).unlink()
         return checkpoint / DAMAGED
@@ -100,7 +100,7 @@ def set_aside(checkpoint: Path) -> Path:
 def withdraw(checkpoint: Path) -> Path:
     """Sees that a checkpoint which is to be deleted no longer counts, and returns what is left to delete."""
     if storage.is_remote(checkpoint):
-        with storage.told(checkpoint):
+        with storage.explained(checkpoint):
             (checkpoint / MANIFEST).unlink(missing_ok=True)
         return checkpoint
     old = checkpoint.with_name(f".{checkpoint.name}.old")
@@ -129,5 +129,5 @@ def _hashes(checkpoint: Path, kind: str) -> dict[str, str]:
 
 
 def _hash(path: Path, kind: str) -> str:
-    with storage.told(path), path.open("rb") as file:
+    with storage.explained(path), path.open("rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()

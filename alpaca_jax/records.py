@@ -75,7 +75,7 @@ def files(path: str | Path) -> list[Path]:
     store only the last part of a path is a pattern.
     """
     path = storage.at(path)
-    with storage.told(path):
+    with storage.explained(path):
         return _files(path)
 
 
@@ -129,7 +129,7 @@ def sha256(files: Sequence[Path]) -> str:
     """The sha256 (hex) of a file; of several, of their sha256s in this order."""
     digests = []
     for file in files:
-        with storage.told(file), file.open("rb") as opened:
+        with storage.explained(file), file.open("rb") as opened:
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -153,13 +153,6 @@ def heldout_ids(ranks: np.ndarray, heldout: int) -> np.ndarray:
     chosen = np.zeros(len(ranks), bool)
     chosen[np.argsort(ranks, kind="stable")[:heldout]] = True
     return chosen
-
-
-def split(records: Sequence[Record], heldout: int) -> tuple[list[Record], list[Record]]:
-    """(train, held out), each in the given order; held out are the `heldout` lowest ranks, whatever the file's order."""
-    held = heldout_ids(np.array([rank(record) for record in records], np.uint64), heldout)
-    train = [record for record, kept in zip(records, ~held, strict=True) if kept]
-    return train, [record for record, out in zip(records, held, strict=True) if out]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,7 +217,7 @@ def _items(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
-    with storage.told(file), file.open("rb") as plain:
+    with storage.explained(file), file.open("rb") as plain:
         if file.suffix == ".gz":
             with gzip.open(plain) as content:
                 yield cast(BinaryIO, content)

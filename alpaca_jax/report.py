@@ -1,15 +1,15 @@
-"""A report in one HTML file that opens without a network: sections made of cards, tables, bars, plots, code and samples.
+"""A report in one HTML file that opens without a network: sections of cards, tables, bars, plots, code and samples.
 
-Nothing here knows what a run is; whoever reports something puts the blocks together and calls `render`.
+Nothing here knows what a run is: the caller assembles the blocks and calls `render`.
 """
 
 import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-# Matplotlib draws with these and they become CSS variables in the page, so a plot follows the reader's dark or light scheme.
+# Matplotlib draws in these colours, which become CSS variables in the page, so that a plot follows the reader's dark or light scheme.
 COLOURS = {"#000101": "ink", "#000102": "muted", "#000103": "line", "#000104": "accent", "#000105": "before", "#000106": "third"}
 _HEX = {name: colour for colour, name in COLOURS.items()}
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """A headline figure: its name, the figure with its unit, and one line that says what it is."""
+    """A headline figure: its name, the figure with its unit, and a line that explains it."""
 
     label: str
     value: str
@@ -27,7 +27,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Cards:
-    """Headline figures in a row that wraps."""
+    """A wrapping row of headline figures."""
 
     cards: Sequence[Card]
     kind: str = "cards"
@@ -43,7 +43,7 @@ class Prose:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; columns named in `numbers` are set flush right."""
+    """Rows of text under a head; the columns in `numbers` are right-aligned."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -54,7 +54,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One bar: its name, the length it stands for, the figure written beside it, and its colour."""
+    """One bar: its name, its length, the figure written beside it, and its colour."""
 
     label: str
     value: float
@@ -64,7 +64,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Bars:
-    """Bars under each other from zero, the longest filling the width."""
+    """Horizontal bars that start at zero; the longest fills the width."""
 
     bars: Sequence[Bar]
     caption: str = ""
@@ -78,7 +78,7 @@ class Bars:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Text to be copied: a command or a config."""
+    """Text to copy: a command or a config."""
 
     text: str
     label: str = ""
@@ -104,7 +104,7 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Marked:
-    """Running text in parts, each with its style: "", "dim", "special" (mono and coloured), or both."""
+    """Running text in parts, each with a style: "", "dim", "special" (monospaced and coloured), or both."""
 
     parts: Sequence[tuple[str, str]]
     label: str = ""
@@ -113,7 +113,7 @@ class Marked:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """An SVG made by `plot`, with the sentence under it."""
+    """An SVG from `plot`, with its caption."""
 
     svg: str
     caption: str = ""
@@ -122,7 +122,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two or more blocks beside each other where the window is wide enough."""
+    """Two or more blocks side by side if the window is wide enough."""
 
     blocks: Sequence["Block"]
     kind: str = "pair"
@@ -133,7 +133,7 @@ Block = Cards | Prose | Table | Bars | Code | Samples | Marked | Plot | Pair
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading, one sentence that says what is shown, and the blocks."""
+    """A heading, a sentence that says what follows, and the blocks."""
 
     title: str
     blocks: Sequence[Block]
@@ -141,12 +141,12 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The section's name in a link."""
+        """The section's name in links."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section], facts: Sequence[str] = ()) -> str:
-    """Returns the page as one HTML text; every text is escaped, and nothing in it refers to another file or host."""
+    """Returns the page as HTML; all text is escaped, and nothing in the page refers to another file or host."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -156,7 +156,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section], facts: Sequen
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Points of one curve; a y of None is a gap. `faint` draws a thin line without a name, `points` markers with their figures."""
+    """The points of a curve; a y of None is a gap. `faint` draws a thin line without a label, `points` draws labelled markers."""
 
     label: str
     x: Sequence[float]
@@ -166,7 +166,7 @@ class Series:
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, caption: str = "", zero: bool = False) -> Plot:
-    """Returns the curves as an inline SVG that takes its colours and its font from the page; with `zero` the y-axis starts at 0."""
+    """Returns the curves as an inline SVG with the page's colours and font; with `zero` the y-axis starts at 0."""
     import io
 
     import matplotlib
@@ -202,7 +202,7 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, caption: str = ""
 
 
 def smooth(values: Sequence[float | None], window: int) -> list[float | None]:
-    """Returns the mean of the last `window` values at each place, gaps left out of it."""
+    """Returns at each position the mean of the last `window` values, ignoring gaps."""
     means: list[float | None] = []
     for end in range(1, len(values) + 1):
         near = [value for value in values[max(0, end - window) : end] if value is not None]
@@ -210,7 +210,7 @@ def smooth(values: Sequence[float | None], window: int) -> list[float | None]:
     return means
 
 
-def _draw(axes, one: Series) -> None:
+def _draw(axes: Any, one: Series) -> None:
     y = [float("nan") if value is None else value for value in one.y]
     colour = _HEX[one.colour]
     if one.style == "faint":
@@ -231,7 +231,7 @@ def _thousands(value: float, position: int | None = None) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-    """The SVG without its prologue, fixed size and ids that would repeat in one page, with CSS variables for colours."""
+    """The SVG without prologue, fixed size and ids that would repeat in a page, and with CSS variables as colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{name}"', svg, count=1)

@@ -1,4 +1,4 @@
-"""A run's folder, on a disk or an object store: every file in it is put in place whole or not at all."""
+"""A run's folder, on a disk or an object store: every file in it is written atomically."""
 
 import errno
 import json
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_jax import storage
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 
-# What may not change between two starts of the same run; mesh, hardware, checkpoint and logging settings may.
+# Settings that must not change between two starts of a run; those of mesh, hardware, checkpoint and logging may.
 FROZEN = ("model", "data", "batch", "optimizer", "seed")
 
 
 class RunDir:
-    """A run's folder, made when a file is first written into it; `storage.at` says what it may be and what is wrong with it."""
+    """A run's folder, created when the first file is written into it; `storage.at` checks its path."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = storage.at(path)
@@ -38,14 +38,14 @@ class RunDir:
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Puts `content` (text as UTF-8) at `path` in one step; a full disk is a UserError and leaves what was there before."""
+    """Writes `content` (text as UTF-8) to `path` in one step; a full disk is a UserError and leaves the earlier file."""
     path = storage.at(path)
     data = content.encode() if isinstance(content, str) else content
     if storage.is_remote(path):
-        with storage.told(path):
-            path.write_bytes(data)  # an object appears when all of it has arrived
+        with storage.explained(path):
+            path.write_bytes(data)  # an object appears once all of it has arrived
         return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # the same folder: a rename across disks is no single step
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # in the same folder: a rename across disks isn't atomic
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -62,32 +62,34 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON; NaN and infinities are a ValueError, since no JSON reader takes them."""
+    """Writes `value` as indented JSON; a ValueError for NaN and infinities, which JSON doesn't have."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Returns the value in a JSON file; a UserError names the file and line where it is absent or broken."""
+    """Returns the value in a JSON file; a UserError names the file, and the line if it is broken."""
     try:
-        with storage.told(path):
+        with storage.explained(path):
             return json.loads(storage.at(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); delete the file to have it made again") from error
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); delete the file to have it written again") from error
 
 
 def write_yaml(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
-    """Writes `mapping` as YAML, keys in their order."""
+    """Writes `mapping` as YAML, in the order of its keys."""
     import yaml
 
     write_atomic(path, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
 
 
-def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Appends one line and syncs it to disk; a line left torn by a crash is removed first, a full disk leaves no part of a new one.
+def append_line(path: str | os.PathLike[str], line: str) -> int:
+    """Appends one line, syncs it to disk and returns the byte at which it begins.
 
-    Nothing can be appended to an object: what grows line by line goes there through a `spool`.
+    A line left torn by a crash is removed first; a full disk leaves no part of a new one.
+
+    Objects can't be appended to: files that grow line by line are uploaded by a `spool`.
     """
     assert not storage.is_remote(path), path
     path = Path(path)
@@ -103,17 +105,18 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
             except OSError:
                 file.truncate(size)
                 raise
+            return size
     except OSError as error:
         raise _explained(error, path, len(data)) from error
 
 
 def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN) -> None:
-    """Raises a UserError naming each key below `frozen` that differs between the YAML at `path` (none: nothing to do) and `config`."""
+    """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`."""
     import yaml
 
     path = storage.at(path)
     try:
-        with storage.told(path):
+        with storage.explained(path):
             before = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
         return
@@ -128,7 +131,7 @@ def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: 
     ]
     if differing:
         text = "\n  ".join(differing)
-        raise UserError(f"{path} is of another run:\n  {text}\ngive another dir=, the settings of before, or delete the folder")
+        raise UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -140,7 +143,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _repair(file: Any) -> int:
-    """The size of the file in bytes after the part behind its last newline, if any, was cut off (or, where it is whole, ended)."""
+    """Cuts off the part after the last newline, or ends it with one if it is a whole line; returns the file's size in bytes."""
     size = file.seek(0, os.SEEK_END)
     start, tail = size, b""
     while start > 0 and b"\n" not in tail:
@@ -161,7 +164,7 @@ def _repair(file: Any) -> int:
 
 
 def _explained(error: OSError, path: Path, size: int) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         folder = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
         free = shutil.disk_usage(folder).free / 1e6
         return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")

@@ -1,11 +1,12 @@
-"""Where arrays live: logical axes of weights and activations mapped onto the axes of a device mesh.
+"""Where arrays live: maps the logical axes of weights and activations onto the axes of a device mesh.
 
-Three mappings, so that ZeRO stages are configurations: `weights` places what is stored, `compute` what a layer multiplies with (a stored
-axis that compute does not name is gathered just before use), `optimizer` the moments. The defaults are fully sharded data parallelism
-over `fsdp` and Megatron's tensor parallelism over `tensor`; `optimizer: {embed: [fsdp, data]}` shards the moments over data as well.
+Three mappings make the ZeRO stages a matter of configuration: `weights` shards what is stored, `compute` what a layer multiplies (a
+stored axis that compute does not name is gathered just before use), `optimizer` the moments. The defaults are fully sharded data
+parallelism over `fsdp` and Megatron's tensor parallelism over `tensor`; `optimizer: {embed: [fsdp, data]}` also shards the moments
+over data.
 
-Devices may lie in several slices with a fast network inside each and a slow one between them (slices of TPUs, nodes of GPUs). With
-`slices` the sizes describe one slice, and the data axis goes on over the slices: all that crosses the slow network is the sum of gradients.
+Devices may lie in several slices, with a fast network inside each and a slow one between them (slices of TPUs, nodes of GPUs). With
+`slices` the sizes describe one slice, and the data axis spans the slices: only the sum of gradients crosses the slow network.
 """
 
 import dataclasses
@@ -33,13 +34,13 @@ _COMPUTE: Rules = _TENSOR | {"batch": ("data", "fsdp"), "sequence": ("sequence",
 
 @configclass
 class MeshConfig:
-    """How many devices each mesh axis has (-1: the rest) and which logical axes lie on it."""
+    """How many devices each mesh axis has (-1: the rest) and which logical axes are sharded over it."""
 
     data: int = -1
     fsdp: int = 1
     sequence: int = 1
     tensor: int = 1
-    slices: int = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices tell)
+    slices: int = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices report)
     weights: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
     compute: Rules = dataclasses.field(default_factory=lambda: dict(_COMPUTE))
     optimizer: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
@@ -51,7 +52,7 @@ class MeshConfig:
                 f"the axes {', '.join(MESH_AXES)} take sizes of 1 or more, and one of them may be -1 for the rest; got {sizes}"
             )
         if self.slices < 1 and self.slices != -1:
-            raise ValueError(f"slices takes 1 or more, or -1 for as many as the devices tell; got {self.slices}")
+            raise ValueError(f"slices takes 1 or more, or -1 for as many as the devices report; got {self.slices}")
         for kind in ("weights", "compute", "optimizer"):
             for logical, axes in getattr(self, kind).items():
                 if unknown := set(axes) - set(MESH_AXES):
@@ -59,7 +60,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of all devices (default: every device of the job); UserError where sizes or slices do not fit their number."""
+    """The mesh of `devices` (default: every device of the job); UserError if the sizes or slices do not fit their number."""
     devices = jax.devices() if devices is None else list(devices)
     slices = split_slices(config.slices, devices)
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
@@ -78,37 +79,37 @@ def _sizes(config: MeshConfig, slices: Sequence[Sequence[jax.Device]]) -> tuple[
         asked = ", ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in MESH_AXES)
         where = "here" if len(slices) == 1 else f"of each of the {len(slices)} slices"
         raise UserError(
-            f"{asked} does not fit the {here} {slices[0][0].platform} device(s) {where}: the sizes must multiply to "
+            f"{asked} does not fit the {here} {slices[0][0].platform} device(s) {where}: the product of the sizes must be "
             f"{here}; set one of them to -1 to take the rest"
         )
     return tuple(sizes.values())
 
 
 def arrange(config: MeshConfig, slices: Sequence[Sequence[jax.Device]]) -> np.ndarray:
-    """The devices in the mesh's shape: slice after slice along the data axis, each in the order that suits its own network."""
+    """The devices in the shape of the mesh: slice after slice along the data axis, each in the order that suits its own network."""
     sizes = _sizes(config, slices)
-    # What mesh_utils.create_hybrid_device_mesh does, which takes its slices from the devices or makes one of each process, and no others.
+    # As mesh_utils.create_hybrid_device_mesh does, but that supports only slices that the devices report or one slice per process.
     return np.concatenate([mesh_utils.create_device_mesh(sizes, list(each), allow_split_physical_axes=True) for each in slices])
 
 
 def split_slices(count: int, devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """The devices of each of `count` slices (-1: as many as the devices tell), in the order of their numbers; UserError where they differ.
+    """The devices of each of `count` slices (-1: as many as the devices report), in the order of their ids; UserError if sizes differ.
 
-    Where the devices tell of no slices (`slice_index`), or of one, `count` of them are made of consecutive processes. -1 then means a
+    If the devices report no slices (`slice_index`), or only one, consecutive processes are grouped into `count` slices. -1 then means a
     slice for each process: our launchers start one on every node.
     """
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-    told: dict[int, list[jax.Device]] = {}
+    reported: dict[int, list[jax.Device]] = {}
     processes: dict[int, list[jax.Device]] = {}
     for device in ordered:
-        told.setdefault(getattr(device, "slice_index", 0), []).append(device)
+        reported.setdefault(getattr(device, "slice_index", 0), []).append(device)
         processes.setdefault(device.process_index, []).append(device)
-    if len(told) > 1 and count in (len(told), -1):
-        return _even([told[index] for index in sorted(told)])
-    if len(told) > 1 and devices[0].platform == "tpu":
+    if len(reported) > 1 and count in (len(reported), -1):
+        return _even([reported[index] for index in sorted(reported)])
+    if len(reported) > 1 and devices[0].platform == "tpu":
         raise UserError(
-            f"mesh.slices={count}, but the {len(devices)} TPU devices lie in {len(told)} slices: set mesh=slices, "
-            f"or mesh.slices={len(told)}"
+            f"mesh.slices={count}, but the {len(devices)} TPU devices lie in {len(reported)} slices: set mesh=slices, "
+            f"or mesh.slices={len(reported)}"
         )
     if count == 1:
         return [list(devices)]
@@ -120,22 +121,22 @@ def split_slices(count: int, devices: Sequence[jax.Device]) -> list[list[jax.Dev
 def _even(slices: list[list[jax.Device]]) -> list[list[jax.Device]]:
     counts = [len(each) for each in slices]
     if len(set(counts)) > 1:
-        raise UserError(f"mesh.slices: the slices have {counts} devices, and a mesh needs the same number in each")
+        raise UserError(f"mesh.slices: the slices have {counts} devices, but a mesh needs the same number in each")
     return slices
 
 
 def _cut(count: int, processes: list[list[jax.Device]]) -> list[list[jax.Device]]:
-    units = processes if len(processes) > 1 else [[device] for device in processes[0]]  # one process: to try things out
+    units = processes if len(processes) > 1 else [[device] for device in processes[0]]  # a single process: for trying things out
     if len(units) % count:
         name = "processes" if len(processes) > 1 else "devices of one process"
-        raise UserError(f"mesh.slices={count} does not divide the {len(units)} {name} here: give a number that does, or 1")
+        raise UserError(f"mesh.slices={count} does not divide the {len(units)} {name} here: use a number that does, or 1")
     each = len(units) // count
     return _even([list(itertools.chain(*units[first : first + each])) for first in range(0, len(units), each)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A mesh and its three mappings: answers where an array with these logical axes lives."""
+    """A mesh and its three mappings: says how an array with given logical axes is sharded."""
 
     mesh: Mesh
     config: MeshConfig = dataclasses.field(hash=False)  # its rules are dicts
@@ -147,19 +148,21 @@ class Layout:
         return cls(make_mesh(config, jax.local_devices()[:1]), config)
 
     def spec(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> PartitionSpec:
-        """The PartitionSpec of logical `axes`; UserError where a mesh axis would be used twice or does not divide `shape`."""
+        """The PartitionSpec of logical `axes`; UserError if a mesh axis would be used twice or does not divide `shape`."""
         rules = getattr(self.config, kind)
         placed = [tuple(mesh_axis for mesh_axis in rules.get(axis, ()) if self.mesh.shape[mesh_axis] > 1) for axis in axes]
         used = [mesh_axis for mesh_axes in placed for mesh_axis in mesh_axes]
         if twice := {axis for axis in used if used.count(axis) > 1}:
-            raise UserError(f"mesh.{kind} puts the mesh axis {sorted(twice)} on two dimensions of one array with axes {tuple(axes)}")
+            raise UserError(f"mesh.{kind} uses the mesh axis {sorted(twice)} on two dimensions of an array with axes {tuple(axes)}")
         for axis, mesh_axes, size in zip(axes, placed, shape or (), strict=False):
             parts = self.parts(axis, kind)
             if size % parts:
                 remedy = (
                     f"set model.vocab_multiple={parts}" if axis == "vocab" else f"choose sizes for {', '.join(mesh_axes)} that divide it"
                 )
-                raise UserError(f"the axis {axis} of {size} cannot be split in {parts} (mesh.{kind}.{axis}={list(mesh_axes)}): {remedy}")
+                raise UserError(
+                    f"the axis {axis} of size {size} cannot be split into {parts} (mesh.{kind}.{axis}={list(mesh_axes)}): {remedy}"
+                )
         return PartitionSpec(*(mesh_axes or None for mesh_axes in placed))
 
     def parts(self, axis: str, kind: Kind) -> int:
@@ -171,26 +174,26 @@ class Layout:
         return NamedSharding(self.mesh, self.spec(axes, kind, shape))
 
     def constrain(self, x: jax.Array, axes: Sequence[str]) -> jax.Array:
-        """`x`, inside a jitted function, placed as the compute mapping says."""
+        """`x`, inside a jitted function, sharded by the compute mapping."""
         return jax.lax.with_sharding_constraint(x, self.named(axes, "compute"))
 
     def tree(self, specs: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-        """The NamedSharding of every leaf of a tree of weight specs (anything with `.axes` and `.shape`)."""
+        """The NamedSharding of each leaf in a tree of weight specs (anything with `.axes` and `.shape`)."""
         return jax.tree.map(lambda spec: self.named(spec.axes, kind, spec.shape), specs, is_leaf=lambda leaf: hasattr(leaf, "axes"))
 
     @property
     def batch(self) -> NamedSharding:
-        """Where batch arrays [B, T] lie."""
+        """The sharding of batch arrays [B, T]."""
         return self.named(("batch", "sequence"), "compute")
 
     def own_rows(self, rows: int) -> slice:
-        """Which of a batch's rows this process's devices hold, in one piece."""
+        """The rows of a batch that this process's devices hold, as one range."""
         places = self.batch.addressable_devices_indices_map((rows, 1)).values()
         bounds = [index[0].indices(rows)[:2] for index in places if index is not None]
         return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
 
     def place(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The global batch of `rows` rows, of which `batch` holds those that `own_rows` names."""
+        """The global batch of `rows` rows, given this process's `own_rows` of it in `batch`."""
         first = self.own_rows(rows).start
 
         def put(own: np.ndarray) -> jax.Array:
@@ -205,5 +208,5 @@ class Layout:
 
     @property
     def replicated(self) -> NamedSharding:
-        """Where scalars lie: on every device."""
+        """The sharding of scalars: a copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())

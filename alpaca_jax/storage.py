@@ -1,10 +1,10 @@
-"""Paths of object stores (`gs://`, `s3://`), through etils' epath: asked for here only, everything else takes what it is given.
+"""Paths on object stores (`gs://`, `s3://`), through etils' epath; only this module creates them.
 
-A store has objects with names, no folders: an object appears whole when it is put, nothing is renamed and nothing appended to. So what is
-several objects counts as there when its manifest is, which is put last and deleted first.
+A store has named objects, no folders: an object appears whole once it is uploaded, and can't be renamed or appended to. So something of
+several objects exists once its manifest does, which is written last and deleted first.
 
-Small requests are tried again for about half a minute, those of arrays for a quarter of an hour. Whether a bucket can be reached at all is
-asked once a process, and said within seconds where it can't.
+Small requests are retried for about half a minute, those for arrays for a quarter of an hour. Once per process, each bucket is tested for
+being reachable at all, which fails within seconds.
 """
 
 import base64
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from alpaca_jax.errors import UserError
 
-PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # what epath needs besides itself
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # what epath needs in addition
 EXTRAS = {"gs": "gcs", "s3": "s3"}  # of alpaca-jax
 LOGIN = {
     "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's file",
@@ -32,13 +32,13 @@ LOGIN = {
 CONNECT_SECONDS = 10.0
 AT_ONCE = 16  # objects copied at a time
 
-# epath decides once, at the first path it sees (Orbax's local ones too): its other way brings TensorFlow into processes that need none, and
-# knows Google's own address only.
+# epath decides at its first path (also one of Orbax's) which backend it uses: the other one loads TensorFlow, and knows only Google's own
+# address.
 os.environ["EPATH_USE_TF"] = "false"
 
 
 class Object(NamedTuple):
-    """What a store tells of an object without reading it; `md5` (hex) where it keeps one."""
+    """What a store says about an object without reading it; `md5` (hex) if it keeps one."""
 
     size: int
     md5: str | None
@@ -50,14 +50,14 @@ def is_remote(where: str | os.PathLike[str]) -> bool:
 
 
 def at(where: str | os.PathLike[str]) -> Path:
-    """Returns the local path (`~` expanded) or, for `gs://` and `s3://`, epath's, which has the same methods.
+    """Returns a local path (`~` expanded) or, for `gs://` and `s3://`, one of epath's, which has the same methods.
 
-    A UserError where the scheme is unknown, its package isn't installed, or the bucket is absent or can't be reached.
+    A UserError if the scheme is unknown, its package isn't installed, or the bucket doesn't exist or can't be reached.
     """
     text = os.fspath(where)
-    if not (found := re.match(r"(\w{2,}):/+", text)):
+    if not (match := re.match(r"(\w{2,}):/+", text)):
         return Path(where).expanduser()
-    scheme, bucket = found[1], text[found.end() :].split("/")[0]
+    scheme, bucket = match[1], text[match.end() :].split("/")[0]
     if scheme not in PACKAGES:
         raise UserError(f"{text}: {scheme}:// can't be read or written; give a local path, gs://BUCKET/NAME or s3://BUCKET/NAME")
     if not text.startswith(f"{scheme}://") or not bucket:
@@ -69,18 +69,18 @@ def at(where: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def told(where: str | os.PathLike[str]) -> Iterator[None]:
-    """A context in which what a store refuses (credentials, connection) becomes a UserError; an absent object stays FileNotFoundError."""
+def explained(where: str | os.PathLike[str]) -> Iterator[None]:
+    """A context in which a store's errors (credentials, connection) become a UserError; a missing object stays FileNotFoundError."""
     try:
         yield
     except Exception as error:
-        if (explained := explain(where, error)) is not None:
-            raise explained from error
+        if (user_error := explain(where, error)) is not None:
+            raise user_error from error
         raise
 
 
 def explain(where: str | os.PathLike[str], error: BaseException) -> UserError | None:
-    """Returns what a store's error means to the user; None for any other error, and for an object that isn't there."""
+    """Returns the UserError for a store's error; None for any other error, and for a missing object."""
     if not is_remote(where) or isinstance(error, UserError | FileNotFoundError):
         return None
     place, scheme = os.fspath(where), os.fspath(where)[:2]
@@ -88,36 +88,36 @@ def explain(where: str | os.PathLike[str], error: BaseException) -> UserError | 
     kind = f"{type(error).__module__}.{type(error).__name__}"
     forbidden = isinstance(error, PermissionError) or "Forbidden" in text or "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text
     if forbidden or getattr(error, "code", None) in (401, 403) or re.search("google.auth|Credential", kind):
-        return UserError(f"{place}: the store refuses ({text}); {LOGIN[scheme]}, and see that it may read and write this bucket")
+        return UserError(f"{place}: the store refuses ({text}); {LOGIN[scheme]}, and check that the account may read and write this bucket")
     if re.match("aiohttp|requests|botocore", kind) or isinstance(error, ConnectionError | TimeoutError):
-        return UserError(f"{place}: the store can't be reached ({text}); see to the connection, and start the same command again")
+        return UserError(f"{place}: the store can't be reached ({text}); check the connection, and start the same command again")
     if kind == "gcsfs.retry.HttpError" or re.search(r"\bgs://|\bs3://|storage/v1", text):
-        return UserError(f"{place}: the store can't do it ({text}); see to the bucket, and start the same command again")
+        return UserError(f"{place}: the store reports an error ({text}); check the bucket, and start the same command again")
     return None
 
 
 def size(path: Path) -> int:
     """Returns how many bytes a file or an object has."""
-    found = path.stat()
-    return found.length if is_remote(path) else found.st_size  # type: ignore[attr-defined]
+    stat = path.stat()
+    return stat.length if is_remote(path) else stat.st_size  # type: ignore[attr-defined]
 
 
 def objects(folder: Path) -> dict[str, Object]:
-    """Returns every object below a remote folder by its name inside it: a request a thousand, and nothing is read."""
-    with told(folder):
-        found = _system(folder).find(os.fspath(folder), detail=True)
+    """Returns every object below a remote folder by its relative name: one request per thousand objects, without reading them."""
+    with explained(folder):
+        infos = _system(folder).find(os.fspath(folder), detail=True)
     prefix = f"{os.fspath(folder).partition('://')[2]}/"
-    return {name.removeprefix(prefix): Object(info["size"], _md5(info)) for name, info in found.items() if not name.endswith("/")}
+    return {name.removeprefix(prefix): Object(info["size"], _md5(info)) for name, info in infos.items() if not name.endswith("/")}
 
 
 def remove(folder: Path) -> None:
-    """Deletes every object below a remote folder; none there is no error."""
-    with told(folder), contextlib.suppress(FileNotFoundError):
+    """Deletes every object below a remote folder; it is no error if there are none."""
+    with explained(folder), contextlib.suppress(FileNotFoundError):
         folder.rmtree()  # type: ignore[attr-defined]
 
 
 def fetch(remote: Path, local: Path) -> None:
-    """Copies every object below `remote` into the folder `local`; FileNotFoundError where there is none."""
+    """Copies every object below `remote` into the folder `local`; FileNotFoundError if there is none."""
     names = objects(remote)
     if not names:
         raise FileNotFoundError(f"{remote} holds nothing")
@@ -126,18 +126,18 @@ def fetch(remote: Path, local: Path) -> None:
         (local / name).parent.mkdir(parents=True, exist_ok=True)
         _system(remote).get_file(f"{os.fspath(remote)}/{name}", str(local / name))
 
-    with told(remote), ThreadPoolExecutor(AT_ONCE) as pool:
+    with explained(remote), ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(copy, names))
 
 
 def send(local: Path, remote: Path, last: str | None = None) -> None:
-    """Puts every file of the folder `local` below `remote`, the one named `last` after all others."""
+    """Uploads every file of the folder `local` below `remote`, the one named `last` after all others."""
     names = sorted(str(path.relative_to(local)) for path in local.rglob("*") if path.is_file())
 
     def copy(name: str) -> None:
         _system(remote).put_file(str(local / name), f"{os.fspath(remote)}/{name}")
 
-    with told(remote):
+    with explained(remote):
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(copy, [name for name in names if name != last]))
         if last is not None:
@@ -146,16 +146,16 @@ def send(local: Path, remote: Path, last: str | None = None) -> None:
 
 @functools.cache
 def _configured() -> Any:
-    """epath, told how to reach stores; before it is first used for one, and for Orbax's own use of it as well."""
-    # Else each bucket is first asked over gRPC whether it is of another kind, for a minute where that is blocked.
+    """epath, configured for stores before its first use, also by Orbax."""
+    # Else gcsfs first asks over gRPC for the kind of each bucket, which takes a minute if that is blocked.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
     from etils import epath
 
-    # Others write to the same bucket, so no listing is kept.
+    # Others write to the same bucket, so listings must not be cached.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     fsspec.config.conf.setdefault("s3", {}).setdefault("use_listings_cache", False)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of whatever it raises
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback of every error it raises
     return epath
 
 
@@ -173,15 +173,15 @@ def _reach(scheme: str, bucket: str) -> None:
     where = f"{scheme}://{bucket}"
     if scheme == "gs":
         _connect(where)
-    with told(where):
+    with explained(where):
         try:
             _system(_path(where)).info(where)
         except FileNotFoundError as error:
-            raise UserError(f"{where}: there is no such bucket, or it may not be seen; make it first, or give another address") from error
+            raise UserError(f"{where}: there is no such bucket, or you may not see it; create it first, or give another address") from error
 
 
 def _connect(where: str) -> None:
-    """A UserError at once where nobody answers: the libraries would try for minutes."""
+    """Raises a UserError at once if nobody answers; the libraries would retry for minutes."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
         return
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
@@ -190,7 +190,7 @@ def _connect(where: str) -> None:
     try:
         socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
-        remedy = "STORAGE_EMULATOR_HOST points there: start the emulator, or unset it" if emulator else "see to the connection"
+        remedy = "STORAGE_EMULATOR_HOST points there: start the emulator, or unset it" if emulator else "check the connection"
         raise UserError(f"{where}: {url.netloc} can't be reached ({getattr(error, 'strerror', None) or error}); {remedy}") from error
 
 

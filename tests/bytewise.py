@@ -1,4 +1,4 @@
-"""A tokenizer that makes a token of each byte and of each special token, so that nothing merges across a border."""
+"""A tokenizer with a token for each byte and each special token, so that nothing merges."""
 
 import dataclasses
 from collections.abc import Sequence

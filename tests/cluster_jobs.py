@@ -1,4 +1,4 @@
-"""What tests of launched jobs wait for and look at."""
+"""Helpers for tests of launched jobs: waiting, and listing processes."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def running_below(folder: Path) -> list[psutil.Process]:
-    """The living processes whose command line names `folder`."""
+    """The running processes whose command line names `folder`."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(folder) in word for word in process.info["cmdline"] or ()):

@@ -11,22 +11,26 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import jaxtyping
 import pytest
 
-# A shell that runs this in the background ignores Ctrl-C, and children would inherit that; tests send it to them.
+# In a shell's background job Ctrl-C is ignored, and children would inherit that; but tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Not through XLA_FLAGS, which children would inherit: eight devices on two cores cost them 4-5 times a step.
+# Not through XLA_FLAGS, which children would inherit: with eight devices on two cores their steps take 4-5 times as long.
 jax.config.update("jax_num_cpu_devices", 8)
 
+# The shapes that these rooms declare are checked at every call, in tests only.
+jaxtyping.install_import_hook([f"alpaca_jax.{room}" for room in ("model", "trainer", "decode", "scores")], "array_shapes.checked")
+
 TINY_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
-# Optax multiplies its integer step count with floats, so what takes an optimizer's step can't be strict.
-TAKES_STEPS = ("train", "trainer/test_step.py")
+# Optax multiplies its integer step count by floats, so tests that take optimizer steps can't be strict.
+TAKES_STEPS = ("train", "trainer/test_step.py", "trainer/test_assemble.py")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Mixing dtypes without a cast is an error; the module is the scope, so that a module's own fixtures are compiled once."""
+    """Mixing dtypes without a cast is an error; module scope, so that a module's own fixtures compile only once."""
     path = request.path.relative_to(Path(__file__).parent)
     relaxed = any(path.is_relative_to(each) for each in TAKES_STEPS)
     with jax.numpy_dtype_promotion("standard" if relaxed else "strict"):
@@ -35,7 +39,7 @@ def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real data; see its README for what each file is."""
+    """The folder of real data; its README describes the files."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("ALPACA_JAX_TEST_DATA", beside))
     if not (folder / "alpaca_data.json").is_file():
@@ -71,7 +75,7 @@ def tiny_architecture():
     )
 
 
-# --- a skip that nobody has agreed to fails the run -------------------------------------------------------------------------------
+# --- unexpected skips fail the run ------------------------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class SkipGuard:
-    """Collects the skips that no pattern allows, lists them and fails the run."""
+    """Lists the skips that no pattern allows, and fails the run if there are any."""
 
     def __init__(self, patterns: list[str]) -> None:
         self.patterns = patterns

@@ -1,4 +1,4 @@
-"""Sweeps whose jobs are small scripts: what they do is decided by the settings that they are given."""
+"""Sweeps whose jobs are small scripts, controlled by their settings."""
 
 import sys
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def done(loss=1.0):
 
 
 def scripted(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> Callable[..., int]:
-    """Makes jobs of the launcher run a few lines that know `rank`, `settings`, `folder`, `seed` and `done(loss)`; returns the command."""
+    """Makes the launcher's jobs run a few lines that can use `rank`, `settings`, `folder`, `seed` and `done(loss)`; returns the command."""
     script = folder / "worker.py"
     script.write_text(WORKER + lines)
     monkeypatch.setattr(combinations, "PROGRAM", (sys.executable, str(script)))

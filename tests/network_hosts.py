@@ -11,7 +11,7 @@ PROGRAMS = ("ip", "nsenter", "unshare", "mount", "hostname")
 
 
 class Hosts:
-    """The hosts n1, n2 ... while they are there."""
+    """The hosts n1, n2 ..."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._tag = f"{os.getpid() % 100_000:05d}"
@@ -25,13 +25,13 @@ class Hosts:
         return f"{self._net}.{self.names.index(name) + 1}"
 
     def command(self, name: str, command: list[str]) -> list[str]:
-        """`command` as it is started on a host; the process id is the command's own."""
+        """The command line that runs `command` on a host, with the command's own process id."""
         inside = f'mount --bind {self._file} /etc/hosts && hostname {name} && exec "$@"'
         # Not `ip netns exec`, which mounts a /sys without the cgroups that slurmd wants.
         return ["nsenter", f"--net=/run/netns/{self._namespace(name)}", "unshare", "-m", "-u", "sh", "-c", inside, "sh", *command]
 
     def cut(self, name: str) -> None:
-        """Takes a host's link down, as where a cable is pulled."""
+        """Takes a host's link down, as if a cable were pulled."""
         _ip("link", "set", self._outer(name), "down")
 
     def mend(self, name: str) -> None:
@@ -39,7 +39,7 @@ class Hosts:
         _ip("link", "set", self._outer(name), "up")
 
     def build(self) -> None:
-        """Makes the bridge and the hosts."""
+        """Creates the bridge and the hosts."""
         lines = ["127.0.0.1 localhost", *(f"{self.address(name)} {name}" for name in self.names)]
         self._file.write_text("\n".join(lines) + "\n")
         _ip("link", "add", self._bridge, "type", "bridge")
@@ -57,7 +57,7 @@ class Hosts:
             _ip("-n", space, "route", "add", "default", "via", self.gateway)
 
     def remove(self) -> None:
-        """Takes them away again; what was never made is passed over."""
+        """Removes whatever of them exists."""
         for name in self.names:
             subprocess.run(["ip", "link", "delete", self._outer(name)], capture_output=True)
             subprocess.run(["ip", "netns", "delete", self._namespace(name)], capture_output=True)
@@ -75,7 +75,7 @@ class Hosts:
 
 
 def missing() -> str | None:
-    """Why there can be no such hosts here, None where there can."""
+    """Why such hosts are impossible here, or None."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None]
     if absent:
         return f"no network namespaces here ({', '.join(absent)}): apt-get install --no-install-recommends iproute2"
@@ -84,7 +84,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def hosts(folder: Path, count: int) -> Iterator[Hosts]:
-    """Hosts that are taken away at the end."""
+    """Hosts that are removed at the end."""
     made = Hosts(folder, count)
     try:
         made.build()

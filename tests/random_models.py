@@ -1,4 +1,4 @@
-"""Random tiny models of every family, held in memory, and small tokenizers of the kinds that they come with."""
+"""Random tiny models of every family, in memory, and small tokenizers of the kinds they use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +11,7 @@ from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import held
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.tokenizer.backends import Json
 
@@ -25,11 +26,11 @@ SIZES: dict[str, Any] = {
     "rope_theta": 1000.0,
     "max_positions": 256,
 }
-FAMILIES: dict[str, dict[str, Any]] = {  # what each has beyond SIZES
+FAMILIES: dict[str, dict[str, Any]] = {  # additions to SIZES
     "llama": {"head_dim": 12, "tie_embeddings": True},
     "mistral": {"family": "mistral", "sliding_window": 100},
     "qwen2": {"family": "qwen2", "qkv_bias": True},
-    "qwen3": {"family": "qwen3", "qk_norm": True, "head_dim": 128},  # the only size that transformers takes from a GGUF file
+    "qwen3": {"family": "qwen3", "qk_norm": True, "head_dim": 128},  # the only size that transformers accepts from a GGUF file
     "smollm3": {"family": "smollm3", "nope_layers": (3,)},
 }
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -42,7 +43,7 @@ TEXT = [
 
 
 def byte_level(kind: str = "gpt2", size: int = 380, **model: Any) -> Tokenizer:
-    """A small byte-level BPE that cuts text as that of GPT-2, SmolLM ("digits"), Llama 3 or Qwen 2 does."""
+    """A small byte-level BPE that splits text like that of GPT-2, SmolLM ("digits"), Llama 3 or Qwen 2."""
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -65,7 +66,7 @@ def byte_level(kind: str = "gpt2", size: int = 380, **model: Any) -> Tokenizer:
 
 
 def random_weights(architecture: Architecture) -> dict[tuple[str, ...], np.ndarray]:
-    """Float32 weights by our path, with which logits are of the size of those of a trained model."""
+    """Float32 weights by our path, scaled so that logits are as large as a trained model's."""
     generator = np.random.default_rng(0)
     shapes = {path: weight.shape for path, weight in names.weights(architecture).items()}
     return {
@@ -83,13 +84,9 @@ def model_of(
 
 
 def logits(model: Pretrained, tokens: list[int]) -> np.ndarray:
-    """What our own program makes of a model's weights, fp32 [T, V]."""
-    params: dict[str, Any] = {}
-    for path in names.weights(model.architecture):
-        tree = params
-        for key in path[:-1]:
-            tree = tree.setdefault(key, {})
-        tree[path[-1]] = jax.numpy.asarray(model.read(path).astype(np.float32))
+    """The logits of a model's weights in our own program, fp32 [T, V]."""
+    read = {path: jax.numpy.asarray(model.read(path).astype(np.float32)) for path in names.weights(model.architecture)}
+    params = unflatten(read)
     tokens_BT = jax.numpy.asarray([tokens], dtype=np.int32)
     positions_BT = jax.numpy.arange(len(tokens), dtype=np.int32)[None]
     hidden = llama.forward(model.architecture, params, tokens_BT, jax.numpy.ones_like(tokens_BT), positions_BT)

@@ -1,4 +1,4 @@
-"""Two processes that save together, on a disk or an object store."""
+"""Two processes that save a checkpoint together, on a disk or an object store."""
 
 import json
 import socket
@@ -38,7 +38,7 @@ jax.distributed.shutdown()
 
 
 def together(folder):
-    """What the first process and the other one tell of three saves, of steps 1, 2 and 2 again, and a restore."""
+    """The reports of the lead and the other process on three saves, of steps 1, 2 and 2 again, and a restore."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

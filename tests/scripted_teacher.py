@@ -1,4 +1,4 @@
-"""A small OpenAI-like server on loopback that does what a test tells it to: answer, wait, refuse, or talk nonsense."""
+"""A small OpenAI-compatible server on loopback, scripted by a test to answer, wait, refuse, or send nonsense."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ WORDS = (
 
 @dataclasses.dataclass
 class Reply:
-    """What the server sends: JSON (or raw text), a status, headers, after a delay in seconds; `hang_up` closes instead."""
+    """A reply of the server: JSON (or raw text), a status and headers, after a delay in seconds; `hang_up` disconnects instead."""
 
     body: Any = None
     status: int = 200
@@ -28,7 +28,7 @@ class Reply:
 
 @dataclasses.dataclass
 class Scripted:
-    """A running server: its address, every body it received, and the keys it was shown."""
+    """A running server: its address, all bodies it received, and the keys that came with them."""
 
     base_url: str = ""
     bodies: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -37,12 +37,12 @@ class Scripted:
     most_in_flight: int = 0
 
 
-# (number of the request from 0, its body) -> what to send; None: an honest answer.
+# (number of the request from 0, its body) -> the reply; None: a valid answer.
 Script = Callable[[int, dict[str, Any]], Reply | None]
 
 
 def text_for(body: dict[str, Any]) -> str:
-    """An honest text that depends on nothing but the seed and what was asked."""
+    """A valid text that depends only on the seed and the request."""
     seed = body["seed"]
     words = [WORDS[(seed // 7**i + i * seed) % len(WORDS)] for i in range(6)]
     if "messages" in body:
@@ -51,7 +51,7 @@ def text_for(body: dict[str, Any]) -> str:
 
 
 def answer(text: Any, body: dict[str, Any], finish_reason: str = "stop", usage: Any = (20, 10)) -> dict[str, Any]:
-    """The JSON of an honest answer with `text`; usage is (prompt tokens, completion tokens)."""
+    """The JSON of a valid answer with `text`; usage is (prompt tokens, completion tokens)."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason}
     choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
     made = {"id": "x", "object": "completion", "created": 1, "model": body.get("model", "m"), "choices": [choice]}
@@ -59,7 +59,7 @@ def answer(text: Any, body: dict[str, Any], finish_reason: str = "stop", usage: 
 
 
 def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
-    """An error as OpenAI words it."""
+    """An error in OpenAI's format."""
     return Reply({"error": {"message": message, "type": "error", "code": code, "param": None}}, status, headers)
 
 

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: Debian's munged, slurmctld and several slurmd in a folder of their own, ended by their process ids."""
+"""A real Slurm on this machine: Debian's munged, slurmctld and several slurmd, run in a separate folder and ended by their process ids."""
 
 import contextlib
 import dataclasses
@@ -52,7 +52,7 @@ PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=9
 
 
 def missing() -> str | None:
-    """Why there can be no Slurm here, None where there can."""
+    """Why Slurm can't run here, or None."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if absent:
         return f"no Slurm here ({', '.join(absent)}): apt-get install --no-install-recommends {PACKAGES}"
@@ -61,17 +61,17 @@ def missing() -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A running cluster with nodes n1, n2 ...; SLURM_CONF has to name its `conf`."""
+    """A running cluster with nodes n1, n2 ...; SLURM_CONF must name its `conf`."""
 
     conf: Path
     controller: subprocess.Popen
     nodes: dict[str, subprocess.Popen]  # the slurmd of each
-    hosts: network_hosts.Hosts | None  # where each node is a network namespace
+    hosts: network_hosts.Hosts | None  # if each node is a network namespace
 
 
 @contextlib.contextmanager
 def cluster(folder: Path, nodes: int = 2, cpus: int = 4, namespaces: bool = False) -> Iterator[Cluster]:
-    """A running cluster, its files in `folder`; ends all it has started. With `namespaces` the nodes have addresses of their own."""
+    """A running cluster with its files in `folder`; at exit, ends all its processes. With `namespaces` each node has its own address."""
     with contextlib.ExitStack() as stack:
         hosts = stack.enter_context(network_hosts.hosts(folder, nodes)) if namespaces else None
         environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
@@ -118,7 +118,7 @@ def _end(daemons: list[subprocess.Popen], environment: dict[str, str]) -> None:
 
 
 def _left(conf: str) -> list[psutil.Process]:
-    """What was started under this cluster and lives on, such as the keeper of a step whose node was cut off."""
+    """Processes of this cluster that are still running, such as the slurmstepd of a node that was cut off."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -128,7 +128,7 @@ def _left(conf: str) -> list[psutil.Process]:
 
 
 def _munged(folder: Path, environment: dict[str, str]) -> subprocess.Popen:
-    # munged insists on a key and folders that nobody else can write to, and runs as its owner.
+    # munged requires a key and folders that only its own user can write to.
     private = folder / "munge"
     private.mkdir(mode=0o700)
     key = private / "key"

@@ -1,4 +1,4 @@
-"""A `gcloud` whose TPU workers are processes on this machine. It keeps what it knows, and each of its calls, in the folder $STAND_IN."""
+"""A fake `gcloud` whose TPU workers are processes on this machine. It keeps its state and a log of its calls in the folder $STAND_IN."""
 
 import json
 import os
@@ -22,12 +22,12 @@ def install(folder: Path) -> Path:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """Every call so far, without its common words."""
+    """All calls so far, without the arguments they have in common."""
     return [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()] if (folder / "calls.jsonl").exists() else []
 
 
 def make_tpu(folder: Path, name: str, hosts: int, state: str = "READY") -> None:
-    """Makes a slice that is ready."""
+    """Creates a slice that is ready."""
     ends = [{"ipAddress": f"127.0.0.{1 + worker}", "port": 8470} for worker in range(hosts)]
     _write(folder / "tpu-vm" / f"{name}.json", {"name": name, "state": state, "networkEndpoints": ends})
     for worker in range(hosts):
@@ -35,7 +35,7 @@ def make_tpu(folder: Path, name: str, hosts: int, state: str = "READY") -> None:
 
 
 def preempt(folder: Path, name: str) -> None:
-    """Takes a slice away: its machines die, and its queued resource is suspended."""
+    """Preempts a slice: its machines die, and its queued resource is suspended."""
     _write(folder / "queued-resources" / f"{name}.json", {"state": {"state": "SUSPENDED"}})
     (folder / "tpu-vm" / f"{name}.json").unlink()
     for pid in sorted((folder / "pids").glob(f"{name}-*")):
@@ -107,7 +107,7 @@ def _copy(source: str, target: str) -> int:
 def _ssh(name: str, worker: str, command: str) -> int:
     home = FOLDER / "homes" / f"{name}-{worker}"
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TPU_WORKER_ID": worker, "JAX_PLATFORMS": "cpu"}
-    # A session of its own, as at the other end of a real connection.
+    # In its own session, as at the other end of a real connection.
     process = subprocess.Popen(["sh", "-c", command], cwd=home, env=environment, start_new_session=True)
     (FOLDER / "pids").mkdir(exist_ok=True)
     (FOLDER / "pids" / f"{name}-{worker}").write_text(str(process.pid))

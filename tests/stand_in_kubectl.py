@@ -1,6 +1,6 @@
-"""A `kubectl` whose cluster is this machine: a JobSet's pods are processes, and a small controller does what JobSet's does.
+"""A fake `kubectl` whose cluster is this machine: a JobSet's pods are processes, run by a small controller like JobSet's own.
 
-It keeps what it knows, and each of its calls, in the folder $STAND_IN.
+It keeps its state and a log of its calls in the folder $STAND_IN.
 """
 
 import base64
@@ -30,7 +30,7 @@ def install(folder: Path) -> Path:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """Every call so far."""
+    """All calls so far."""
     return [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()]
 
 
@@ -104,7 +104,7 @@ def _delete(names: list[str], _: dict[str, str]) -> int:
 
 
 class Controller:
-    """Starts the pods of one JobSet, and starts all again where its policies say so."""
+    """Starts the pods of a JobSet, and restarts all of them if its policies say so."""
 
     def __init__(self, name: str) -> None:
         self.path = FOLDER / "jobset" / f"{name}.json"
@@ -164,7 +164,7 @@ class Controller:
 
 
 class Pod:
-    """One process, its log with Kubernetes' times, and what Kubernetes says of it."""
+    """A process, its log with Kubernetes' timestamps, and its status in Kubernetes."""
 
     def __init__(self, controller: Controller, restarts: int, job: int, index: int) -> None:
         [container] = controller.job["template"]["spec"]["containers"]
@@ -189,7 +189,7 @@ class Pod:
         self._say({"running": {}})
 
     def poll(self) -> int | None:
-        """Copies what was written; returns the exit code once the process has ended."""
+        """Copies new output to the log; returns the exit code once the process has ended."""
         code = self.process.poll()
         self._rest += self.process.stdout.read() or b""
         *lines, self._rest = self._rest.split(b"\n")
@@ -202,7 +202,7 @@ class Pod:
         return self.code
 
     def end(self, grace: float) -> None:
-        """Has the process save and leave, and ends it after `grace` seconds."""
+        """Asks the process to save and exit, and kills it after `grace` seconds."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         end = time.monotonic() + grace

@@ -13,6 +13,7 @@ import yaml
 from alpaca_jax import __main__ as cli
 from alpaca_jax import config as configuration
 from alpaca_jax.errors import Lost, Restart
+from alpaca_jax.help import Catalog, header
 
 SHIPPED = [
     *((verb, ()) for verb in cli.VERBS if verb != "recipe"),
@@ -46,7 +47,7 @@ def test_every_verb_and_experiment_composes_into_its_config(verb, overrides):
     [
         (verb, f"{group}={option}")
         for verb in cli.VERBS
-        for catalog in [configuration.Catalog(verb, [configuration.directory()])]
+        for catalog in [Catalog(verb, [configuration.directory()])]
         for group in catalog.groups()
         for option in catalog.options(group)
         if group != "model" or verb == "train" or option in ("base", "smollm2", "llama_7b")  # the published sizes are all alike
@@ -182,7 +183,7 @@ def test_help_takes_under_a_second():
 def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     text = capsys.readouterr().out
-    catalog = configuration.Catalog(verb, [configuration.directory()])
+    catalog = Catalog(verb, [configuration.directory()])
     assert text.count(f"  alpaca-jax {verb}") == 3
     assert all(f"  {group}={option}*" in text for group, option in catalog.groups().items())
     assert all(f"  experiment={name}" in text for name in catalog.experiments())
@@ -192,7 +193,7 @@ def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_examples_of_the_help_compose(verb):
-    for example in configuration.header(configuration.directory() / f"{verb}.yaml"):
+    for example in header(configuration.directory() / f"{verb}.yaml"):
         if example.startswith("alpaca-jax"):
             command = cli._parse(example.split()[1:])
             if not command.multirun:

@@ -54,7 +54,7 @@ def gpus(processes, each):
 
 
 def tpus(slices, side=4, hosts=4):
-    """Slices of side x side chips, each host holding 2 x 2 of them, in an order that nobody has sorted."""
+    """Slices of side x side chips, each host holding 2 x 2 of them, in no particular order."""
     found = []
     for index in range(slices):
         for number in range(side * side):
@@ -89,7 +89,7 @@ def test_the_order_of_devices_is_as_recorded():
     assert "\n".join(lines) + "\n" == ORDER
 
 
-def test_without_told_slices_each_process_is_one():
+def test_without_reported_slices_each_process_is_one():
     assert [len(each) for each in split_slices(-1, gpus(4, 8))] == [8] * 4
     assert [len(each) for each in split_slices(2, gpus(8, 1))] == [4, 4]
     assert [[device.process_index for device in each] for each in split_slices(2, gpus(4, 1)[::-1])] == [[0, 1], [2, 3]]

@@ -1,4 +1,4 @@
-"""What the tests of the verb train share: a tiny model, its tokenizer of bytes, forty records, and the verb as a process."""
+"""Shared by the tests of train: a tiny model, its byte tokenizer, forty records, and the verb as a process."""
 
 import json
 import os
@@ -18,7 +18,7 @@ STEPS = 60
 
 
 def make_files(folder):
-    """A folder with a tokenizer of bytes and forty records."""
+    """A folder with a byte tokenizer and forty records."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -53,7 +53,7 @@ def config(files, folder, **changes):
 
 
 def overrides(tree, prefix=""):
-    """The mapping as `key=value` words of a command line."""
+    """The mapping as `key=value` arguments of a command line."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from overrides(value, f"{prefix}{key}.")
@@ -73,7 +73,7 @@ def finish(files, folder, **changes):
 
 
 def stopped(files, folder, after, number):
-    """The exit code of a run that gets the signal once it has taken `after` steps."""
+    """The exit code of a run that receives signal `number` once it has taken `after` steps."""
     process = subprocess.Popen(command(files, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while len(metrics.read(folder / "train" / "metrics.jsonl")) < after:
@@ -84,6 +84,6 @@ def stopped(files, folder, after, number):
 
 
 def losses(folder):
-    """(step, loss) of every step that was written down."""
+    """(step, loss) of each step in metrics.jsonl."""
     lines = metrics.read(folder / "train" / "metrics.jsonl")
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]

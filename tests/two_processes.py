@@ -1,4 +1,4 @@
-"""Jobs of two processes for the tests: started alike, with one free port, and their ends."""
+"""Two-process jobs for tests: both processes are started alike with a free port, and awaited."""
 
 import os
 import socket
@@ -46,7 +46,7 @@ def free_port():
 
 
 class Job:
-    """Two processes of one job, each with its output in a file; a context that leaves none behind."""
+    """The two processes of a job, each with its output in a file; a context that leaves no process behind."""
 
     def __init__(self, folder, command):
         self.folder, port = folder, free_port()
@@ -73,7 +73,7 @@ class Job:
             time.sleep(0.02)
 
     def codes(self, seconds):
-        """The exit codes, once both are gone; an error where that takes longer than so many seconds."""
+        """The exit codes once both have ended; an error if that takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
         try:
             return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
@@ -88,6 +88,6 @@ class Job:
 
 
 def scripted(folder, action="pass", stuck=None):
-    """A job that takes steps, does `action` in each, and has `membership`, `rank` and `step` at hand for it."""
+    """A job that takes steps and runs `action` in each, which can use `membership`, `rank` and `step`."""
     script = SCRIPT.replace("ACTION", action).replace("STUCK", str(stuck))
     return Job(folder, [sys.executable, "-W", "ignore", "-c", script, str(folder)])

@@ -1,6 +1,6 @@
-"""Remakes the files that tests compare with: `python -m tools.goldens`, after a change that is meant to change them.
+"""Regenerates the files that tests compare with: run `python -m tools.goldens` after a change that is meant to change them.
 
-parameters/NAME.txt has, of configs/model/NAME.yaml, the settings that no shape shows and then every weight.
+parameters/NAME.txt lists, for configs/model/NAME.yaml, the settings that the shapes don't show, then all weights.
 """
 
 import dataclasses
@@ -13,18 +13,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alpaca_jax import config as configuration
-from alpaca_jax.formats import names
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.help import Catalog
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
-SHOWN = ("rope_theta", "norm_eps", "max_positions", "rope_scaling.kind")  # of the settings, even where they are the default
+SHOWN = ("rope_theta", "norm_eps", "max_positions", "rope_scaling.kind")  # settings listed even at their defaults
 
 
 def architectures() -> dict[str, Architecture]:
     """Returns the architecture of every option of the group `model` that gives one."""
-    options = configuration.Catalog("train", [configuration.directory()]).options("model")
+    options = Catalog("train", [configuration.directory()]).options("model")
     with initialize_config_dir(str(configuration.directory() / "model"), version_base="1.3"):
         mappings = {name: OmegaConf.to_container(compose(name)) for name in options}
     models = {name: configuration.parse(ModelConfig, mapping, name) for name, mapping in mappings.items()}
@@ -32,8 +33,8 @@ def architectures() -> dict[str, Architecture]:
 
 
 def parameters(architecture: Architecture) -> str:
-    """Returns a text: the settings that no shape shows, each weight (path, dtype, shape, logical axes), the number of parameters."""
-    weights = list(names.leaves(llama.specs(architecture)))
+    """Returns a text: the settings that the shapes don't show, each weight (path, dtype, shape, logical axes), the number of parameters."""
+    weights = list(flatten(llama.specs(architecture)).items())
     lines = [
         f"{'.'.join(path):<34}{spec.dtype.name}  {'x'.join(map(str, spec.shape)):<18}  {' '.join(spec.axes)}" for path, spec in weights
     ]
@@ -51,7 +52,7 @@ def _settings(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def main() -> None:
-    """Writes every file anew, and removes those of a config that is gone."""
+    """Rewrites all files, and removes those of deleted configs."""
     folder = GOLDENS / "parameters"
     folder.mkdir(parents=True, exist_ok=True)
     texts = {f"{name}.txt": parameters(architecture) for name, architecture in architectures().items()}

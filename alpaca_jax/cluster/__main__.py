@@ -1,4 +1,4 @@
-"""`python -m alpaca_jax.cluster`: what launch/*.sh calls, and what runs where a job's supervisor has to be."""
+"""`python -m alpaca_jax.cluster`: called by launch/*.sh, and by the backends where a job's supervisor has to run."""
 
 import argparse
 import re
@@ -16,11 +16,11 @@ from alpaca_jax.cluster.gke import rules as gke_rules
 from alpaca_jax.cluster.gke.backend import Gke
 from alpaca_jax.cluster.gke.watch import watch
 from alpaca_jax.cluster.job import Job
-from alpaca_jax.cluster.local import Local, detach
+from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.processes import LocalRanks
 from alpaca_jax.cluster.slurm.backend import Slurm, supervise_in_allocation
 from alpaca_jax.cluster.slurm.step import allocation
-from alpaca_jax.cluster.supervise import supervise
+from alpaca_jax.cluster.supervise import say, supervise
 from alpaca_jax.cluster.tpu import backend as tpu_pod
 from alpaca_jax.cluster.tpu import slices as tpu_slices
 from alpaca_jax.cluster.tpu.backend import TpuPod, supervise_pod
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _common(local)
     local.set_defaults(run=_local)
 
-    slurm = actions.add_parser("slurm", help="check, then queue a job on Slurm")
+    slurm = actions.add_parser("slurm", help="check a job, then queue it on Slurm")
     slurm.add_argument("--nodes", type=int, default=1)
     slurm.add_argument("--processes-per-node", type=int, default=1)
     slurm.add_argument("--minutes", type=int, help="the time limit")
@@ -56,31 +56,27 @@ def _parser() -> argparse.ArgumentParser:
     _common(slurm)
     slurm.set_defaults(run=_slurm)
 
-    here = actions.add_parser("allocation", help="run in the Slurm allocation that this is called in (launch/slurm.sbatch)")
+    here = actions.add_parser("allocation", help="run in the current Slurm allocation (launch/slurm.sbatch)")
     _common(here)
     here.set_defaults(run=_allocation)
 
     pod = actions.add_parser("tpu_pod", help="run on TPU VMs, in the foreground")
-    pod.add_argument("--detach", action="store_true", help="return when it has been started")
+    pod.add_argument("--detach", action="store_true", help="return once the job is started")
     pod.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=_listed(tpu_pod.OPTIONS))
     _common(pod)
     pod.set_defaults(run=_tpu_pod)
 
-    kubernetes = actions.add_parser("gke", help="run as a JobSet on GKE, the logs in the foreground")
-    kubernetes.add_argument("--nodes", type=int, help="of GPUs; those of TPUs follow from the topology")
-    kubernetes.add_argument("--detach", action="store_true", help="return when it has been created")
-    kubernetes.add_argument("--print", action="store_true", help="print the manifest and create nothing")
+    kubernetes = actions.add_parser("gke", help="run as a JobSet on GKE, with the logs in the foreground")
+    kubernetes.add_argument("--nodes", type=int, help="number of GPU nodes; that of TPU hosts follows from the topology")
+    kubernetes.add_argument("--detach", action="store_true", help="return once the JobSet is created")
+    kubernetes.add_argument("--print", action="store_true", help="print the manifest, create nothing")
     kubernetes.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=_listed(gke_manifest.OPTIONS))
     _common(kubernetes)
     kubernetes.set_defaults(run=_gke)
 
-    checked = actions.add_parser("check-jobset", help="say what is wrong with a JobSet in a YAML file (launch/gke_jobset.yaml, edited)")
+    checked = actions.add_parser("check-jobset", help="check a JobSet in a YAML file (such as an edited launch/gke_jobset.yaml)")
     checked.add_argument("file", type=Path)
     checked.set_defaults(run=_check_jobset)
-
-    outside = actions.add_parser("detach", help="start the supervisor of FOLDER/job.json, and leave it alone (called by the backends)")
-    outside.add_argument("folder", type=Path)
-    outside.set_defaults(run=lambda arguments: detach(arguments.folder))
 
     inside = actions.add_parser("supervise", help="run the job that FOLDER/job.json describes (called by the backends)")
     inside.add_argument("folder", type=Path)
@@ -91,9 +87,11 @@ def _parser() -> argparse.ArgumentParser:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the job's name (default: the last part of dir)")
     parser.add_argument("--folder", type=Path, help="where job.json and logs/ go (default: dir)")
-    parser.add_argument("--restarts", type=int, default=3, help="at most so many in a row without a newer checkpoint (default 3)")
-    parser.add_argument("--secret", action="append", default=[], metavar="NAME", help="a variable that has to be set here")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="[VERB] key=value ...", help="dir=... is needed; the verb is train")
+    parser.add_argument("--restarts", type=int, default=3, help="at most this many in a row without a newer checkpoint (default 3)")
+    parser.add_argument("--secret", action="append", default=[], metavar="NAME", help="a variable that must be set here")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="[VERB] key=value ...", help="dir=... is required; the default verb is train"
+    )
 
 
 def _local(arguments: argparse.Namespace) -> int:
@@ -106,7 +104,7 @@ def _slurm(arguments: argparse.Namespace) -> None:
     job = _job(arguments, options=options, **shape)
     Slurm().submit(job)
     status = Slurm().state(job.folder)
-    print(f"{job.name}: {status.state.value}, Slurm's job {status.id}; logs in {job.folder / 'logs'}")
+    print(f"{job.name}: {status.state.value}, Slurm job {status.id}; logs in {job.folder / 'logs'}")
 
 
 def _allocation(arguments: argparse.Namespace) -> int:
@@ -128,9 +126,9 @@ def _gke(arguments: argparse.Namespace) -> int:
     options = dict(_pair(option) for option in arguments.option)
     job = _job(arguments, options=options, nodes=gke_manifest.nodes(options) or arguments.nodes or 1)
     if arguments.print:
-        made = gke_manifest.manifest(job)
-        gke_rules.check(made)
-        print(yaml.safe_dump(made, sort_keys=False), end="")
+        manifest = gke_manifest.manifest(job)
+        gke_rules.check(manifest)
+        print(yaml.safe_dump(manifest, sort_keys=False), end="")
         return 0
     if not arguments.detach:
         return Gke().run(job)
@@ -144,7 +142,7 @@ def _check_jobset(arguments: argparse.Namespace) -> None:
         gke_rules.check(yaml.safe_load(arguments.file.read_text()))
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{arguments.file}: not the YAML of a JobSet ({error!r})") from error
-    print(f"{arguments.file}: nothing is wrong with it")
+    print(f"{arguments.file}: no problem found")
 
 
 def _supervise(arguments: argparse.Namespace) -> int:
@@ -154,7 +152,7 @@ def _supervise(arguments: argparse.Namespace) -> int:
     if backend == tpu_pod.NAME:
         return supervise_pod(arguments.folder)
     if backend == gke.NAME:
-        return watch(arguments.folder, lambda text: print(text, file=sys.stderr, flush=True))
+        return watch(arguments.folder, say)
     return supervise(arguments.folder, LocalRanks())
 
 
@@ -164,10 +162,10 @@ def _job(arguments: argparse.Namespace, **rest: Any) -> Job:
         words = [DEFAULT_VERB, *words]
     run = next((word.removeprefix("dir=") for word in words if word.startswith("dir=")), None)
     if not run:
-        raise UserError("dir= is needed: the folder of the run, which all its processes share; give dir=runs/NAME")
+        raise UserError("dir= is missing: the run's folder, which all its processes share; give dir=runs/NAME")
     folder = arguments.folder or Path(run)
     if arguments.folder is None and "://" in run:
-        raise UserError(f"dir={run}: logs are written on a disk; give --folder DIR for them, before the verb")
+        raise UserError(f"dir={run}: the logs need a disk; give --folder DIR for them, before the verb")
     name = arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip("-._") or DEFAULT_VERB
     launched = {"name": name, "restarts": arguments.restarts, "secrets": tuple(arguments.secret)}
     return Job(folder=folder, run=run if arguments.folder else None, command=("alpaca-jax", *words), **launched, **rest)

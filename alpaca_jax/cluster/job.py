@@ -1,4 +1,4 @@
-"""What a job is, what may be asked of it, and what its exit codes mean."""
+"""What a job is, what a backend can do with it, and what its exit codes mean."""
 
 import dataclasses
 import datetime
@@ -18,7 +18,7 @@ OWN_VARIABLES = "ALPACA_JAX_(COORDINATOR|PROCESS|PROCESSES|ATTEMPT|LOCAL_PROCESS
 
 
 class State(enum.Enum):
-    """Where a job stands; `lost` is one that says it runs while nothing of it is left."""
+    """The state of a job; a `lost` one should be running, but nothing of it is left."""
 
     queued = "queued"
     running = "running"
@@ -30,25 +30,25 @@ class State(enum.Enum):
 
     @property
     def final(self) -> bool:
-        """True where nothing of the job is left that could go on by itself."""
+        """True if nothing is left of the job that could continue by itself."""
         return self in (State.done, State.failed, State.cancelled, State.lost)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One command on `nodes` x `processes_per_node` processes; a restart or a resume needs no more than this."""
+    """One command on `nodes` x `processes_per_node` processes; this is all that a restart needs."""
 
-    folder: Path  # job.json and logs/ are here: the run's dir, or a local folder where that is on an object store
+    folder: Path  # of job.json and logs/: the run's dir, or a local folder if that is on an object store
     command: tuple[str, ...]  # the same on every rank, such as ("alpaca-jax", "train", "dir=...")
     name: str
     nodes: int = 1
     processes_per_node: int = 1
-    secrets: tuple[str, ...] = ()  # names of variables; their values travel in the environment and are written nowhere
+    secrets: tuple[str, ...] = ()  # names of variables; their values are passed in the environment and written nowhere
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # not secret: it is written to job.json
     time_limit: int | None = None  # minutes
     restarts: int = 3  # in a row without progress
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the backend's own
-    run: str | None = None  # the run's dir where it is not `folder`
+    run: str | None = None  # the run's dir if it isn't `folder`
     directory: Path = dataclasses.field(default_factory=Path.cwd)  # where the command runs
 
     def __post_init__(self) -> None:
@@ -57,7 +57,9 @@ class Job:
         if len(self.name) > NAME_LIMIT:
             raise UserError(f"the job's name {self.name!r} has {len(self.name)} characters; give one of {NAME_LIMIT} at most")
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", self.name):
-            raise UserError(f"the job's name {self.name!r} is not of letters, digits, '.', '_' and '-' with a letter or digit at both ends")
+            raise UserError(
+                f"the job's name {self.name!r} must have only letters, digits, '.', '_' and '-', and a letter or digit at both ends"
+            )
         for field, least in (("nodes", 1), ("processes_per_node", 1), ("restarts", 0)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} is {getattr(self, field)}; give {least} or more")
@@ -74,32 +76,30 @@ class Job:
         return self.nodes * self.processes_per_node
 
     def argv(self) -> list[str]:
-        """The command as it is started: `alpaca-jax` is the one of this interpreter, whatever PATH says on a worker."""
+        """The command line to start: `alpaca-jax` is run by this interpreter, whatever PATH says on a worker."""
         program, *arguments = self.command
         return [sys.executable, "-m", "alpaca_jax", *arguments] if program == "alpaca-jax" else [program, *arguments]
 
     def check_options(self, known: Mapping[str, Any] | tuple[str, ...], backend: str) -> None:
-        """Raises a UserError that names each option which the backend doesn't have."""
+        """Raises a UserError for an option that the backend doesn't have."""
         for option in self.options:
             if option not in known:
                 has = f"it has: {', '.join(known)}" if known else "it has none"
                 raise UserError(f"{option!r} is not an option of {backend}{suggestion(option, known)} ({has})")
 
     def check_secrets(self) -> None:
-        """Raises a UserError that names the secrets which are not set here, where the job is launched."""
+        """Raises a UserError that names the secrets that are not set here, where the job is launched."""
         missing = [name for name in self.secrets if not os.environ.get(name)]
         if missing:
-            raise UserError(
-                f"the job {self.name} needs {', '.join(missing)}, and it is not set here: export {missing[0]}=... before the launch"
-            )
+            raise UserError(f"the job {self.name} needs {', '.join(missing)}, not set here: export {missing[0]}=... before the launch")
 
 
 class Tenure(enum.Enum):
-    """Whether the machines of an attempt stay the job's: another attempt may begin on them only if they do."""
+    """Whether a job keeps its machines after an attempt: only then can the next attempt run on them."""
 
     stays = "stays"
-    ends = "ends"  # soon: the job has to queue itself again
-    requeued = "requeued"  # it has been queued again by somebody else
+    ends = "ends"  # soon: the job must queue itself again
+    requeued = "requeued"  # somebody else has queued it again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,42 +108,47 @@ class Status:
 
     state: State
     id: str | None = None  # the backend's own, such as Slurm's number
-    attempt: int | None = None  # the newest, from 0
+    attempt: int | None = None  # number of the newest, from 0
     exit_code: int | None = None
-    reason: str = ""  # in words, where there is one
+    reason: str = ""  # in words, if there is one
 
 
 class Backend(Protocol):
     """What starts jobs somewhere. Their logs are plain files in FOLDER/logs, whatever the backend."""
 
     def check(self, job: Job) -> None:
-        """Raises a UserError for what would make the job fail, before anything is queued."""
+        """Raises a UserError for whatever would make the job fail, before anything is queued."""
 
     def submit(self, job: Job) -> None:
-        """Checks, writes FOLDER/job.json and starts or queues the job; it goes on when the caller ends."""
+        """Checks the job, writes FOLDER/job.json and starts or queues it; it outlives the caller."""
 
     def state(self, folder: Path) -> Status:
-        """Returns where the job of `folder` stands."""
+        """Returns the status of the job in `folder`."""
 
     def cancel(self, folder: Path) -> None:
-        """Ends the job of `folder` and returns when nothing of it is left."""
+        """Ends the job in `folder`; returns once nothing of it is left."""
 
 
 def restartable(code: int) -> bool:
-    """True for the exit codes that a restart can mend: 128 and above, but for Ctrl-C's 130."""
+    """True for the exit codes that a restart can fix: 128 and above, except Ctrl-C's 130."""
     return code >= 128 and code != 130
 
 
 def saved(code: int) -> bool:
-    """True for the exit code of a rank that has saved its state and wants to be started again."""
+    """True for the exit code of a rank that has saved its state and asks to be started again."""
     return code == Restart.exit_code
 
 
 def now() -> str:
-    """Returns the time, in UTC with milliseconds, as ISO 8601 writes it."""
+    """Returns the time in UTC, in ISO 8601 with milliseconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
+def is_true(options: Mapping[str, Any], name: str) -> bool:
+    """True if the option is set to true, as a value or as a word."""
+    return str(options.get(name)).lower() == "true"
+
+
 def clean_environment() -> dict[str, str]:
-    """Returns this process's environment without what an outer launcher has said about ranks."""
+    """Returns this process's environment without an outer launcher's variables about ranks."""
     return {name: value for name, value in os.environ.items() if not re.fullmatch(OWN_VARIABLES, name)}

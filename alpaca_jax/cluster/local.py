@@ -1,83 +1,71 @@
-"""The backend of this machine: a job's supervisor as a detached process, or in the foreground of a terminal."""
+"""The backend of this machine: a job's supervisor is a detached process, or runs in the foreground of a terminal."""
 
-import contextlib
 import datetime
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
-
+from alpaca_jax import children
 from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.job import Job, State, Status, clean_environment
 from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
-from alpaca_jax.cluster.supervise import supervise
+from alpaca_jax.cluster.record import Record
+from alpaca_jax.cluster.supervise import say, show, supervise
 from alpaca_jax.errors import UserError
 
 NAME = "local"
 START_SECONDS = 30.0
-
-
-BEGINS_SECONDS = 60.0  # from job.json to a supervisor that has written itself into it
+BEGIN_SECONDS = 60.0  # until a supervisor has written itself into a new job.json
 
 
 class Local:
-    """Jobs on this machine; each has one supervising process, whose end ends the ranks."""
+    """Jobs on this machine, each with one supervising process, whose end ends its ranks."""
 
     def check(self, job: Job) -> None:
-        """Raises a UserError for a job that can't run here, or that runs already."""
+        """Raises a UserError for a job that can't run here or is running already."""
         job.check_options((), "the local backend")
         job.check_secrets()
         if job.nodes != 1:
             raise UserError(f"{job.nodes} nodes: this machine is one; give processes_per_node=, or another backend")
         if job.time_limit is not None:
-            raise UserError("time_limit: nothing limits the time of a job on this machine; leave it out")
-        if record.exists(job.folder) and not self.state(job.folder).state.final:
-            raise UserError(f"the job in {job.folder} is running already; cancel it first, or give another dir=")
+            raise UserError("time_limit: jobs on this machine have no time limit; leave it out")
+        record.check_not_active(self, job.folder)
 
     def submit(self, job: Job) -> None:
-        """Starts the job and returns once its supervisor runs; one that is done is left alone."""
-        if not self._prepare(job):
-            return
-        start(job)
+        """Starts the job and returns once its supervisor runs; does nothing for a job that is done."""
+        if self._prepare(job):
+            start(job)
 
     def run(self, job: Job) -> int:
-        """Runs the job in the foreground, rank 0's lines on the terminal; returns its exit code."""
+        """Runs the job in the foreground, with the lead's output on the terminal; returns its exit code."""
         if not self._prepare(job):
-            print(f"{job.folder} is done: not started again (another dir=, or another command, is another job)", file=sys.stderr)
+            say(record.done_notice(job.folder))
             return 0
-        return supervise(job.folder, LocalRanks(show=_print))
+        return supervise(job.folder, LocalRanks(show=show))
 
     def state(self, folder: Path) -> Status:
-        """Returns what job.json says, but `lost` where it says that the job runs and its supervisor has ended (asked on the same host)."""
-        found = record.read(folder)
-        if gone := not found.state.final and _gone(found):
-            found = record.read(folder)  # its end may have been written between the two looks
-        state, reason = found.state, found.reason
-        if gone and not state.final:
-            state, reason = State.lost, "its launcher was killed, and its ranks with it; launch it again to go on from the last checkpoint"
-        attempt = found.attempts[-1].number if found.attempts else None
-        return Status(state, found.id, attempt, found.exit_code, reason)
+        """Returns what job.json says; `lost` if the job should be running but its supervisor, on this host, has ended."""
+        job_record = record.read(folder)
+        if gone := not job_record.state.final and _gone(job_record):
+            job_record = record.read(folder)  # its end may have been written between the two looks
+        if gone and not job_record.state.final:
+            return job_record.status(
+                State.lost, "its launcher was killed, and its ranks with it; launch it again to continue from the last checkpoint"
+            )
+        return job_record.status()
 
     def cancel(self, folder: Path, grace: float = GRACE_SECONDS * 3) -> None:
-        """Has the job save and leave, and after `grace` seconds ends it; returns when nothing of it is left."""
-        found = record.read(folder)
-        process = record.process_of(found.launcher)
+        """Has the job save and leave, and kills it after `grace` seconds; returns once nothing of it is left."""
+        launcher = record.read(folder).launcher
+        process = record.process_of(launcher)
         if process is None:
-            if found.launcher and found.launcher["host"] != record.this_process()["host"]:
-                raise UserError(f"the job in {folder} was launched on {found.launcher['host']}: cancel it there")
+            if launcher and launcher["host"] != record.this_process()["host"]:
+                raise UserError(f"the job in {folder} was launched on {launcher['host']}: cancel it there")
             return
-        process.terminate()
-        try:
-            process.wait(grace)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if not children.end(process, grace):
             record.read(folder).settle(State.cancelled, f"it had not ended {grace:.0f} s after SIGTERM and was killed")
 
     def _prepare(self, job: Job) -> bool:
-        """Checks the job and writes its job.json; False where it is done already."""
+        """Checks the job and writes its job.json; False if it is done already."""
         self.check(job)
         if record.is_done(job):
             return False
@@ -85,37 +73,24 @@ class Local:
         return True
 
 
-def _gone(found: record.Record) -> bool:
-    """Whether nothing looks after a job any more, as far as this host can tell; one that is just being started has nobody yet."""
-    if found.launcher is None:
-        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(found.queued)
-        return age.total_seconds() > BEGINS_SECONDS
-    return found.launcher["host"] == record.this_process()["host"] and record.process_of(found.launcher) is None
+def _gone(job_record: Record) -> bool:
+    """Whether a job has no supervisor any more, as far as this host can tell; a job that is just being started has none yet."""
+    if job_record.launcher is None:
+        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(job_record.queued)
+        return age.total_seconds() > BEGIN_SECONDS
+    return job_record.launcher["host"] == record.this_process()["host"] and record.process_of(job_record.launcher) is None
 
 
 def start(job: Job) -> None:
-    """Starts what looks after the job on this machine, and stays when the caller ends; a UserError where it doesn't start."""
-    # A process in between starts it and ends, so that it is nobody's child.
-    command = [sys.executable, "-m", "alpaca_jax.cluster", "detach", str(job.folder)]
-    if subprocess.run(command, cwd=job.directory, env=clean_environment(), stdin=subprocess.DEVNULL).returncode != 0:
+    """Starts the job's supervisor on this machine; it outlives the caller. A UserError if it doesn't start."""
+    if not detach(job.folder, job.directory):
         raise UserError(f"the supervisor of {job.name} didn't start; see {job.folder / logs.FOLDER / logs.SUPERVISOR}")
 
 
-def detach(folder: Path) -> int:
-    """Starts the supervisor of the job in `folder` as a session of its own; returns 0 once it runs, 1 where it doesn't."""
-    log = folder / logs.FOLDER / logs.SUPERVISOR
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output:
-        command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(folder)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-    end = time.monotonic() + START_SECONDS
-    while record.read(folder).launcher is None:
-        if process.poll() is not None or time.monotonic() > end:
-            return 1
-        time.sleep(0.02)
-    return 0
-
-
-def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be closed; rank 0's log has it too
-        print(text, end="", flush=True)
+def detach(folder: Path, directory: Path | None = None) -> bool:
+    """Starts the supervisor of the job in `folder`, which outlives the caller; returns whether it runs."""
+    command = [sys.executable, "-m", "alpaca_jax.cluster", "supervise", str(folder)]
+    log, before = folder / logs.FOLDER / logs.SUPERVISOR, record.read(folder).launcher
+    return children.detach(
+        command, log, lambda: record.read(folder).launcher != before, START_SECONDS, cwd=directory, env=clean_environment()
+    )

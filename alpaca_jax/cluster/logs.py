@@ -1,4 +1,4 @@
-"""The ranks' logs of one attempt: how each rank ended, which failed first, and what it said."""
+"""The ranks' logs of one attempt: how each rank ended, which one failed first, and its message."""
 
 import dataclasses
 import datetime
@@ -11,30 +11,30 @@ from alpaca_jax.cluster.rank import TRACEBACK, log_of, values
 from alpaca_jax.errors import Lost, UserError
 
 FOLDER = "logs"
-SUPERVISOR = "supervisor.log"  # in it: what the supervisor says, of all attempts
+SUPERVISOR = "supervisor.log"  # in that folder: the supervisor's output, of all attempts
 TAIL_BYTES = 1 << 16
 SHOWN_LINES = 40
-OWN_WORDS, SILENT, SHOWN_WORDS = "alpaca-jax: ", " says nothing since ", 3  # `distributed.line`'s, of a peer that is stuck or cut off
-# A rank that raises may wait so long in JAX's shutdown barrier before it ends; an older traceback is not what ended it.
+OWN_WORDS, SILENT, SHOWN_WORDS = "alpaca-jax: ", " has been silent for ", 3  # `distributed.line`'s, of a peer that is stuck or cut off
+# A rank that raises may wait this long in JAX's shutdown barrier before it ends; an older traceback is not what ended it.
 BARRIER = datetime.timedelta(seconds=310)
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """How one rank ended; `exit_code` is None where its log breaks off (the process or its host was killed)."""
+    """How one rank ended; `exit_code` is None if its log breaks off (the process or its host was killed)."""
 
     rank: int
     log: Path
     host: str
     exit_code: int | None
-    failed: datetime.datetime  # when it began to end
+    failed: datetime.datetime  # when its end began
 
     @property
     def how(self) -> str:
-        """In words."""
+        """How it ended, in words."""
         if self.exit_code is None:
-            return "was killed with its host, or has never started" if not self.log.exists() else "was cut off: its log has no end"
+            return "was killed with its host, or never started" if not self.log.exists() else "was cut off: its log has no end"
         if self.exit_code > 128 and self.exit_code - 128 in set(signal.Signals):
             return f"was ended by {signal.Signals(self.exit_code - 128).name} (exit code {self.exit_code})"
         return f"ended with exit code {self.exit_code}"
@@ -50,35 +50,35 @@ def ends(folder: Path, processes: int) -> list[End]:
     return [_end(log_of(folder, rank), rank) for rank in range(processes)]
 
 
-def first_failure(found: Sequence[End]) -> End | None:
-    """Returns the rank that failed first, None where none did. One that has saved comes after every other kind."""
-    failures = [end for end in found if end.exit_code != 0]
+def first_failure(ends: Sequence[End]) -> End | None:
+    """Returns the rank that failed first, None if none did; a rank that saved its state comes after all others."""
+    failures = [end for end in ends if end.exit_code != 0]
     return min(failures, key=lambda end: (saved(end.exit_code or 0), end.failed), default=None)
 
 
-def exit_code(found: Sequence[End]) -> int:
-    """Returns the exit code of an attempt: of the rank that failed first; but a user's mistake on any rank is the user's mistake."""
-    if any(end.exit_code == UserError.exit_code for end in found):
+def exit_code(ends: Sequence[End]) -> int:
+    """Returns the exit code of an attempt: that of the rank that failed first, but a user's mistake on any rank comes before it."""
+    if any(end.exit_code == UserError.exit_code for end in ends):
         return UserError.exit_code
-    if all(end.exit_code == 0 or saved(end.exit_code or 0) for end in found):
-        return max(end.exit_code or 0 for end in found)
-    first = first_failure(found)
+    if all(end.exit_code == 0 or saved(end.exit_code or 0) for end in ends):
+        return max(end.exit_code or 0 for end in ends)
+    first = first_failure(ends)
     assert first is not None
     return Lost.exit_code if first.exit_code is None else first.exit_code
 
 
-def explain(found: Sequence[End]) -> str:
-    """Returns what a person should see first of a failed attempt: rank, host, how it ended, and its traceback or its last lines."""
-    first = first_failure(found)
+def explain(ends: Sequence[End]) -> str:
+    """Returns what to see first of a failed attempt: rank, host, how it ended, and its traceback or last lines; "" if none failed."""
+    first = first_failure(ends)
     if first is None:
         return ""
     lines = [line for line in _tail(first.log) if values(line) is None]  # without this package's own
-    told = traceback(lines) or _own_words(first, lines) or lines[-SHOWN_LINES // 2 :]
-    return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; it is in {first.log}:", *(f"  {line}" for line in told)])
+    excerpt = traceback(lines) or _own_words(first, lines) or lines[-SHOWN_LINES // 2 :]
+    return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; its log is {first.log}:", *(f"  {line}" for line in excerpt)])
 
 
 def traceback(lines: Sequence[str]) -> list[str]:
-    """Returns the lines of the last traceback, with those it was chained to; none where there is none."""
+    """Returns the lines of the last traceback, with those it is chained to; none if there is no traceback."""
     starts = [index for index, line in enumerate(lines) if TRACEBACK.decode() in line]
     if not starts:
         return []
@@ -90,12 +90,12 @@ def traceback(lines: Sequence[str]) -> list[str]:
         end += 1
     while end < len(lines) and lines[end] and values(lines[end]) is None:  # the message, of one line or several
         end += 1
-    shown = list(lines[start:end])
-    return shown if len(shown) <= SHOWN_LINES else [*shown[: SHOWN_LINES // 4], "...", *shown[-SHOWN_LINES * 3 // 4 :]]
+    whole = list(lines[start:end])
+    return whole if len(whole) <= SHOWN_LINES else [*whole[: SHOWN_LINES // 4], "...", *whole[-SHOWN_LINES * 3 // 4 :]]
 
 
 def _own_words(first: End, lines: Sequence[str]) -> list[str]:
-    """What a rank said of a silent peer, by rank and host, before JAX ended it; JAX itself names a number, and many frames."""
+    """What a rank said about a silent peer, with rank and host, before JAX aborted it; JAX prints a number and many frames."""
     if first.exit_code != 128 + signal.SIGABRT:
         return []
     return [line for line in lines if line.startswith(OWN_WORDS) and SILENT in line][-SHOWN_WORDS:]
@@ -106,13 +106,13 @@ def _end(log: Path, rank: int) -> End:
         return End(rank, log, "an unknown host", None, datetime.datetime.max.replace(tzinfo=datetime.UTC))
     with open(log, "rb") as file:
         head = values(file.readline().decode(errors="replace")) or {}
-    last = next((said for line in reversed(_tail(log)) if (said := values(line)) and "exit" in said), None)
+    last = next((entry for line in reversed(_tail(log)) if (entry := values(line)) and "exit" in entry), None)
     host = (last or head).get("host", "an unknown host")
     if last is None:
         return End(rank, log, host, None, datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC))
     failed = datetime.datetime.fromisoformat(last["ended"])
-    if last["traceback"] != "none" and failed - (wrote := datetime.datetime.fromisoformat(last["traceback"])) < BARRIER:
-        failed = wrote
+    if last["traceback"] != "none" and failed - (raised := datetime.datetime.fromisoformat(last["traceback"])) < BARRIER:
+        failed = raised
     return End(rank, log, host, int(last["exit"]), failed)
 
 
@@ -127,7 +127,7 @@ def _tail(log: Path) -> list[str]:
 
 
 class Follower:
-    """Reads on in a log that is being written."""
+    """Follows a log that is being written."""
 
     def __init__(self, log: Path) -> None:
         self.log = log

@@ -1,16 +1,16 @@
-"""One attempt of a job on this machine: its ranks as processes, begun together and ended together."""
+"""One attempt of a job on this machine: its ranks are processes that start and end together."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
+from alpaca_jax import children
 from alpaca_jax.cluster import logs
 from alpaca_jax.cluster.job import Job, Tenure, clean_environment, saved
 from alpaca_jax.cluster.rank import END_NOW, log_of
@@ -19,23 +19,34 @@ GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL, for the peers of a rank that ha
 TICK_SECONDS = 0.05
 
 
+class RankProcess(Protocol):
+    """A rank as the launcher sees it: a process here, or a connection to a worker."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 class LocalRanks:
-    """Runs the attempts of a job on this machine; what rank 0 writes goes on to `show`."""
+    """Runs the attempts of a job on this machine; `show` gets what the lead writes."""
 
     def __init__(self, show: Callable[[str], None] = lambda text: None, grace: float = GRACE_SECONDS) -> None:
         self.show, self.grace = show, grace
         self._pending: list[int] = []
 
     def pass_on(self, number: int) -> None:
-        """Has every rank get signal `number`; may be called from a signal handler."""
+        """Sends signal `number` to every rank; may be called from a signal handler."""
         self._pending.append(number)
 
     def run(self, job: Job, attempt: int) -> int:
-        """Returns the exit code of one attempt once no process of it is left."""
+        """Runs one attempt; returns its exit code once none of its processes is left."""
         folder = logs.folder_of(job.folder, attempt)
         folder.mkdir(parents=True, exist_ok=True)
         coordinator = f"127.0.0.1:{free_port()}"
-        ranks: list[subprocess.Popen] = []
+        ranks: list[subprocess.Popen[bytes]] = []
         with open(folder / "launcher.log", "ab") as launcher_log:
             try:
                 for rank in range(job.processes):
@@ -46,12 +57,12 @@ class LocalRanks:
         return logs.exit_code(logs.ends(folder, job.processes))
 
     def tenure(self) -> Tenure:
-        """This machine takes nothing away from a job."""
+        """Stays: nobody takes this machine away from a job."""
         return Tenure.stays
 
-    def _wait(self, ranks: list[subprocess.Popen], rank_0: logs.Follower) -> None:
-        """Returns when every rank has ended. The peers of one that has failed are told to, and then made to."""
-        failed = told = None  # when
+    def _wait(self, ranks: Sequence[RankProcess], lead: logs.Follower) -> None:
+        """Returns once every rank has ended. The peers of a failed rank get SIGTERM, and END_NOW after `grace` seconds."""
+        failed = terminated = None  # when
         while None in [rank.poll() for rank in ranks]:
             while self._pending:
                 _signal(ranks, self._pending.pop(0))
@@ -59,15 +70,15 @@ class LocalRanks:
             codes = [rank.returncode for rank in ranks if rank.returncode]
             if codes and failed is None:
                 failed = now
-            # Those of one that has saved are given the time to save.
-            if failed is not None and told is None and (not all(map(saved, codes)) or now > failed + self.grace):
+            # The peers of a rank that has saved get the time to save as well.
+            if failed is not None and terminated is None and (not all(map(saved, codes)) or now > failed + self.grace):
                 _signal(ranks, signal.SIGTERM)
-                told = now
-            if told is not None and now > told + self.grace:
+                terminated = now
+            if terminated is not None and now > terminated + self.grace:
                 _signal(ranks, END_NOW)
-            self.show(rank_0.read())
+            self.show(lead.read())
             time.sleep(TICK_SECONDS)
-        self.show(rank_0.read())
+        self.show(lead.read())
 
 
 def free_port() -> int:
@@ -77,46 +88,46 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def rank_variables(job: Job, attempt: int, coordinator: str) -> dict[str, str]:
-    """Returns what every rank is told about the job; `distributed` reads it, and it wins over what a cluster says."""
+def job_variables(job: Job, attempt: int, coordinator: str) -> dict[str, str]:
+    """Returns the variables that describe the job to every rank: `distributed` reads them, and prefers them to a cluster's."""
     variables = {
         "ALPACA_JAX_COORDINATOR": coordinator,
         "ALPACA_JAX_PROCESSES": str(job.processes),
         "ALPACA_JAX_ATTEMPT": str(attempt),
-        "PYTHONUNBUFFERED": "1",  # or a log lacks the lines before a kill
+        "PYTHONUNBUFFERED": "1",  # else a log lacks the last lines before a kill
     }
     if job.processes_per_node > 1:
         variables["ALPACA_JAX_LOCAL_PROCESSES"] = str(job.processes_per_node)
-    return clean_environment() | dict(job.environment) | variables
+    return variables
 
 
-def _start(job: Job, attempt: int, rank: int, coordinator: str, log: Path, launcher_log: BinaryIO) -> subprocess.Popen:
+def rank_environment(job: Job, attempt: int, coordinator: str) -> dict[str, str]:
+    """Returns the environment of the ranks, except for what differs between them."""
+    return clean_environment() | dict(job.environment) | job_variables(job, attempt, coordinator)
+
+
+def _start(job: Job, attempt: int, rank: int, coordinator: str, log: Path, launcher_log: BinaryIO) -> subprocess.Popen[bytes]:
     own = {"ALPACA_JAX_PROCESS": str(rank)}
     if job.processes_per_node > 1:
         own["ALPACA_JAX_LOCAL_PROCESS"] = str(rank)
-    return subprocess.Popen(
-        [sys.executable, "-m", "alpaca_jax.cluster.rank", str(log), "--parent", str(os.getpid()), "--", *job.argv()],
-        stdin=subprocess.DEVNULL,
+    return children.start(
+        [sys.executable, "-m", "alpaca_jax.cluster.rank", str(log), "--", *job.argv()],
+        END_NOW,
         stdout=launcher_log,
         stderr=launcher_log,
         cwd=job.directory,
-        env=rank_variables(job, attempt, coordinator) | own,
-        start_new_session=True,  # Ctrl-C in a terminal reaches the launcher alone, which passes it on once
+        env=rank_environment(job, attempt, coordinator) | own,
     )
 
 
-def _signal(ranks: list[subprocess.Popen], number: int) -> None:
+def _signal(ranks: Sequence[RankProcess], number: int) -> None:
     for rank in ranks:
         with contextlib.suppress(ProcessLookupError):
-            rank.send_signal(number)  # Popen sends nothing to one that it has seen end
+            rank.send_signal(number)  # Popen sends nothing to a process that has ended
 
 
-def _end(ranks: list[subprocess.Popen]) -> None:
-    """Ends what is left of the ranks at once, as where the launcher itself fails."""
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends what is left of the ranks at once, for instance if the launcher itself fails."""
     _signal(ranks, END_NOW)
     for rank in ranks:
-        try:
-            rank.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            rank.kill()
-            rank.wait()
+        children.end(rank, GRACE_SECONDS)

@@ -1,11 +1,10 @@
-"""`python -m alpaca_jax.cluster.rank LOG [--parent PID | --slurm [--forward]] -- COMMAND`: one rank's process, its log, and its end.
+"""`python -m alpaca_jax.cluster.rank LOG [--slurm [--forward]] -- COMMAND`: runs one rank, writes its log, and ends it cleanly.
 
-It is the parent of the command, so that an exit code and the time of a traceback stand in the log whatever the backend tells of them;
-and what the command has started ends with it.
+It is the parent of the command, so the log has the exit code and the time of a traceback whatever the backend reports, and whatever the
+command has started ends with it.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -14,31 +13,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+from alpaca_jax import children
 from alpaca_jax.cluster.job import now, saved
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 TICK_SECONDS = 0.1
 TRACEBACK = b"Traceback (most recent call last)"
-END_NOW = signal.SIGHUP  # to a rank: end the command and all it has started at once
-_PR_SET_PDEATHSIG = 1
+END_NOW = signal.SIGHUP  # to a rank: end the command and everything it started at once
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command and returns its exit code, 128 + N where signal N has ended it."""
+    """Runs the command and returns its exit code, 128 + N if signal N ended it."""
     split = argv.index("--")
     log, options, command = Path(argv[0]), argv[1:split], argv[split + 1 :]
-    if options[:1] == ["--parent"]:
-        die_with_parent(END_NOW, int(options[1]))
-    forward = "--slurm" not in options or "--forward" in options  # twice the same signal may end what has handled the first
+    forward = "--slurm" not in options or "--forward" in options  # the same signal twice may end a command that has handled the first
     if "--slurm" in options:
         log = _from_slurm(log)
     code = Rank(log, command, forward).run()
-    # srun ends the peers of a rank that fails; those of one that has saved are still saving, and the log has the true code.
+    # srun ends the peers of a failing rank; those of a rank that has saved must still save, and the log has the true code.
     return 0 if "--slurm" in options and saved(code) else code
 
 
 def _from_slurm(folder: Path) -> Path:
-    """Completes the variables of the rank from Slurm's, and returns its log."""
+    """Derives the rank's variables from Slurm's, and returns its log."""
     rank = int(os.environ["SLURM_PROCID"])
     os.environ["ALPACA_JAX_PROCESS"] = str(rank)
     if "ALPACA_JAX_LOCAL_PROCESSES" in os.environ:
@@ -57,7 +54,7 @@ class Rank:
         self._pending: list[int] = []
 
     def run(self) -> int:
-        """Returns the command's exit code once it and all it has started have ended."""
+        """Returns the command's exit code once it and everything it started have ended."""
         for number in (*FORWARDED, END_NOW):
             signal.signal(number, lambda received, _: self._pending.append(received))
         with open(self.log, "ab", buffering=0) as output:
@@ -76,11 +73,10 @@ class Rank:
                 output.write(self._line(exit=127, ended=now(), traceback="none").encode())
                 return 127
             code = self._wait(process)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what the command has left behind
+            children.kill_group(process)  # whatever the command left behind
             self._look_for_traceback()
-            line = self._line(exit=code, ended=now(), traceback=self.traceback or "none")
-            output.write((line if self._ends_a_line() else f"\n{line}").encode())
+            last = self._line(exit=code, ended=now(), traceback=self.traceback or "none")
+            output.write((last if self._ends_a_line() else f"\n{last}").encode())
         return code
 
     def _wait(self, process: subprocess.Popen) -> int:
@@ -88,8 +84,7 @@ class Rank:
             while self._pending:
                 number = self._pending.pop(0)
                 if number == END_NOW:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    children.kill_group(process)
                 elif self.forward:
                     process.send_signal(number)
             self._look_for_traceback()
@@ -103,7 +98,7 @@ class Rank:
             piece = file.read()
         if TRACEBACK in piece:
             self.traceback = now()
-        self._scanned += max(0, len(piece) - len(TRACEBACK) + 1)  # one may lie across two pieces
+        self._scanned += max(0, len(piece) - len(TRACEBACK) + 1)  # it may be split across two pieces
 
     def _ends_a_line(self) -> bool:
         with open(self.log, "rb") as file:
@@ -111,39 +106,43 @@ class Rank:
             return file.read() == b"\n"
 
     def _before_exec(self) -> None:
-        """In the command's process, before it is the command: so the line is the log's first, and knows the id."""
+        """In the command's process before it becomes the command, so that this line is the log's first, with the process id."""
         for number in (*FORWARDED, END_NOW):
             signal.signal(number, signal.SIG_DFL)
-        die_with_parent(signal.SIGKILL, self._pid)
+        children.bind(self._pid, signal.SIGKILL)
         os.write(1, self._line(pid=os.getpid(), started=now()).encode())
 
     def _line(self, **values: object) -> str:
-        known = {"rank": os.environ.get("ALPACA_JAX_PROCESS", "0"), "host": host_name(), **values}
-        return "[" + " ".join(["alpaca-jax", *(f"{key}={value}" for key, value in known.items())]) + "]\n"
+        return line(rank_number(), host_name(), **values)
+
+
+def line(rank: int, host: str, **values: object) -> str:
+    """Returns a line of a rank's log, from which `logs` reads how the rank began or ended."""
+    return "[" + " ".join(["alpaca-jax", f"rank={rank}", f"host={host}", *(f"{key}={value}" for key, value in values.items())]) + "]\n"
+
+
+def rank_number() -> int:
+    """Returns the rank of this process; in a pod it follows from several variables."""
+    if "ALPACA_JAX_PROCESS" in os.environ:
+        return int(os.environ["ALPACA_JAX_PROCESS"])
+    job, pods, pod = (int(os.environ.get(name, "0")) for name in ("JOB_INDEX", "JOB_COMPLETIONS", "JOB_COMPLETION_INDEX"))
+    return job * pods + pod
 
 
 def host_name() -> str:
-    """Returns the name that a person knows this host by: Slurm's own for a node, where there is one."""
+    """Returns this host's name as people know it: Slurm's name of the node, if there is one."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def log_of(folder: Path, rank: int) -> Path:
-    """Returns the log of a rank in an attempt's folder of logs."""
+    """Returns the path of a rank's log in an attempt's folder of logs."""
     return folder / f"rank-{rank:04d}.log"
 
 
-def values(line: str) -> dict[str, str] | None:
-    """Returns what a line of this module's says, None for any other line."""
-    found = re.fullmatch(r"\[alpaca-jax ((?:\w+=\S+ ?)+)\]", line.strip())
-    return dict(part.split("=", 1) for part in found[1].split()) if found else None
-
-
-def die_with_parent(number: int, parent: int) -> None:
-    """Has the kernel send signal `number` to this process when its parent ends, however that ends (Linux; nothing elsewhere)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:  # it has ended before it could be asked for
-        sys.exit(128 + signal.SIGKILL)
+def values(text: str) -> dict[str, str] | None:
+    """Returns the values of a line written by `line`, None for any other line."""
+    match = re.fullmatch(r"\[alpaca-jax ((?:\w+=\S+ ?)+)\]", text.strip())
+    return dict(part.split("=", 1) for part in match[1].split()) if match else None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`FOLDER/job.json`: the job, its attempts and where it stands, for whoever looks at the folder later. It never holds a secret."""
+"""`FOLDER/job.json`: the job, its attempts and its state, for whoever looks at the folder later. It never contains a secret."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from alpaca_jax import manifest, rundir, storage
-from alpaca_jax.cluster.job import Job, State, now
+from alpaca_jax.cluster.job import Backend, Job, State, Status, now
 from alpaca_jax.errors import UserError
 
 FILE = "job.json"
@@ -17,7 +17,7 @@ FILE = "job.json"
 
 @dataclasses.dataclass
 class Attempt:
-    """One start of all ranks; `step` is the newest checkpoint's when it began."""
+    """One start of all ranks; `step` is that of the newest checkpoint at its begin."""
 
     number: int
     started: str
@@ -28,13 +28,13 @@ class Attempt:
 
 @dataclasses.dataclass
 class Record:
-    """What job.json holds; `write` puts it in place whole."""
+    """The contents of job.json; `write` replaces the file atomically."""
 
     backend: str
     job: Job
     state: State = State.queued
     id: str | None = None
-    launcher: dict[str, Any] | None = None  # the process that supervises: host, pid, when it was made
+    launcher: dict[str, Any] | None = None  # the supervising process: host, pid and when it was created
     attempts: list[Attempt] = dataclasses.field(default_factory=list)
     stalled: int = 0  # attempts in a row without a newer checkpoint
     exit_code: int | None = None
@@ -49,7 +49,7 @@ class Record:
 
     @property
     def broken(self) -> Attempt | None:
-        """The newest attempt, where it was never ended: its supervisor was killed, or the host died."""
+        """The newest attempt if it was never closed: its supervisor was killed, or the host died."""
         return self.attempts[-1] if self.attempts and self.attempts[-1].ended is None else None
 
     def begin(self) -> Attempt:
@@ -61,12 +61,12 @@ class Record:
         return attempt
 
     def _next(self) -> int:
-        # The logs of a job whose job.json somebody has deleted stay what they are.
+        # If somebody has deleted job.json, the logs of the earlier attempts stay.
         logs = [int(path.name) for path in (self.job.folder / "logs").glob("[0-9]*") if path.name.isdigit()]
         return max([*logs, *(attempt.number for attempt in self.attempts)], default=-1) + 1
 
     def end(self, exit_code: int | None) -> None:
-        """Closes the newest attempt and counts whether it has brought the job on."""
+        """Closes the newest attempt and counts it if it brought no newer checkpoint."""
         attempt = self.attempts[-1]
         attempt.ended, attempt.exit_code = now(), exit_code
         step = newest_step(self.job)
@@ -79,16 +79,21 @@ class Record:
         self.state, self.reason = state, reason
         self.write()
 
+    def status(self, state: State | None = None, reason: str | None = None) -> Status:
+        """Returns the job's status, with the state and reason in job.json by default."""
+        attempt = self.attempts[-1].number if self.attempts else None
+        return Status(state or self.state, self.id, attempt, self.exit_code, self.reason if reason is None else reason)
+
 
 def exists(folder: Path) -> bool:
-    """True where `folder` holds a job."""
+    """True if `folder` holds a job."""
     return (folder / FILE).exists()
 
 
 def read(folder: Path) -> Record:
-    """Returns the record of the job in `folder`; a UserError says where there is none or it can't be read."""
+    """Returns the record of the job in `folder`; a UserError if there is none or it can't be read."""
     if not exists(folder):
-        raise UserError(f"{folder} holds no job: {FILE} is not there; give the dir= of a launched run")
+        raise UserError(f"{folder} holds no job: there is no {FILE}; give the dir= of a launched run")
     value = rundir.read_json(folder / FILE)
     try:
         value.pop("written")
@@ -100,24 +105,24 @@ def read(folder: Path) -> Record:
         attempts = [Attempt(**attempt) for attempt in value.pop("attempts")]
         record = Record(job=Job(**described), state=State(value.pop("state")), attempts=attempts, **value)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE}: not a job as this version writes it ({error!r}); delete it to launch the job anew") from error
+        raise UserError(f"{folder / FILE}: not a job of this version ({error!r}); delete it to launch the job anew") from error
     # A folder may have been moved, or be mounted elsewhere on this host.
     return dataclasses.replace(record, job=dataclasses.replace(record.job, folder=folder))
 
 
 def renewed(backend: str, job: Job) -> Record:
-    """Returns the record to launch `job` with: the attempts before it are kept, those without progress forgiven."""
-    found = Record(backend=backend, job=job, attempts=read(job.folder).attempts if exists(job.folder) else [])
-    if found.broken is not None:
-        found.end(None)
-    found.stalled, found.exit_code = 0, None
-    return found
+    """Returns the record for a new launch of `job`: earlier attempts are kept, those without progress no longer counted."""
+    renewal = Record(backend=backend, job=job, attempts=read(job.folder).attempts if exists(job.folder) else [])
+    if renewal.broken is not None:
+        renewal.end(None)
+    renewal.stalled, renewal.exit_code = 0, None
+    return renewal
 
 
 def is_done(job: Job) -> bool:
-    """True where job.json says that this very command is done: it is never started again.
+    """True if job.json says that this very command is done; it is never started again.
 
-    That a run's train/summary.json is there says nothing about the job: other settings, such as more steps, may be what is asked for now.
+    The run's train/summary.json wouldn't tell: the job may now have other settings, such as more steps.
     """
     if not exists(job.folder):
         return False
@@ -125,13 +130,31 @@ def is_done(job: Job) -> bool:
     return record.state is State.done and record.job.command == job.command
 
 
+def done_notice(folder: Path) -> str:
+    """Returns what a launch says of a job that is done."""
+    return f"the job in {folder} is done, so it is not started again (another dir= or another command is another job)"
+
+
+def check_not_active(backend: Backend, folder: Path) -> None:
+    """Raises a UserError if `folder` holds a job that is queued or running."""
+    if exists(folder) and not backend.state(folder).state.final:
+        raise UserError(f"the job in {folder} is queued or running already; cancel it first, or give another dir=")
+
+
+def settle_cancelled(folder: Path) -> None:
+    """Writes into job.json that the job was cancelled, unless it says already how the job ended."""
+    job_record = read(folder)
+    if not job_record.state.final:
+        job_record.settle(State.cancelled, "cancelled")
+
+
 def this_process() -> dict[str, Any]:
-    """Returns what names this process for good: a process id alone is used again."""
+    """Returns what identifies this process: a process id alone may be reused."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
 
 
 def process_of(launcher: dict[str, Any] | None) -> psutil.Process | None:
-    """Returns the living process that `this_process` has named on this host, None where it has ended."""
+    """Returns the process that `this_process` described on this host, None if it has ended."""
     if launcher is None or launcher["host"] != socket.gethostname():
         return None
     try:
@@ -143,8 +166,8 @@ def process_of(launcher: dict[str, Any] | None) -> psutil.Process | None:
 
 
 def newest_step(job: Job) -> int | None:
-    """Returns the newest whole checkpoint's step in the run's dir, None where there is none: what counts as progress."""
+    """Returns the step of the newest whole checkpoint in the run's dir, None if there is none: the measure of progress."""
     try:
         return max(manifest.steps(storage.at(job.run or job.folder) / "train" / "checkpoints"), default=None)
-    except UserError:  # a store out of reach for a moment is no reason to lose the job: this attempt counts as one without progress
+    except UserError:  # if the store can't be reached now, this attempt counts as one without progress
         return None

@@ -1,9 +1,9 @@
-"""`python -m alpaca_jax.cluster.remote [-- COMMAND]`: one rank on a host that shares no disk with its launcher; its log is the output.
+"""`python -m alpaca_jax.cluster.remote [-- COMMAND]`: runs one rank on a host that shares no disk with its launcher; its log is the output.
 
 In a pod of a JobSet the command is given, the environment is the pod's, and signals come from Kubernetes. On a TPU worker all of this
-comes through the standard input of an ssh connection (so that secrets are nobody's argument and in no file): a line of JSON with the
-command and the environment, then the numbers of signals to pass on, one a line. When that input ends, so has the launcher, and the
-command is told to save and leave.
+arrives on the standard input of an ssh connection, so that secrets are in no argument and no file: a line of JSON with the command and the
+environment, then the numbers of signals to pass on, one per line. The end of that input means that the launcher is gone: the command is
+asked to save and leave.
 """
 
 import contextlib
@@ -16,17 +16,10 @@ import threading
 import time
 from pathlib import Path
 
-from alpaca_jax.cluster.rank import END_NOW, Rank, host_name
+from alpaca_jax.cluster.rank import END_NOW, Rank
 
-LEAVE_SECONDS = 60.0  # to save in, when the launcher has gone
+LEAVE_SECONDS = 60.0  # to save in, once the launcher is gone
 TICK_SECONDS = 0.1
-
-
-class RemoteRank(Rank):
-    """A rank that says its number, which in a pod follows from several variables."""
-
-    def _line(self, **values: object) -> str:
-        return line(_number(), host_name(), **values)
 
 
 def main(argv: list[str]) -> int:
@@ -44,27 +37,15 @@ def main(argv: list[str]) -> int:
         ended = threading.Event()
         copier = threading.Thread(target=_copy, args=(log, ended), daemon=True)
         copier.start()
-        code = RemoteRank(log, command, forward=True).run()
+        code = Rank(log, command, forward=True).run()
         ended.set()
         copier.join()
     return code
 
 
-def line(rank: int, host: str, **values: object) -> str:
-    """Returns a line of a rank's log that `logs` reads how the rank began or ended from."""
-    return "[" + " ".join(["alpaca-jax", f"rank={rank}", f"host={host}", *(f"{key}={value}" for key, value in values.items())]) + "]\n"
-
-
-def _number() -> int:
-    if "ALPACA_JAX_PROCESS" in os.environ:
-        return int(os.environ["ALPACA_JAX_PROCESS"])
-    job, pods, pod = (int(os.environ.get(name, "0")) for name in ("JOB_INDEX", "JOB_COMPLETIONS", "JOB_COMPLETION_INDEX"))
-    return job * pods + pod
-
-
 def _obey(log: Path) -> None:
-    """Passes on the signals that the launcher asks for, and ends the command when the launcher has gone."""
-    while not log.exists():  # by then the handlers are in place
+    """Passes on the signals that the launcher sends, and ends the command once the launcher is gone."""
+    while not log.exists():  # the handlers are in place before the log is
         time.sleep(TICK_SECONDS)
     for number in sys.stdin.buffer:
         os.kill(os.getpid(), int(number))
@@ -74,9 +55,9 @@ def _obey(log: Path) -> None:
 
 
 def _copy(log: Path, ended: threading.Event) -> None:
-    """Writes what is added to the log to the standard output, until `ended` and all of it is written."""
+    """Copies the log to the standard output as it grows, until `ended` is set and everything is copied."""
     position, last = 0, False
-    with contextlib.suppress(BrokenPipeError):  # nobody reads any more; _obey sees to the rest
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more; _obey ends the command
         while not last:
             last = ended.wait(TICK_SECONDS)
             if log.exists():
@@ -90,4 +71,4 @@ def _copy(log: Path, ended: threading.Event) -> None:
 
 if __name__ == "__main__":
     exit_code = main(sys.argv[1:])
-    os._exit(exit_code)  # a thread may still wait for the standard input
+    os._exit(exit_code)  # a thread may still be waiting for the standard input

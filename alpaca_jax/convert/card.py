@@ -36,10 +36,10 @@ INSIDE = re.compile(r"\d+|train|checkpoints|records|hf")  # what a folder of a r
 Row = tuple[str, str]
 
 
-def render(target: str, model: Pretrained, dtype: str, license: str | None, base: str | None = None) -> str:
+def render(target: str, model: Pretrained, dtype: str, license: str | None) -> str:
     """Returns the card of `model` written to `target` in `dtype` under `license` (an identifier of the hub; None: not stated).
 
-    `base`: what the folder is a difference to, where it is one. A model from a training run is told with its data, its recipe and its bill.
+    The card of a model from a training run has its data, its recipe and its bill.
     """
     history = histories.read(model)
     tokenizer = model.tokenizer
@@ -52,7 +52,6 @@ def render(target: str, model: Pretrained, dtype: str, license: str | None, base
         target=bare(target),
         source=bare(model.source),
         origin=bare(model.origin) if model.origin else None,
-        base=bare(base) if base else None,
         family=FAMILIES.get(model.architecture.family, model.architecture.family),
         millions=model.architecture.num_parameters / 1e6,
         sizes=[*_sizes(model), ("dtype", dtype), *_source(model)],

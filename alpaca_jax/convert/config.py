@@ -13,8 +13,8 @@ class Config:
     dir: str
     source: str  # a training run or one of its checkpoints, a known name, org/name, a local folder or file
     target: str  # a folder or file that doesn't exist yet
-    base: str | None = None  # what a LoRA adapter or a weight difference is laid over, or what a difference is taken to
-    to: Literal["huggingface", "gguf", "orbax", "difference"] | None = None  # null: guessed from target
+    base: str | None = None  # the model that a LoRA adapter is merged into or a weight difference is added to
+    to: Literal["huggingface", "gguf", "orbax"] | None = None  # null: guessed from target
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None  # null: as the source stores it
     verify: bool = False  # compare the logits of source and result
     dry_run: bool = False  # say what would be read and written, and stop
@@ -27,8 +27,6 @@ class Config:
             raise ValueError(f"target={self.target}: a conversion is written to a disk; give a folder there, and copy it to the store")
         if self.dtype == "q8_0" and self.kind != "gguf":
             raise ValueError(f"dtype=q8_0 is of GGUF files, and target={self.target} is to be {self.kind}: give target=NAME.gguf")
-        if self.kind == "difference" and self.base is None:
-            raise ValueError("to=difference needs base=, the model that the source was tuned from")
 
     @property
     def kind(self) -> str:

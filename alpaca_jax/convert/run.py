@@ -1,24 +1,23 @@
 """Reads a model of any format and writes it in another; the target appears whole or not at all."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
-from alpaca_jax.convert.outputs import RECEIPT, Output, Tensor
+from alpaca_jax.convert.outputs import RECEIPT, Output, TensorRow
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.gguf import reader as gguf
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import abbreviated
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.rundir import read_json
 
 console = Console(stderr=True)
@@ -29,12 +28,11 @@ def run(config: Config) -> Path:
 
     A UserError where the source can't be read, the target holds anything else, or `verify` finds another model.
     """
-    base = None if config.kind == "difference" else config.base
-    model = pretrained.open(ModelConfig(source=config.source, base=base, cache=config.cache, tokenizer=config.tokenizer))
+    model = pretrained.open(ModelConfig(source=config.source, base=config.base, cache=config.cache, tokenizer=config.tokenizer))
     output = outputs.plan(config, model)
     _tell(config, model)
     if config.dry_run:
-        read = [Tensor(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in model.stored.items()]
+        read = [TensorRow(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in model.stored.items()]
         _show_tensors(f"would be read from {config.source}", read)
         _show_tensors(f"would be written to {config.target}", output.tensors)
         return output.path
@@ -49,8 +47,8 @@ def run(config: Config) -> Path:
         console.print(f"{config.target} holds this conversion already", highlight=False)
     else:
         start = time.monotonic()
-        with _progress(len(output.tensors)) as advance:
-            output.write(receipt, advance)
+        with ProgressBar("tensors", len(output.tensors), console=console) as progress:
+            output.write(receipt, lambda name: progress.advance())
         seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
         console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
     if config.verify:
@@ -81,30 +79,12 @@ def _occupied(target: Path, receipt: dict[str, Any]) -> bool:
     raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete that one")
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Yields what is called after each tensor: it moves a bar, or where there is no terminal prints a line every 10 s."""
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    printed = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("tensors", total=total)
-
-        def advance(name: str) -> None:
-            nonlocal printed
-            bar.advance(task)
-            if bar.disable and time.monotonic() - printed > 10:
-                printed = time.monotonic()
-                console.print(f"{bar.tasks[task].completed:.0f} of {total} tensors", highlight=False)
-
-        yield advance
-
-
-def _show_tensors(title: str, tensors: Iterable[Tensor]) -> None:
+def _show_tensors(title: str, tensors: Iterable[TensorRow]) -> None:
     """Prints a row for each tensor, one for all layers of the same."""
     table = Table("tensor", "shape", "dtype", "MB", title=title, title_justify="left")
     table.columns[3].justify = "right"
     tensors = list(tensors)
-    grouped: dict[tuple[str, ...], list[Tensor]] = {}
+    grouped: dict[tuple[str, ...], list[TensorRow]] = {}
     for tensor in tensors:
         pattern = ".".join("*" if part.isdigit() else part for part in tensor.name.split("."))
         grouped.setdefault((pattern, str(tensor.shape), tensor.dtype), []).append(tensor)

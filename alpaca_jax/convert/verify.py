@@ -19,10 +19,10 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
-from alpaca_jax.formats.tensors import nested
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.norm import rms_norm
+from alpaca_jax.model.tree import unflatten
 
 PROMPTS = (
     "The capital of France is",
@@ -47,8 +47,7 @@ def compare(config: Config, source: Pretrained, target: Path) -> None:
 
     A UserError where they differ although no value was rounded.
     """
-    base = config.base if config.kind == "difference" else None
-    result = pretrained.open(ModelConfig(source=str(target), base=base, cache=config.cache, tokenizer=config.tokenizer))
+    result = pretrained.open(ModelConfig(source=str(target), cache=config.cache, tokenizer=config.tokenizer))
     batch = _batch(source)
     ours = logits(result, *batch)
     rows = {"source": difference(logits(source, *batch), ours, batch[1])}
@@ -78,7 +77,7 @@ def logits(model: Pretrained, tokens_BT: np.ndarray, segments_BT: np.ndarray, po
     x_BTD = jnp.asarray(np.array([[rows[token] for token in row] for row in tokens_BT.tolist()], np.float32))
     for number in range(a.num_layers):
         layer = {path[1:]: model.read(path, (slice(number, number + 1),))[0].astype(np.float32) for path in known if path[0] == "layers"}
-        x_BTD = _layer(a.only(number), nested(layer), x_BTD, segments_BT, positions_BT)
+        x_BTD = _layer(a.only(number), unflatten(layer), x_BTD, segments_BT, positions_BT)
     x_BTD = rms_norm(x_BTD, model.read(("norm", "scale")).astype(np.float32), a.norm_eps)
     head = ("embed" if a.tie_embeddings else "head", "weight")
     pieces = (model.read(head, (slice(start, min(start + ROWS, a.vocab_size)),)) for start in range(0, a.vocab_size, ROWS))

@@ -14,13 +14,14 @@ import numpy as np
 
 from alpaca_jax import records
 from alpaca_jax.data import example, instructions, origin, store, template
-from alpaca_jax.data.built import aside, damage_named, fetched, keep, place, shown
+from alpaca_jax.data.built import aside, damage_named, fetched, keep, place
 from alpaca_jax.data.config import DataConfig, SourceConfig
 from alpaca_jax.data.example import ExampleStore
 from alpaca_jax.data.instructions import InstructionRecords
 from alpaca_jax.data.mixture import Concatenated, Mixture
 from alpaca_jax.data.origin import Files, Origin
 from alpaca_jax.errors import UserError
+from alpaca_jax.progress import track
 from alpaca_jax.rundir import read_json, write_json
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -117,7 +118,7 @@ def _build_tokens(building: Path, found: Origin, heldout: np.ndarray | None, rec
         counts, counted = Counter[str](), Counter[str]()
         chosen = _chosen(found.stream(counted), heldout, split)
         total = None if heldout is None else int((heldout == (split == "heldout")).sum())
-        if not store.write(building, split, example.stream(shown(chosen, f"tokenizing ({split})", total), recipe, counts)):
+        if not store.write(building, split, example.stream(track(chosen, f"tokenizing ({split})", total), recipe, counts)):
             raise UserError(
                 f"none of the {counts['records']} records ({split}) gives an example of at most {recipe.max_length} tokens: "
                 f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} are dropped as too long; "

@@ -5,26 +5,18 @@ disk in common take instead of building the same again; such a copy counts when 
 """
 
 import contextlib
-import errno
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alpaca_jax import storage
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 
-T = TypeVar("T")
 CACHE = "~/.cache/alpaca_jax/data"
 ASIDE = ".building-"
 STALE_SECONDS = 24 * 3600
-QUIET_SECONDS = 10  # between the lines of progress where there is no terminal
 
 
 @contextlib.contextmanager
@@ -41,7 +33,7 @@ def aside(folder: Path) -> Iterator[Path]:
         building.chmod(0o755)
         _rename(building, folder)
     except (OSError, RuntimeError) as error:
-        if os.strerror(errno.ENOSPC) in str(error):  # ArrayRecord says it in a RuntimeError
+        if disk_is_full(error):
             free = shutil.disk_usage(folder.parent).free / 1e6
             raise UserError(f"{folder}: the disk is full ({free:.1f} MB free); make room, or give another data.cache=") from error
         raise
@@ -58,7 +50,7 @@ def place(cache: str | None) -> tuple[Path, Path | None]:
 
 def fetched(copy: Path | None, folder: Path, last: str) -> bool:
     """Whether `folder` has been made from its copy on a store; False where there is none."""
-    with storage.told(copy or folder):
+    with storage.explained(copy or folder):
         if copy is None or not (copy / last).exists():
             return False
     with aside(folder) as building:
@@ -70,7 +62,7 @@ def keep(folder: Path, copy: Path | None, last: str) -> None:
     """Puts a copy of a built folder on a store, unless it has one."""
     if copy is None:
         return
-    with storage.told(copy):
+    with storage.explained(copy):
         there = (copy / last).exists()
     if not there:
         storage.send(folder, copy, last)
@@ -83,23 +75,6 @@ def damage_named(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # TFDS, ArrayRecord and numpy each have their own
         raise UserError(f"{folder} is damaged ({error}): delete it, and it is built again") from error
-
-
-def shown(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yields the items, with a progress bar on a terminal and a line every 10 seconds elsewhere."""
-    total = len(items) if total is None and isinstance(items, Sequence) else total
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            yield from progress.track(items, total, description=what)
-        return
-    last = time.monotonic()
-    for number, item in enumerate(items):
-        if time.monotonic() - last > QUIET_SECONDS:
-            last = time.monotonic()
-            console.print(f"{what}: {number:,}{'' if total is None else f' of {total:,}'}", highlight=False)
-        yield item
 
 
 def _rename(building: Path, folder: Path) -> None:

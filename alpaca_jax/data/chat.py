@@ -1,4 +1,8 @@
-"""A chat template, taken apart: what of a conversation is shown and what is learnt."""
+"""A chat template, taken apart: what of a conversation is context and what is learnt.
+
+A template of another project may treat a text in any way, so each record is rendered by it. Ours only write texts, some of them without
+their outer white space: these are rendered once for records of one shape, with marks in place of the texts, which are then filled in.
+"""
 
 import dataclasses
 import functools
@@ -7,21 +11,50 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alpaca_jax.data.frame import SIGN, SPACE, Frame, Traced, fill, mark
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
 from alpaca_jax.tokenizer import Tokenizer
 
 ONE_TURN = "give records of one turn, or a template that does"
+# A mark is a number between signs that no filter changes, in white space that no template writes and that trimming removes.
+SIGN, SPACE = "\ue0f1", "\u2003"
+MARK = re.compile(rf"({SPACE}?){SIGN}(\d+){SIGN}({SPACE}?)")
 
 Message = dict[str, str]
 
 
 class Piece(NamedTuple):
-    """A part of a record: shown, or `learnt`, which is an answer up to the one token that ends it."""
+    """A part of a record's text: context, or `learnt`: an answer without the token that ends it."""
 
     text: str
     learnt: bool
+
+
+class Slot(NamedTuple):
+    """The place of a text, and on which of its sides outer white space stays."""
+
+    number: int
+    left: bool
+    right: bool
+
+    def fill(self, texts: Sequence[str]) -> str:
+        text = texts[self.number]
+        text = text if self.left else text.lstrip()
+        return text if self.right else text.rstrip()
+
+
+class Frame(NamedTuple):
+    """What stands around the texts in every record of one shape: the parts of each piece and whether it is learnt."""
+
+    pieces: list[tuple[list[str | Slot], bool]]
+    trimmed: set[int]  # the texts that lose white space
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> "Frame":
+        """Returns the frame of a rendered record that has marks as its texts."""
+        frame = cls([(_parts(text), learnt) for text, learnt in pieces], set())
+        slots = (part for parts, _ in frame.pieces for part in parts if isinstance(part, Slot))
+        return frame._replace(trimmed={slot.number for slot in slots if not (slot.left and slot.right)})
 
 
 def bos_text(tokenizer: Tokenizer) -> str:
@@ -31,42 +64,42 @@ def bos_text(tokenizer: Tokenizer) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What a template writes around an answer: up to it behind the prompt, up to the token that ends it, and that token."""
+    """What a template writes around an answer."""
 
-    lead: str
+    lead: str  # between the prompt and the answer
     tail: str  # all that follows the answer: `close`, `end`, and what belongs to the next prompt
-    close: str
-    end: str  # "" where the template writes no such token; `end_id` is EOS then
+    close: str  # between the answer and the token that ends it
+    end: str  # that token; "" where the template writes none, and `end_id` is EOS
     end_id: int
-    takes_input: bool  # else the input stands below the instruction
+    takes_input: bool  # otherwise the input stands below the instruction
 
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """A chat template, which the tokenizer holds: prefixes of the chat are rendered, and the difference is what is learnt."""
+    """The tokenizer's chat template: prefixes of the chat are rendered, and what an answer adds to its prompt is learnt."""
 
     name: str
     tokenizer: Tokenizer
     ours: bool = False  # one of `templates/`; else it may be any
 
     def __post_init__(self) -> None:
-        _ = self.form  # a template that can't be used is known before the first record
+        _ = self.form  # raises where the template can't be used
 
     @functools.cached_property
     def form(self) -> Form:
         """What the template writes around an answer; a UserError where it has no place for it, or none for the instruction."""
-        instruction, response, extra = (f"{SIGN}{number}{SIGN}" for number in range(3))  # of signs that no filter changes
+        instruction, response, extra = (f"{SIGN}{number}{SIGN}" for number in range(3))
         user, answer = {"role": "user", "content": instruction, "input": extra}, {"role": "assistant", "content": response}
-        shown, whole = self._render([user], True), self._render([user, answer], False)
-        for what, place, text in (("instruction", instruction, shown), ("response", response, whole)):
+        prompt, whole = self._render([user], True), self._render([user, answer], False)
+        for what, place, text in (("instruction", instruction, prompt), ("response", response, whole)):
             if place not in text:
                 raise UserError(f"data.template={self.name} has no place for the {what}: it must write each message's content")
-        if not whole.startswith(shown):
+        if not whole.startswith(prompt):
             raise UserError(
                 f"data.template={self.name}: a chat with its answer must begin with the chat that asks for it "
                 "(add_generation_prompt); give a template where it does"
             )
-        lead, _, tail = whole[len(shown) :].partition(response)
+        lead, _, tail = whole[len(prompt) :].partition(response)
         ending = re.search("|".join(map(re.escape, self._specials)), tail)
         if ending is None and self.ours:
             raise UserError(
@@ -75,18 +108,18 @@ class Chat:
             )
         close, end = ("", "") if ending is None else (tail[: ending.start()], ending.group())
         end_id = self._specials[end] if end else self.tokenizer.eos_id
-        return Form(lead, tail, close, end, end_id, takes_input=extra in shown)
+        return Form(lead, tail, close, end, end_id, takes_input=extra in prompt)
 
     @functools.cached_property
     def _specials(self) -> dict[str, int]:
-        """The special tokens by their text, of two with the same beginning the longer one first."""
+        """The ids of the special tokens by their text; of two with the same beginning, the longer one comes first."""
         eos = self.tokenizer.eos_id
         specials = {self.tokenizer.backend.token(eos): eos, **self.tokenizer.backend.specials}
         return {text: specials[text] for text in sorted(specials, key=len, reverse=True)}
 
     @functools.cached_property
     def special(self) -> bool:
-        # Where the template writes none, a record that spells one means the text. What another's writes may hang on the record.
+        # Where the template writes none, a record that spells one means the text. What a foreign one writes may depend on the record.
         two = self._rendered(self._messages("system", "", ["first", "answer", "second", "answer"])) if self.ours else []
         return not two or any(text in piece.text for piece in two if not piece.learnt for text in self._specials)
 
@@ -99,14 +132,18 @@ class Chat:
         return self.form.end_id
 
     def pieces(self, record: Record) -> list[Piece]:
-        frame = self._frame(bool(record.system), bool(record.input), len(record.turns)) if record.instruction else None
-        texts = [record.system, record.input, record.instruction, record.output, *itertools.chain(*record.turns)]
-        if frame is None or any(not texts[number].strip() for number in frame.trimmed):  # blank, and what is beside it is trimmed
+        if not (self.ours and record.instruction):
             return self.rendered(record)
-        return [Piece(fill(around, texts), learnt) for around, learnt in frame.pieces]
+        frame = self._frame(bool(record.system), bool(record.input), len(record.turns))
+        texts = [record.system, record.input, record.instruction, record.output, *itertools.chain(*record.turns)]
+        if not all(texts[number].strip() for number in frame.trimmed):  # where nothing is left of a text, what is beside it is trimmed too
+            return self.rendered(record)
+        return [
+            Piece("".join(part.fill(texts) if isinstance(part, Slot) else part for part in parts), learnt) for parts, learnt in frame.pieces
+        ]
 
     def rendered(self, record: Record) -> list[Piece]:
-        """Returns what `pieces` does, always by rendering this very record."""
+        """Returns what `pieces` does, by rendering this very record."""
         if not record.instruction:
             raise UserError(f"record {record.id} is a text without an instruction: give data.template=text for such records")
         said = [record.instruction, record.output, *itertools.chain(*record.turns)]
@@ -122,45 +159,29 @@ class Chat:
         return str(self.tokenizer.chat_template)
 
     @functools.cached_property
-    def _frames(self) -> dict[tuple[bool, bool, int], Frame | None]:
+    def _frames(self) -> dict[tuple[bool, bool, int], Frame]:
         return {}
 
-    def _frame(self, system: bool, input: bool, turns: int) -> Frame | None:
-        """What stands around the texts in the pieces of every such record, or None where that hangs on the texts.
-
-        It is rendered once: one by one would take as long as tokenizing.
-        """
+    def _frame(self, system: bool, input: bool, turns: int) -> Frame:
         key = (system, input, turns)
         if key not in self._frames:
-            self._frames[key] = self._marked(system, input, 2 + 2 * turns)
+            marks = [f"{SPACE}{SIGN}{number}{SIGN}{SPACE}" for number in range(4 + 2 * turns)]
+            self._frames[key] = Frame.of(self._rendered(self._messages(marks[0] * system, marks[1] * input, marks[2:])))
         return self._frames[key]
-
-    def _marked(self, system: bool, input: bool, said: int) -> Frame | None:
-        marks, looks = [mark(number, SPACE) for number in range(2 + said)], list[str]()
-        messages = self._messages(marks[0] * system, marks[1] * input, marks[2:])
-        try:
-            pieces = self._rendered(
-                [{name: text if name == "role" else Traced(text, looks) for name, text in message.items()} for message in messages]
-            )
-        except UserError:
-            return None  # the record itself will tell why
-        frame = Frame.of(pieces)
-        wanted = [number for number in range(2 + said) if number > 1 or (system, input)[number]]
-        return frame if sorted(slot.number for slot in frame.slots()) == wanted and not looks else None
 
     def _rendered(self, messages: list[Message]) -> list[Piece]:
         before, pieces = bos_text(self.tokenizer), list[Piece]()
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            shown, whole = self._render(messages[:number], True), self._render(messages[: number + 1], False)
-            if not shown.startswith(before):
+            prompt, whole = self._render(messages[:number], True), self._render(messages[: number + 1], False)
+            if not prompt.startswith(before):
                 raise UserError(f"data.template={self.name} writes earlier turns in another way once there are later ones: {ONE_TURN}")
-            if not (whole.startswith(shown) and whole.endswith(self.form.tail)):
+            if not (whole.startswith(prompt) and whole.endswith(self.form.tail)):
                 raise UserError(f"data.template={self.name} does not write every answer in the same way: {ONE_TURN}")
-            answer = whole[len(shown) : len(whole) - len(self.form.tail)] + self.form.close
-            pieces += [Piece(shown[len(before) :], False), Piece(answer, True)]
-            before = shown + answer + self.form.end
+            answer = whole[len(prompt) : len(whole) - len(self.form.tail)] + self.form.close
+            pieces += [Piece(prompt[len(before) :], False), Piece(answer, True)]
+            before = prompt + answer + self.form.end
         return pieces
 
     def _messages(self, system: str, input: str, said: Sequence[str]) -> list[Message]:
@@ -177,3 +198,12 @@ class Chat:
             return self.tokenizer.render_chat(messages, add_generation_prompt)
         except UserError as error:
             raise UserError(f"data.template={self.name}: {error}") from error
+
+
+def _parts(text: str) -> list[str | Slot]:
+    """What is written around the marks in `text`, and a slot for each of them."""
+    first, *others = MARK.split(text)
+    parts: list[str | Slot] = [first]
+    for left, number, right, after in zip(*(others[place::4] for place in range(4)), strict=True):
+        parts += [Slot(int(number), bool(left), bool(right)), after]
+    return parts

@@ -12,8 +12,8 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from alpaca_jax import records
-from alpaca_jax.data.built import shown
 from alpaca_jax.data.origin import Origin, stored
+from alpaca_jax.progress import track
 
 FORMAT = "array_record"
 PER_SHARD = 100_000
@@ -50,7 +50,7 @@ class InstructionRecords(FileReaderBuilder):
         writer.initialize_splits(["train"] if self._heldout is None else ["train", "heldout"])
         waiting: dict[str, list[dict[str, str]]] = {"train": [], "heldout": []}
         total = None if self._heldout is None else len(self._heldout)
-        for number, record in enumerate(shown(self._origin.stream(counted), "storing the records", total)):
+        for number, record in enumerate(track(self._origin.stream(counted), "storing the records", total)):
             _count(record, counted)
             waiting["heldout" if self._heldout is not None and self._heldout[number] else "train"].append(stored(record))
             if number % AT_ONCE == AT_ONCE - 1:

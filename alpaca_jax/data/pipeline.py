@@ -1,8 +1,9 @@
-"""Batches: a pure function of (seed, batch index), made from the plans of the epochs."""
+"""Batches: a pure function of (seed, batch index), made from the plan of each epoch."""
 
 import functools
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,50 +16,48 @@ from alpaca_jax.data.pack import Batch, best_fit, check_fit, lay
 from alpaca_jax.data.plan import Plan, buckets, by_examples, by_rows
 from alpaca_jax.errors import UserError
 
-PLANS_KEPT = 2  # at the border of two epochs, the threads ask for both
+PLANS_KEPT = 2  # at the border of two epochs, the prefetching threads need both
 
 
-class Batches:
-    """The batches of a run: `config.examples` examples a step, or rows of `config.tokens` slots in all; so many `rows` in every step.
+def make_batches(
+    examples: ExampleStore | Mixture, config: BatchConfig, seed: int, epochs: float = 1, multiple: int = 1, steps: int | None = None
+) -> "Batches":
+    """Returns the batches of a run of `epochs` epochs or, where they are given, `steps` steps; a UserError where that can't be done.
 
-    Epoch after epoch, `steps_per_epoch` steps each. By examples, that is floor(N / examples). By tokens, it is the whole steps that the
-    rows of the first epoch fill, and the other epochs keep to it (`plan.by_rows` says how).
+    `multiple`: the devices that share a batch, by which its rows must be divisible.
     """
+    if config.tokens is None:
+        return ByExamples(examples, config, seed, multiple, epochs, steps)
+    return ByTokens(examples, config, seed, multiple)
 
-    def __init__(
-        self,
-        examples: ExampleStore | Mixture,
-        config: BatchConfig,
-        seed: int,
-        epochs: float = 1,
-        multiple: int = 1,
-        steps: int | None = None,
-    ) -> None:
-        """`epochs`, or instead `steps`: how many the run needs. `multiple`: what `rows` must divide by, the devices that share a batch."""
+
+class Batches(ABC):
+    """The batches of a run, epoch after epoch: each epoch has `steps_per_epoch` of them, each batch has `rows` rows."""
+
+    rows: int
+    steps_per_epoch: int
+    left_out: int  # examples of the first epoch that no step takes; the seed picks others in each epoch
+
+    def __init__(self, examples: ExampleStore | Mixture, config: BatchConfig, seed: int, multiple: int) -> None:
         self.examples, self.config, self.seed, self._multiple = examples, config, seed, multiple
         self.lengths = np.asarray(examples.lengths)
         self.epoch_size = examples.epoch_size if isinstance(examples, Mixture) else len(examples)  # examples of an epoch
         if not self.epoch_size:
             raise UserError("there are no examples to train on: give data.records that hold some")
         check_fit(self.lengths, config.sequence_length)
-        self._buckets = buckets(config.buckets, config.sequence_length)
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()
-        if config.tokens is None:
-            self.steps_per_epoch = self._steps_of_examples()
-            needed = epochs if steps is None else steps / self.steps_per_epoch
-            self.rows = self._rows_of_examples(max(1, math.ceil(needed)))
-        else:
-            self.rows = self._rows_of_tokens(config.tokens)
-            self.steps_per_epoch = self._steps_of_tokens(config.tokens)
-        self.left_out = self.plan(0).left_out  # of the first epoch; by examples, of each. The seed picks them anew
+
+    @abstractmethod
+    def _make_plan(self, epoch: int) -> Plan: ...
+
+    @abstractmethod
+    def _row_lengths(self, longest: np.ndarray) -> np.ndarray:
+        """The slots of a row in steps whose longest examples have these lengths."""
 
     def plan(self, epoch: int) -> Plan:
         """Returns which examples each step of an epoch takes, and in which of its rows: a function of (seed, epoch)."""
-        found = self._planned(epoch)
-        if found.rows_needed > self.rows:
-            raise UserError(self._too_few(self.rows, found.rows_needed))
-        return found
+        return self._planned(epoch)
 
     def indices(self, index: int) -> np.ndarray:
         """Returns which examples batch `index` holds, int64 [n]."""
@@ -106,31 +105,18 @@ class Batches:
             "utilisation_mean": float(tokens.sum() / slots.sum()),
         }
 
-    def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, step = divmod(index, self.steps_per_epoch)
-        return self.plan(epoch).step(step)
-
-    def _row_lengths(self, longest: np.ndarray) -> np.ndarray:
-        if self.config.packing == "packed":
-            return np.full_like(longest, self.config.sequence_length)
-        return self._buckets[np.searchsorted(self._buckets, longest)]
-
     def _planned(self, epoch: int) -> Plan:
         with self._lock:  # several threads ask, one plans
             if epoch not in self._plans:
-                plan = self._by_tokens(epoch, self.rows, self.steps_per_epoch) if self.config.examples is None else self._by_examples(epoch)
+                plan = self._make_plan(epoch)
                 while len(self._plans) >= PLANS_KEPT:
                     del self._plans[next(iter(self._plans))]
                 self._plans[epoch] = plan
             return self._plans[epoch]
 
-    def _by_examples(self, epoch: int) -> Plan:
-        assert self.config.examples is not None
-        capacity = self.config.sequence_length if self.config.packing == "packed" else None
-        return by_examples(self._chosen(epoch), self.lengths, self.config.examples, capacity, self._random(epoch))
-
-    def _by_tokens(self, epoch: int, rows: int, steps: int | None) -> Plan:
-        return by_rows(self._chosen(epoch), self.lengths, rows, self.config.sequence_length, self._random(epoch), steps)
+    def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, step = divmod(index, self.steps_per_epoch)
+        return self.plan(epoch).step(step)
 
     def _chosen(self, epoch: int) -> np.ndarray:
         return self.examples.chosen(self.seed, epoch) if isinstance(self.examples, Mixture) else np.arange(self.epoch_size)
@@ -138,20 +124,44 @@ class Batches:
     def _random(self, epoch: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch])
 
-    # --- how many steps an epoch has, how many rows a step ---
 
-    def _steps_of_examples(self) -> int:
-        examples = self.config.examples
-        assert examples is not None
-        if self.epoch_size < examples:
+class ByExamples(Batches):
+    """Exactly `config.examples` examples a step, floor(N / examples) steps an epoch, in the fewest rows that hold every step."""
+
+    def __init__(
+        self, examples: ExampleStore | Mixture, config: BatchConfig, seed: int, multiple: int, epochs: float, steps: int | None
+    ) -> None:
+        super().__init__(examples, config, seed, multiple)
+        assert config.examples is not None
+        if self.epoch_size < config.examples:
             raise UserError(
-                f"batch.examples={examples}, but there are only {self.epoch_size} examples: "
+                f"batch.examples={config.examples}, but there are only {self.epoch_size} examples: "
                 f"give batch.examples={self.epoch_size} or fewer, or more records"
             )
-        return self.epoch_size // examples
+        self._taken, self._packed = config.examples, config.packing == "packed"
+        self._buckets = buckets(config.buckets, config.sequence_length)
+        self.steps_per_epoch, self.left_out = divmod(self.epoch_size, config.examples)
+        needed = epochs if steps is None else steps / self.steps_per_epoch
+        self.rows = self._rows(max(1, math.ceil(needed)))
 
-    def _rows_of_examples(self, epochs: int) -> int:
-        """The rows that hold every step of all epochs; a UserError where the configured ones don't hold the first one's."""
+    def plan(self, epoch: int) -> Plan:
+        """Returns the plan of an epoch; a UserError where it needs more rows than the configured ones."""
+        plan = self._planned(epoch)
+        if plan.rows_needed > self.rows:
+            raise UserError(self._too_few(self.rows, plan.rows_needed))
+        return plan
+
+    def _make_plan(self, epoch: int) -> Plan:
+        capacity = self.config.sequence_length if self._packed else None
+        return by_examples(self._chosen(epoch), self.lengths, self._taken, capacity, self._random(epoch))
+
+    def _row_lengths(self, longest: np.ndarray) -> np.ndarray:
+        if self._packed:
+            return np.full_like(longest, self.config.sequence_length)
+        return self._buckets[np.searchsorted(self._buckets, longest)]
+
+    def _rows(self, epochs: int) -> int:
+        """The rows that hold every step of all epochs; a UserError where the configured ones can't hold those of the first epoch."""
         rows = self.config.rows
         needed = self._needed(epochs if rows is None else 1)
         if rows is None:
@@ -166,41 +176,50 @@ class Batches:
         return rows
 
     def _needed(self, epochs: int) -> int:
-        if self.config.packing == "none":
-            assert self.config.examples is not None
-            return self.config.examples
+        if not self._packed:
+            return self._taken
         return max(self._planned(epoch).rows_needed for epoch in reversed(range(epochs)))  # reversed: the first stays planned
 
     def _too_few(self, rows: int, needed: int) -> str:
-        taken, length = self.config.examples, self.config.sequence_length
-        if self.config.packing == "none":
-            least = _multiple_above(needed, self._multiple)
-            return f"batch.rows={rows}, but {taken} examples, one a row, need {needed}: give batch.rows={least} or null, or pack them"
+        least, length = _multiple_above(needed, self._multiple), self.config.sequence_length
+        if not self._packed:
+            return f"batch.rows={rows}, but {self._taken} examples, one a row, need {needed}: give batch.rows={least} or null, or pack them"
         return (
-            f"batch.rows={rows} of {length} slots don't hold every step of {taken} examples, one needs {needed}: give "
-            f"batch.rows={_multiple_above(needed, self._multiple)} or null, a larger batch.sequence_length, or fewer batch.examples"
+            f"batch.rows={rows} of {length} slots don't hold every step of {self._taken} examples, one needs {needed}: give "
+            f"batch.rows={least} or null, a larger batch.sequence_length, or fewer batch.examples"
         )
 
-    def _rows_of_tokens(self, tokens: int) -> int:
-        length = self.config.sequence_length
-        rows = tokens // length
-        if rows % self._multiple:
-            raise UserError(
-                f"batch.tokens={tokens} are {rows} rows of {length} slots, which {self._multiple} devices can't share evenly: "
-                f"give batch.tokens={_multiple_above(rows, self._multiple) * length}"
-            )
-        return rows
 
-    def _steps_of_tokens(self, tokens: int) -> int:
-        first = self._by_tokens(0, self.rows, None)
-        if not first.steps:
-            filled = self._by_tokens(0, 1, None).steps // self._multiple * self._multiple
-            remedy = (
-                f"give batch.tokens={filled * self.config.sequence_length} or fewer, or more records" if filled else "give more records"
+class ByTokens(Batches):
+    """Rows of `config.tokens` slots in all, packed full; the first epoch decides how many steps an epoch has (`plan.by_rows` says how)."""
+
+    def __init__(self, examples: ExampleStore | Mixture, config: BatchConfig, seed: int, multiple: int) -> None:
+        super().__init__(examples, config, seed, multiple)
+        assert config.tokens is not None
+        length = config.sequence_length
+        self.rows = config.tokens // length
+        if self.rows % multiple:
+            raise UserError(
+                f"batch.tokens={config.tokens} are {self.rows} rows of {length} slots, which {multiple} devices can't share evenly: "
+                f"give batch.tokens={_multiple_above(self.rows, multiple) * length}"
             )
-            raise UserError(f"batch.tokens={tokens} are {self.rows} rows, but all examples together don't fill one such step: {remedy}")
-        self._plans[0] = first
-        return first.steps
+        first = self._by_rows(0, self.rows, None)
+        if not first.steps:
+            filled = self._by_rows(0, 1, None).steps // multiple * multiple
+            remedy = f"give batch.tokens={filled * length} or fewer, or more records" if filled else "give more records"
+            raise UserError(
+                f"batch.tokens={config.tokens} are {self.rows} rows, but all examples together don't fill one such step: {remedy}"
+            )
+        self.steps_per_epoch, self.left_out, self._plans[0] = first.steps, first.left_out, first
+
+    def _make_plan(self, epoch: int) -> Plan:
+        return self._by_rows(epoch, self.rows, self.steps_per_epoch)
+
+    def _by_rows(self, epoch: int, rows: int, steps: int | None) -> Plan:
+        return by_rows(self._chosen(epoch), self.lengths, rows, self.config.sequence_length, self._random(epoch), steps)
+
+    def _row_lengths(self, longest: np.ndarray) -> np.ndarray:
+        return np.full_like(longest, self.config.sequence_length)
 
 
 def _multiple_above(number: int, of: int) -> int:

@@ -1,4 +1,4 @@
-"""The job of one or many processes: how they find each other, agree, watch each other, stop and leave."""
+"""A job of one or many processes: how they find each other, agree on the start, watch each other, stop together and leave."""
 
 from alpaca_jax.distributed.config import DistributedConfig
 from alpaca_jax.distributed.join import join, joined

@@ -1,4 +1,4 @@
-"""A connection between two processes of a job: JSON objects, one a line."""
+"""A connection between two processes of a job: JSON objects, one per line."""
 
 import json
 import selectors
@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-MOST_BYTES = 16 << 20  # of one line; a stranger's endless one must not fill the memory
+MOST_BYTES = 16 << 20  # of one line: a stranger's endless line must not fill the memory
 _SEND_SECONDS = 10.0
 Message = dict[str, Any]
 
 
 class Closed(ConnectionError):
-    """The other side is gone, or is no process of ours."""
+    """The other side is gone, or is not a process of this job."""
 
 
 class Channel:
@@ -26,19 +26,19 @@ class Channel:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sending = threading.Lock()
         self._rest = b""
-        self._waiting: list[Message] = []  # come with an earlier one, and not received yet
+        self._waiting: list[Message] = []  # arrived, but not received yet
 
     def keep_alive(self, seconds: int) -> None:
-        """Has the kernel find a peer whose host or link is gone within about so many seconds; a busy or stopped process still counts."""
+        """Has the kernel detect within about `seconds` that a peer's host or link is down; a busy or stopped process counts as alive."""
         options = {"TCP_KEEPIDLE": max(1, seconds // 3), "TCP_KEEPINTVL": max(1, seconds // 6), "TCP_KEEPCNT": 4}
         options["TCP_USER_TIMEOUT"] = 1000 * seconds
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in options.items():
-            if hasattr(socket, name):  # Linux has all of them, others some
+            if hasattr(socket, name):  # Linux has all of them, other systems some
                 self.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def send(self, message: Message) -> None:
-        """Sends; Closed where the other side is gone."""
+        """Sends `message`; raises Closed if the other side is gone."""
         with self._sending:
             try:
                 self.socket.sendall(json.dumps(message).encode() + b"\n")
@@ -46,7 +46,7 @@ class Channel:
                 raise Closed(str(error)) from error
 
     def take(self) -> list[Message]:
-        """Returns the messages that have come; waits for bytes if there are none yet. Closed at the end of the connection."""
+        """Returns the messages that have arrived, waiting for the first bytes; raises Closed at the end of the connection."""
         try:
             data = self.socket.recv(1 << 16)
         except OSError as error:
@@ -59,13 +59,13 @@ class Channel:
         try:
             messages = [json.loads(line) for line in lines]
         except ValueError as error:
-            raise Closed("what came is not JSON") from error
+            raise Closed("what arrived is not JSON") from error
         if not all(isinstance(message, dict) for message in messages):
-            raise Closed("what came is no message")
+            raise Closed("what arrived is not a message")
         return messages
 
     def receive(self, seconds: float) -> Message:
-        """Returns the next message; Closed where none comes in so many seconds."""
+        """Returns the next message; raises Closed if none arrives within `seconds`."""
         while not self._waiting:
             self.socket.settimeout(seconds)
             try:
@@ -75,17 +75,17 @@ class Channel:
         return self._waiting.pop(0)
 
     def waiting(self) -> list[Message]:
-        """Returns what has come and was not received, for who listens from now on."""
+        """Returns what has arrived but was not received, for whoever listens from now on."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self.socket.close()
 
 
 class Hub:
-    """Many channels, and a listener for more of them."""
+    """Many channels, and a listener for new ones."""
 
     def __init__(self, listener: socket.socket | None = None) -> None:
         self._selector = selectors.DefaultSelector()
@@ -96,12 +96,12 @@ class Hub:
             self._selector.register(listener, selectors.EVENT_READ, None)
 
     def add(self, channel: Channel) -> None:
-        """Listens to one more."""
+        """Listens to one more channel."""
         self._selector.register(channel.socket, selectors.EVENT_READ, channel)
         self._early += [(channel, message) for message in channel.waiting()]
 
     def drop(self, channel: Channel) -> None:
-        """Closes one."""
+        """Closes a channel."""
         self._selector.unregister(channel.socket)
         channel.close()
 
@@ -113,12 +113,12 @@ class Hub:
             self._listener = None
 
     def close(self) -> None:
-        """Stops listening to anybody; the channels stay open."""
+        """Stops listening; the channels stay open."""
         self.stop_listening()
         self._selector.close()
 
     def poll(self, seconds: float) -> Iterator[tuple[Channel, Message | Closed | None]]:
-        """Yields what comes within so many seconds: a message, Closed at a channel's end (it is dropped), None for a new channel."""
+        """Yields what arrives within `seconds`: messages, Closed at a channel's end (it is dropped), None for a new channel."""
         early, self._early = self._early, []
         yield from early
         for key, _ in self._selector.select(0 if early else seconds):
@@ -133,7 +133,7 @@ class Hub:
                 continue
             channel = key.data
             if channel.socket.fileno() < 0:
-                continue  # dropped by who looked at an earlier one
+                continue  # dropped by the caller while it handled an earlier one
             try:
                 messages = channel.take()
             except Closed as error:

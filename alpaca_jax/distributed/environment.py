@@ -1,4 +1,4 @@
-"""Where this process stands in its job: from the settings, from what our launchers set, or from what the cluster sets."""
+"""This process's place in its job: from the settings, from the variables of our launchers, or from those of the cluster."""
 
 import dataclasses
 import os
@@ -9,8 +9,8 @@ from alpaca_jax.distributed import hostlist
 from alpaca_jax.distributed.config import DistributedConfig
 from alpaca_jax.errors import UserError
 
-PORT = 8476  # of the coordinator, where neither a setting nor a job's number gives one
-# Above the ports that Linux gives to outgoing connections, so that none of those takes it first.
+PORT = 8476  # of the coordinator, unless a setting or a job's number gives another
+# Above the ports that Linux gives to outgoing connections, which could take one of ours first.
 _FIRST_PORT, _PORTS = 61440, 4000
 OWN = ("ALPACA_JAX_COORDINATOR", "ALPACA_JAX_PROCESSES", "ALPACA_JAX_PROCESS")
 OWN_LOCAL = ("ALPACA_JAX_LOCAL_PROCESSES", "ALPACA_JAX_LOCAL_PROCESS")
@@ -23,16 +23,16 @@ Environ = Mapping[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One process of a job. `coordinator` is host:port of rank 0, or None where there is one process."""
+    """One process of a job. `coordinator` is host:port of the lead (rank 0), None if there is one process."""
 
     rank: int = 0
     size: int = 1
     coordinator: str | None = None
     kind: str = "single"  # single | settings | launcher | jobset | openmpi | slurm | tpu
     host: str = dataclasses.field(default_factory=socket.gethostname)
-    local_rank: int | None = None  # among the processes of its node; None: what the others say tells it
+    local_rank: int | None = None  # among the processes of its node; None: counted once all have met
     local_size: int | None = None
-    hosts: tuple[str, ...] = ()  # the node that each rank is expected on, where the cluster says so
+    hosts: tuple[str, ...] = ()  # the node that each rank is expected on, if the cluster says so
     attempt: int = 0
 
     @property
@@ -44,20 +44,20 @@ class Place:
 
 
 def find(config: DistributedConfig, environ: Environ = os.environ, metadata: Callable[[str], str | None] | None = None) -> Place:
-    """Returns this process's place; UserError names the variable or key that is absent, wrong, or says another thing than its neighbours.
+    """Returns this process's place; a UserError names the variable or key that is missing, wrong or in conflict with another.
 
     The settings win over ALPACA_JAX_* (which our launchers set), these over a JobSet, Open MPI, Slurm and a TPU pod, in this order.
-    `metadata` answers for an attribute of a Google machine: TPU pods without variables are found by it.
+    `metadata` looks up an attribute of a Google machine: that is how TPU pods without variables are recognized.
     """
     ways = (_settings, _launcher, _jobset, _openmpi, _slurm, lambda config, environ: _tpu(environ, metadata))
-    place = next((found for way in ways if (found := way(config, environ)) is not None), Place())
+    place = next((place for way in ways if (place := way(config, environ)) is not None), Place())
     place = dataclasses.replace(place, attempt=_attempt(environ))
     if config.coordinator is not None and place.size > 1:
         place = dataclasses.replace(place, coordinator=config.coordinator)
     if place.size == 1:
         if config.coordinator is not None and config.processes is None and place.kind == "single":
             raise UserError(
-                "distributed.coordinator is given, but nothing says how many processes there are: give distributed.processes and process"
+                "distributed.coordinator is given, but not how many processes there are: give distributed.processes and distributed.process"
             )
         return dataclasses.replace(place, coordinator=None)
     _check_coordinator(place)
@@ -65,23 +65,21 @@ def find(config: DistributedConfig, environ: Environ = os.environ, metadata: Cal
 
 
 def stale(place: Place, environ: Environ = os.environ) -> list[str]:
-    """Returns what variables of another run are set here, each with the remedy; such variables have hung jobs without a word."""
-    found = []
-    told = environ.get("JAX_COORDINATOR_ADDRESS")
-    if told and told != place.coordinator:
-        found.append(f"JAX_COORDINATOR_ADDRESS={told} is not this job's coordinator {place.coordinator}: unset it")
+    """Returns a message, with the remedy, for each variable that another run left here; such variables make jobs hang silently."""
+    messages = []
+    address = environ.get("JAX_COORDINATOR_ADDRESS")
+    if address and address != place.coordinator:
+        messages.append(f"JAX_COORDINATOR_ADDRESS={address} is not this job's coordinator {place.coordinator}: unset it")
     slices = {name: environ[name] for name in MEGASCALE if environ.get(name)}
     if slices and place.kind not in ("tpu", "jobset", "launcher", "settings"):
         names = ", ".join(slices)
-        found.append(f"{names}: set by a run on slices of TPUs, while this job was found by {place.kind}: unset them")
-    elif address := slices.get("MEGASCALE_COORDINATOR_ADDRESS"):
-        host = address.rsplit(":", 1)[0] if address.count(":") == 1 else address
-        if host != place.address[0]:
-            found.append(f"MEGASCALE_COORDINATOR_ADDRESS={address} is not the host of this job's coordinator {place.coordinator}: unset it")
-    return found
+        messages.append(f"{names}: set by a run on slices of TPUs, but this job was recognized by {place.kind}: unset them")
+    elif (address := slices.get("MEGASCALE_COORDINATOR_ADDRESS")) and _bare(address) != place.address[0]:
+        messages.append(f"MEGASCALE_COORDINATOR_ADDRESS={address} is not the host of this job's coordinator {place.coordinator}: unset it")
+    return messages
 
 
-# --- one way each; None where the way's variables are not there -------------------------------------------------------------------
+# --- one function per way; None if its variables are absent -----------------------------------------------------------------------
 
 
 def _settings(config: DistributedConfig, environ: Environ) -> Place | None:
@@ -92,13 +90,14 @@ def _settings(config: DistributedConfig, environ: Environ) -> Place | None:
         return Place(kind="settings")
     for key, variable in zip(given, OWN, strict=True):
         if given[key] is None:
-            raise UserError(f"distributed.{key}: is needed where distributed.processes or distributed.process is given; give all three")
+            raise UserError(f"distributed.{key} is missing: coordinator, processes and process are given together or not at all")
         if variable in environ and environ[variable] != str(given[key]):
             raise UserError(f"distributed.{key}={given[key]}, but {variable}={environ[variable]}: unset the variable or leave out the key")
     size, rank = config.processes, config.process
     assert size is not None and rank is not None
     _check_rank(rank, size, "distributed.process", "distributed.processes")
-    return Place(rank, size, config.coordinator, "settings", **_own_local(environ))
+    local_rank, local_size = _own_local(environ)
+    return Place(rank, size, config.coordinator, "settings", local_rank=local_rank, local_size=local_size)
 
 
 def _launcher(_: DistributedConfig, environ: Environ) -> Place | None:
@@ -107,11 +106,12 @@ def _launcher(_: DistributedConfig, environ: Environ) -> Place | None:
         return None
     size, rank = _number(environ, OWN[1], least=1), _number(environ, OWN[2])
     _check_rank(rank, size, OWN[2], OWN[1])
-    return Place(rank, size, values[OWN[0]], "launcher", **_own_local(environ))
+    local_rank, local_size = _own_local(environ)
+    return Place(rank, size, values[OWN[0]], "launcher", local_rank=local_rank, local_size=local_size)
 
 
 def _jobset(_: DistributedConfig, environ: Environ) -> Place | None:
-    # JOB_COMPLETION_INDEX is set by Kubernetes for any indexed Job; the others are put there by the manifest in launch/.
+    # Kubernetes sets JOB_COMPLETION_INDEX for any indexed Job; the manifest in launch/ sets the others.
     if "JOBSET_NAME" not in environ:
         return None
     values = _all_or_none(environ, _JOBSET)
@@ -119,7 +119,7 @@ def _jobset(_: DistributedConfig, environ: Environ) -> Place | None:
     pods, pod = _number(environ, "JOB_COMPLETIONS", least=1), _number(environ, "JOB_COMPLETION_INDEX")
     replicas = _number(environ, "JOBSET_REPLICAS", default=1, least=1)
     if replicas > 1 and "JOB_INDEX" not in environ:
-        raise UserError("JOB_INDEX: is absent while JOBSET_REPLICAS says that there are several; the manifest takes it from job-index")
+        raise UserError("JOB_INDEX is absent, but JOBSET_REPLICAS says that there are several; the manifest takes it from job-index")
     replica = _number(environ, "JOB_INDEX", default=0)
     _check_rank(pod, pods, "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS")
     _check_rank(replica, replicas, "JOB_INDEX", "JOBSET_REPLICAS")
@@ -137,10 +137,10 @@ def _openmpi(config: DistributedConfig, environ: Environ) -> Place | None:
     _check_rank(local_rank, local_size, _OMPI[2], _OMPI[3])
     coordinator = config.coordinator or (f"127.0.0.1:{PORT}" if local_size == size else None)
     if coordinator is None:
-        # Its variables name the node that mpirun runs on, which rank 0 need not be on.
+        # Its variables name the node that mpirun runs on, which need not be the lead's.
         raise UserError(
-            f"distributed.coordinator: Open MPI doesn't say where rank 0 of its {size} processes is; "
-            f"give distributed.coordinator=HOST:PORT (rank 0's host and a free port there)"
+            f"distributed.coordinator: Open MPI doesn't say where the lead (rank 0) of its {size} processes is; "
+            "give distributed.coordinator=HOST:PORT (the lead's host and a free port there)"
         )
     return Place(rank, size, coordinator, "openmpi", local_rank=local_rank, local_size=local_size)
 
@@ -148,12 +148,12 @@ def _openmpi(config: DistributedConfig, environ: Environ) -> Place | None:
 def _slurm(_: DistributedConfig, environ: Environ) -> Place | None:
     if "SLURM_PROCID" not in environ:
         return None
-    if "SLURM_STEP_NODELIST" not in environ:  # the batch script itself, which looks like rank 0
+    if "SLURM_STEP_NODELIST" not in environ:  # the batch script itself, which looks like the lead
         size = _number(environ, "SLURM_NTASKS", default=1)
         if size == 1:
             return None
         raise UserError(
-            f"SLURM_NTASKS={size}, but SLURM_STEP_NODELIST is absent: this is no step of the job; start it with `srun`, "
+            f"SLURM_NTASKS={size}, but SLURM_STEP_NODELIST is absent: this is not a step of the job; start it with `srun`, "
             "or give distributed.processes=1 for one process"
         )
     count = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
@@ -166,7 +166,7 @@ def _slurm(_: DistributedConfig, environ: Environ) -> Place | None:
         tasks, node = hostlist.tasks(environ[per_node], per_node), _number(environ, "SLURM_NODEID", default=0)
         if len(tasks) != len(names) or sum(tasks) != size:
             raise UserError(
-                f"{per_node}={environ[per_node]} doesn't fit {count}={size} tasks on {len(names)} nodes: unset what is not srun's"
+                f"{per_node}={environ[per_node]} doesn't fit {count}={size} tasks on {len(names)} nodes: unset what srun didn't set"
             )
         _check_rank(node, len(tasks), "SLURM_NODEID", per_node)
         local_size = tasks[node]
@@ -181,7 +181,7 @@ def _tpu(environ: Environ, metadata: Callable[[str], str | None] | None) -> Plac
     listed = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     if listed or "TPU_WORKER_ID" in environ:
         if not listed:
-            raise UserError("TPU_WORKER_HOSTNAMES: is absent, while TPU_WORKER_ID is set; set both or neither")
+            raise UserError("TPU_WORKER_HOSTNAMES is absent, but TPU_WORKER_ID is set; set both or neither")
         workers, worker = listed.split(","), _number(environ, "TPU_WORKER_ID")
     elif metadata is not None and (endpoints := metadata("attributes/worker-network-endpoints")):
         # Either plain names, or name:id:address triples.
@@ -208,7 +208,7 @@ def _all_or_none(environ: Environ, names: tuple[str, ...]) -> dict[str, str] | N
     values = {name: environ[name] for name in names if environ.get(name)}
     if values and len(values) < len(names):
         absent = ", ".join(name for name in names if name not in values)
-        raise UserError(f"{absent}: absent or empty, while {', '.join(values)} is set; set all of them or none")
+        raise UserError(f"{absent}: absent or empty, but {', '.join(values)} is set; set all of them or none")
     return values or None
 
 
@@ -217,23 +217,23 @@ def _number(environ: Environ, name: str, default: int | None = None, least: int 
     if text is None and default is not None:
         return default
     if text is None:
-        raise UserError(f"{name}: is absent, while its neighbours are set; set all of them or none")
+        raise UserError(f"{name} is absent, but its neighbours are set; set all of them or none")
     if not text.strip().isdigit() or int(text) < least:
-        raise UserError(f"{name}={text!r}: is no whole number from {least} on")
+        raise UserError(f"{name}={text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def _check_rank(rank: int, size: int, rank_name: str, size_name: str) -> None:
     if not 0 <= rank < size:
-        raise UserError(f"{rank_name}={rank} is not below {size_name}, which says {size}")
+        raise UserError(f"{rank_name}={rank} is not below {size_name}={size}")
 
 
-def _own_local(environ: Environ) -> dict[str, int]:
+def _own_local(environ: Environ) -> tuple[int | None, int | None]:
     if _all_or_none(environ, OWN_LOCAL) is None:
-        return {}
+        return None, None
     size, rank = _number(environ, OWN_LOCAL[0], least=1), _number(environ, OWN_LOCAL[1])
     _check_rank(rank, size, OWN_LOCAL[1], OWN_LOCAL[0])
-    return {"local_rank": rank, "local_size": size}
+    return rank, size
 
 
 def _attempt(environ: Environ) -> int:

@@ -1,4 +1,4 @@
-"""What a process tells the others of itself before the job begins."""
+"""What a process tells the lead about itself before the job begins."""
 
 import hashlib
 import importlib.metadata
@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 
 def gather(place: Place, config: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Facts:
-    """Returns what rank 0 compares, as JSON holds it: where this process is, its versions, its code and the settings it was given."""
+    """Returns what the lead compares, as JSON: where this process runs, its versions, its code and its settings."""
     settings = dict(_leaves({key: value for key, value in config.items() if key != "distributed"}))
     return {
         "rank": place.rank,
@@ -38,25 +38,25 @@ def gather(place: Place, config: Mapping[str, Any], environ: Mapping[str, str] =
         "config": settings,
         "digest": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "stale": environment.stale(place, environ),
-        "clock": time.time(),  # set anew when it is sent
+        "clock": time.time(),  # set again when it is sent
     }
 
 
 def versions() -> dict[str, str]:
-    """Returns the version of Python (without its last number) and of each package that a difference between processes could break."""
-    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "alpaca-jax": alpaca_jax.__version__}
+    """Returns the versions of Python (major and minor) and of each package that must be the same in all processes."""
+    installed = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "alpaca-jax": alpaca_jax.__version__}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed
 
 
 def code() -> str | None:
-    """Returns the commit this package runs from, with a digest of what was changed since; None where it is installed outside of git."""
+    """Returns the commit this package runs from, plus a digest of uncommitted changes; None if it doesn't run from git."""
     package = Path(alpaca_jax.__file__).resolve().parent
-    # A virtual environment may lie in somebody else's checkout, which says nothing of this package.
+    # A virtual environment may lie in somebody else's checkout, which says nothing about this package.
     if (
         _git(package, "ls-files", "--error-unmatch", "__init__.py") is None
         or (commit := _git(package, "rev-parse", "--short=12", "HEAD")) is None
@@ -76,7 +76,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _address(place: Place) -> str:
-    """The address that this host reaches the coordinator from, or "" where that cannot be told."""
+    """The address from which this host reaches the coordinator, "" if that isn't known."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
             probe.connect(place.address)

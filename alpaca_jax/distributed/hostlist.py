@@ -1,34 +1,34 @@
-"""Slurm's short forms: a list of nodes, and the number of tasks on each."""
+"""Slurm's short notation for a list of nodes, and for the number of tasks on each."""
 
 import re
 
 from alpaca_jax.errors import UserError
 
-_PART = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")  # up to a comma that is in no bracket
+_PART = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")  # up to a comma outside of brackets
 _BRACKET = re.compile(r"\[([^\]]*)\]")
 
 
 def nodes(text: str, variable: str = "SLURM_STEP_NODELIST") -> list[str]:
     """Returns the names in a list such as "gpu[01-03,7],login": gpu01 gpu02 gpu03 gpu7 login. UserError names the variable."""
-    found = [name for part in _PART.findall(text) for name in _expand(part.strip(), text, variable)]
-    if not found or text.count("[") != text.count("]") or any(sign in name for name in found for sign in "[]"):
-        raise UserError(f"{variable}={text!r}: is no list of nodes as Slurm writes it, such as gpu[01-03,7],login")
-    return found
+    names = [name for part in _PART.findall(text) for name in _expand(part.strip(), text, variable)]
+    if not names or text.count("[") != text.count("]") or any(sign in name for name in names for sign in "[]"):
+        raise UserError(f"{variable}={text!r} is not a list of nodes in Slurm's notation, such as gpu[01-03,7],login")
+    return names
 
 
 def tasks(text: str, variable: str = "SLURM_STEP_TASKS_PER_NODE") -> list[int]:
     """Returns the numbers in a list such as "2(x3),1": 2 2 2 1. UserError names the variable."""
-    found: list[int] = []
+    counts: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\(x(\d+)\))?\s*", part)
         if match is None:
-            raise UserError(f"{variable}={text!r}: is no list of numbers as Slurm writes it, such as 2(x3),1")
-        found += [int(match[1])] * int(match[2] or 1)
-    return found
+            raise UserError(f"{variable}={text!r} is not a list of numbers in Slurm's notation, such as 2(x3),1")
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
 
 
 def _expand(part: str, text: str, variable: str) -> list[str]:
-    """The names that one part stands for; a name may have several brackets."""
+    """The names that one part stands for; it may have several brackets."""
     match = _BRACKET.search(part)
     if match is None:
         return [part] if part else []
@@ -37,11 +37,11 @@ def _expand(part: str, text: str, variable: str) -> list[str]:
 
 
 def _numbers(ranges: str, text: str, variable: str) -> list[str]:
-    found = []
+    numbers = []
     for each in ranges.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", each)
         if match is None:
-            raise UserError(f"{variable}={text!r}: {each!r} is no number and no range such as 001-015")
+            raise UserError(f"{variable}={text!r}: {each!r} is neither a number nor a range such as 001-015")
         first, last = match[1], match[2] or match[1]
-        found += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return found
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return numbers

@@ -1,8 +1,8 @@
-"""The line between the processes of a running job: who was lost, who failed, when to stop, and that all are done.
+"""The connections between the processes of a running job: who was lost, who failed, when to stop, and whether all are done.
 
-The connections of the preflight stay open, in the form of a star around rank 0. The kernel ends one in the moment its process dies, so a
-loss is known within a second, with the rank and its host; JAX's own service takes up to its heartbeat, and names a number only. A thread
-listens, so that nothing here waits for a step. Ending the process is done here too: the main thread may be in a collective for ever.
+The connections of the preflight stay open, as a star around the lead. The kernel closes one as soon as its process dies, so a loss is known
+within a second, with rank and host; JAX's own service takes up to its heartbeat and names only a number. A thread listens, so nothing here
+waits for a step. The thread also ends this process, since the main thread may hang in a collective.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from alpaca_jax.distributed.facts import Facts
 from alpaca_jax.distributed.preflight import Meeting
 from alpaca_jax.errors import Lost
 
-LINGER_SECONDS = 6.0  # rank 0 stays at most so long until the others are gone, since JAX aborts whoever loses it
+LINGER_SECONDS = 6.0  # the lead waits at most this long until the others are gone, since JAX aborts every process that loses it
 END = "the end of the run"
-OWN_SECONDS = 3.0  # a process that hears of another's failure may be about to fail of itself, with a better message
+OWN_SECONDS = 3.0  # a process that hears of another's failure may be about to fail itself, with a better message
 
 
 class Line:
@@ -30,21 +30,21 @@ class Line:
     def __init__(self, rank: int, meeting: Meeting, heartbeat_seconds: int, end: Callable[[int], NoReturn] = os._exit) -> None:
         self.rank, self.members, self._channels, self._exit = rank, meeting.members, dict(meeting.channels), end
         self.size = len(meeting.members)
-        self.failing = False  # this process has begun to fail, and says and ends it by itself
-        self.stop: Message | None = None  # who asked all to stop, and why
-        self.stopped = False  # and all have stopped at the same step
+        self.failing = False  # this process has begun to fail: it reports that, and ends, by itself
+        self.stop: Message | None = None  # who asked for a stop, and why
+        self.stopped = False  # all have stopped at the same step
         self.over = False
         self._changed = threading.Condition()
         self._hub = Hub()
-        self._gathering: dict[str, dict[int, Any]] = {}  # rank 0: what has come of each gathering
+        self._gathering: dict[str, dict[int, Any]] = {}  # on the lead: the values of unfinished gathers
         self._gathered: dict[str, list[Any]] = {}
-        self._checks, self._last = 0, 0  # calls of `stop_now`, and the one at which all stop (0: none is agreed)
+        self._checks, self._last = 0, 0  # calls of `stop_now`, and the one at which all stop (0: not agreed yet)
         self._ended: Message | None = None
         self._heartbeat = heartbeat_seconds
         self._heard = dict.fromkeys(self._channels, time.monotonic())
         self._missed: set[int] = set()
-        for rank_, channel in self._channels.items():
-            channel.rank = rank_
+        for peer, channel in self._channels.items():
+            channel.rank = peer
             channel.keep_alive(heartbeat_seconds)
             self._hub.add(channel)
         self._thread = threading.Thread(target=self._guarded, name="line", daemon=True)
@@ -53,22 +53,22 @@ class Line:
     # --- for the main thread ---
 
     def gather(self, name: str, value: Any, seconds: float) -> list[Any]:
-        """Returns the values of all ranks, once all have called with this name; Lost after so many seconds."""
+        """Returns the values of all ranks once all have called this with `name`; raises Lost after `seconds`."""
         self._to_lead({"gather": name, "value": value})
         with self._changed:
             if not self._changed.wait_for(lambda: name in self._gathered, seconds):
-                raise Lost(f"rank {self.rank} on {self._host(self.rank)}: not all processes came to {name!r} within {seconds:.0f} s")
+                raise Lost(f"rank {self.rank} on {self._host(self.rank)}: not all processes reached {name!r} within {seconds:.0f} s")
             return self._gathered.pop(name)
 
     def ask_to_stop(self, why: str, signal: int | None) -> None:
-        """Asks all processes, this one included, to stop at one step."""
+        """Asks all processes, this one included, to stop at the same step."""
         self._to_lead({"stop": f"{why} on rank {self.rank} ({self._host(self.rank)})", "signal": signal})
 
     def stop_now(self) -> bool:
-        """Whether to stop; called by every process after every step, it is true in all of them after the same one.
+        """Whether to stop. Every process calls it after every step, and it is true in all of them after the same step.
 
-        While nobody asks, it costs nothing. Once somebody does, each process says how many steps it has passed, and passes no further
-        until the answer is there: one more than the most that any has. A thread answers, not the step, so none waits for a step of another.
+        It costs nothing until somebody asks for a stop. Then each process reports its number of steps and waits for the answer: one more
+        than the largest number. The threads exchange these messages, so no process waits for another's step.
         """
         with self._changed:
             self._checks += 1
@@ -78,24 +78,24 @@ class Line:
             return self.stopped
 
     def fail(self, code: int, text: str) -> None:
-        """Tells the others that this process ends with `code`, and why; the caller ends it."""
+        """Tells the others that this process will exit with `code`, and why; the caller ends it."""
         self.failing = True
         with contextlib.suppress(Closed):
             self._to_lead({"failed": text, "code": code, "rank": self.rank})
 
     def linger(self) -> None:
-        """Returns once what was said has reached the others: at rank 0, once they are gone."""
+        """Returns once the last message has reached the others: on the lead, once they are gone."""
         deadline = time.monotonic() + LINGER_SECONDS
         while self.rank == 0 and self._channels and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.3)
 
     def leave(self, seconds: float) -> None:
-        """Returns once every process is done; an end of a connection means nothing from then on."""
+        """Returns once every process is done; from then on the end of a connection means nothing."""
         self.gather(END, None, seconds)
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self.over = True
         self._thread.join(5)
         for channel in self._channels.values():
@@ -103,7 +103,7 @@ class Line:
 
     @property
     def news(self) -> Message | None:
-        """What ended the job, where another process did."""
+        """The message of the process that ended the job; None if no other did."""
         return self._ended
 
     # --- the thread ---
@@ -111,7 +111,7 @@ class Line:
     def _guarded(self) -> None:
         try:
             self._listen()
-        except Exception:  # a line that nobody listens to would let the job hang
+        except Exception:  # without a listener the job could hang
             traceback.print_exc()
             self._exit(1)
 
@@ -131,7 +131,7 @@ class Line:
                 self._look_for_silence()
 
     def _take(self, message: Message) -> None:
-        """What a message means; rank 0 tells the others what they must know."""
+        """Acts on a message; the lead passes on what the others must know."""
         if "gather" in message:
             self._collect(message["gather"], message["rank"], message["value"])
         elif "gathered" in message:
@@ -150,7 +150,7 @@ class Line:
 
     def _send_all(self, message: Message) -> None:
         for channel in list(self._channels.values()):
-            with contextlib.suppress(Closed):  # the hub says it next
+            with contextlib.suppress(Closed):  # the hub reports it next
                 channel.send(message)
 
     def _collect(self, name: str, rank: int, value: Any) -> None:
@@ -160,10 +160,10 @@ class Line:
             if len(values) < self.size:
                 return
             del self._gathering[name]
-        found = [values[rank] for rank in range(self.size)]
-        self.over = self.over or name == END  # before the others know it, who then leave
-        self._send_all({"gathered": name, "values": found})
-        self._put(name, found)
+        in_order = [values[rank] for rank in range(self.size)]
+        self.over = self.over or name == END  # before the others get it and leave
+        self._send_all({"gathered": name, "values": in_order})
+        self._put(name, in_order)
 
     def _put(self, name: str, values: list[Any]) -> None:
         self.over = self.over or name == END
@@ -186,7 +186,7 @@ class Line:
             self._to_lead({"gather": "passed", "value": passed})
 
     def _look_for_silence(self) -> None:
-        """Names a process that says nothing, before JAX's service ends the job because of it without a name."""
+        """Names a silent process before JAX's service ends the job because of it, without a name."""
         now = time.monotonic()
         for rank, heard in self._heard.items():
             if now - heard < self._heartbeat / 2:
@@ -194,8 +194,8 @@ class Line:
             elif rank not in self._missed:
                 self._missed.add(rank)
                 _say(
-                    f"rank {rank} on {self._host(rank)} (process {self.members[rank]['pid']}) says nothing since {now - heard:.0f} s: "
-                    f"stopped, or cut off; the job ends when it stays silent for {self._heartbeat} s"
+                    f"rank {rank} on {self._host(rank)} (process {self.members[rank]['pid']}) has been silent for {now - heard:.0f} s: "
+                    f"it is stopped or cut off; the job ends after {self._heartbeat} s of silence"
                 )
 
     def _gone(self, channel: Channel, reason: Closed) -> None:
@@ -207,7 +207,7 @@ class Line:
             self._end({"lost": str(reason), "code": Lost.exit_code, "rank": rank})
 
     def _end(self, message: Message) -> None:
-        """Another process failed or was lost: this one ends with its code, unless it is failing by itself."""
+        """Another process failed or was lost: this one exits with its code, unless it is failing itself."""
         if self._ended is not None:
             return
         self._ended = message
@@ -221,13 +221,15 @@ class Line:
             return
         rank, host = message["rank"], self._host(message["rank"])
         if "failed" in message:
-            _say(f"rank {rank} on {host} failed, and the job ends with it: {message['failed']}")
+            _say(f"rank {rank} on {host} failed and ends the job: {message['failed']}")
         else:
-            _say(f"rank {rank} on {host} (process {self.members[rank]['pid']}) was lost: {message['lost']}; the same command goes on")
+            _say(
+                f"rank {rank} on {host} (process {self.members[rank]['pid']}) was lost: {message['lost']}; start the job again to continue"
+            )
         deadline = time.monotonic() + LINGER_SECONDS
         while self.rank == 0 and self._channels and time.monotonic() < deadline:
-            for channel, said in self._hub.poll(0.2):
-                if isinstance(said, Closed):
+            for channel, last in self._hub.poll(0.2):
+                if isinstance(last, Closed) and channel.rank is not None:
                     self._channels.pop(channel.rank, None)
         sys.stdout.flush()
         self._exit(message["code"])

@@ -1,4 +1,4 @@
-"""Google's metadata server: where a TPU worker stands, and the notice that its machine is about to go."""
+"""Google's metadata server: the place of a TPU worker in its pod, and notices that its machine is about to be taken away."""
 
 import os
 import threading
@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 _DEFAULT = "metadata.google.internal"
 _EVERY_SECONDS = 10.0
-_QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}  # the answers that mean nothing
+_QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}  # the answers when there is no notice
 _MOST_FAILURES = 6
 
 
 def ask(path: str, seconds: float = 3.0) -> str | None:
-    """Returns the server's answer for `instance/PATH`, or None where there is none; GCE_METADATA_HOST gives another address."""
+    """Returns the server's answer for `instance/PATH`, None if there is none; GCE_METADATA_HOST gives another address."""
     host = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP") or _DEFAULT
     request = urllib.request.Request(f"http://{host}/computeMetadata/v1/instance/{path}", headers={"Metadata-Flavor": "Google"})
-    # Never through a proxy: the address is of this machine's own network.
+    # Never through a proxy: the address belongs to this machine's own network.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=seconds) as answer:
@@ -26,10 +26,10 @@ def ask(path: str, seconds: float = 3.0) -> str | None:
 
 
 class Notices:
-    """A context with a thread in it that calls `heard` once, with the notice, when the machine is to be maintained or was preempted."""
+    """A context with a thread that calls `notify` once, when the machine is about to be maintained or was preempted."""
 
-    def __init__(self, heard: Callable[[str], None], every: float = _EVERY_SECONDS) -> None:
-        self._heard, self._every = heard, every
+    def __init__(self, notify: Callable[[str], None], every: float = _EVERY_SECONDS) -> None:
+        self._notify, self._every = notify, every
         self._done = threading.Event()
 
     def __enter__(self) -> "Notices":
@@ -46,6 +46,6 @@ class Notices:
             failures = failures + 1 if not any(answers.values()) else 0
             for name, answer in answers.items():
                 if answer and answer != _QUIET[name]:
-                    self._heard(f"the cloud's notice {name}={answer}")
+                    self._notify(f"the cloud's notice {name}={answer}")
                     return
             self._done.wait(self._every)

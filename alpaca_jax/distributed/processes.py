@@ -1,4 +1,4 @@
-"""Who leads, who goes first, and what the processes agree on."""
+"""Which process is the lead, who goes first, and what the processes agree on."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def is_lead() -> bool:
-    """True in the one process that writes files and talks to the user."""
+    """True in the lead, process 0: the one that writes files and talks to the user."""
     return jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
-    """True in every process if `flag` is in one of them; each has to call it, between the same two steps."""
+    """True in every process if `flag` is true in any; all have to call it, between the same two steps."""
     if jax.process_count() == 1:
         return flag
     from jax.experimental import multihost_utils
@@ -23,9 +23,9 @@ def any_process(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def lead_first(name: str) -> Iterator[None]:
-    """A context that the first process enters and leaves before the others enter: for what is built once on a disk that they share.
+    """A context that the lead enters and leaves before the others enter it: for what is built once on a shared disk.
 
-    Where the first one fails, the others go on, and meet what it has met.
+    If the lead fails in it, the others enter nevertheless, and meet the same problem.
     """
     if jax.process_count() == 1:
         yield

@@ -1,4 +1,4 @@
-"""A wish to stop, from a signal or from the cloud, on any process: all stop after the same step."""
+"""A request to stop, from a signal or from the cloud, in any process: all processes stop after the same step."""
 
 import signal
 from types import FrameType
@@ -8,10 +8,10 @@ from alpaca_jax.distributed.processes import any_process
 
 
 class StopSignals:
-    """A context in which SIGINT, SIGTERM and SIGUSR1 ask for a stop after the step at hand; a second SIGINT stops at once.
+    """A context in which SIGINT, SIGTERM and SIGUSR1 ask for a stop after the current step; a second SIGINT stops at once.
 
-    `received` is the number of the signal that asked, in every process once all have agreed, or None; `why` says it in words. Leaving
-    the context restores the handlers that were there.
+    `received` is the number of the signal that asked, or None, and `why` the reason in words; both are the same in every process once all
+    have agreed. Leaving the context restores the earlier handlers.
     """
 
     WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -32,7 +32,7 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def now(self) -> bool:
-        """Whether to stop here; every process has to call it after every step, and it is true in all of them after the same one."""
+        """Whether to stop here. Every process has to call it after every step; it is true in all of them after the same step."""
         line = membership.line()
         if line is None:
             return any_process(self.why is not None)
@@ -47,11 +47,11 @@ class StopSignals:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it is a Ctrl-C that stops; among several processes, one that all have agreed on."""
+        """Whether Ctrl-C is the reason; among several processes, once all have agreed on it."""
         return self.received == signal.SIGINT and (self._agreed or membership.line() is None)
 
     def ask(self, why: str) -> None:
-        """Asks for a stop as a signal does, from any thread."""
+        """Asks for a stop, as a signal does; may be called from any thread."""
         self.why = self.why or why
 
     def _note(self, number: int, _: FrameType | None) -> None:

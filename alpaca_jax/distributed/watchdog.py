@@ -1,4 +1,4 @@
-"""A watch on the steps: where none is taken for long, the stacks of all threads are shown and the process ends, to be started again."""
+"""Watches the steps: if none is done for too long, prints the stacks of all threads and ends the process, to be started again."""
 
 import faulthandler
 import os
@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from alpaca_jax.errors import Lost
 
-FIRST = 3  # the first step compiles, and may take so many times as long as another
+FIRST = 3  # times as long as another step: the first one compiles
 
 
 class Watchdog:
-    """A context with a thread in it that wants to hear `beat` every so many minutes.
+    """A context with a thread that expects a `beat` at least every `minutes`.
 
-    It counts its own ticks and not the clock, so that a process that was stopped and continued, or a laptop that slept, is not stuck.
+    It counts its own ticks, not the clock's, so a process that was stopped and continued, or a laptop that slept, does not count as stuck.
     """
 
     def __init__(self, minutes: float, who: str, last_words: Callable[[int, str], None], end: Callable[[int], object] = os._exit) -> None:
@@ -34,7 +34,7 @@ class Watchdog:
         self._done.set()
 
     def beat(self, step: int) -> None:
-        """Says that this step has been taken."""
+        """Says that this step is done."""
         self._step, self._waited, self._allowed = step, 0.0, self._limit
 
     def _watch(self) -> None:
@@ -50,8 +50,8 @@ class Watchdog:
     def _bite(self) -> None:
         where = f"after step {self._step}" if self._step else "before the first step"
         text = f"stuck for {self._waited / 60:.3g} minutes {where} (distributed.stuck_minutes sets the limit)"
-        print(f"alpaca-jax: {self._who}: {text}; what each thread is at:", file=sys.stderr, flush=True)
-        # The main thread first: of more than a hundred threads faulthandler shows a hundred.
+        print(f"alpaca-jax: {self._who}: {text}; the stack of each thread:", file=sys.stderr, flush=True)
+        # The main thread first: faulthandler prints a hundred threads at most.
         main = sys._current_frames().get(threading.main_thread().ident or 0)
         print("Main thread (most recent call last):", *traceback.format_stack(main), sep="\n", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)

@@ -1,1 +1,1 @@
-"""Scores a model, and a baseline beside it."""
+"""Scores a model and, next to it, a baseline."""

@@ -1,4 +1,4 @@
-"""What `alpaca-jax evaluate` is told."""
+"""The settings of `alpaca-jax evaluate`."""
 
 from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig

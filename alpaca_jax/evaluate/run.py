@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import stored_vocab_size
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import FILE
 from alpaca_jax.rundir import RunDir, write_json
 from alpaca_jax.scores import samples
@@ -81,9 +81,8 @@ def _score(config: Config, model: ModelConfig, layout: Layout, label: str, conso
 
 
 def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=len(scorer.batches))
-        return scorer.score(params, lambda done: progress.update(task, completed=done))
+    with ProgressBar(what, len(scorer.batches), console=console, transient=True) as progress:
+        return scorer.score(params, progress.update)
 
 
 def _load(source: Pretrained, model: ModelConfig, layout: Layout) -> llama.Params:
@@ -101,14 +100,14 @@ def _answers(config: Config, source: Pretrained, program: Program, params: llama
 
 
 def _together(config: Config, before: Scored | None, after: Scored) -> dict[str, Any]:
-    both = before is not None and before.heldout is not None and after.heldout is not None
+    fall = before.heldout.loss - after.heldout.loss if before and before.heldout and after.heldout else None
     return {
         "model": after.source,
         "baseline": before.source if before else None,
         "heldout": {
             "before": _figures(before),
             "after": _figures(after),
-            "fall": before.heldout.loss - after.heldout.loss if both else None,
+            "fall": fall,
             "unit": "nats a response token",
             "comparable": before is None or before.tokenizer == after.tokenizer,
         }

@@ -11,10 +11,11 @@ import numpy as np
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import Dtype, widest
-from alpaca_jax.formats.names import Index, leaves, weights, whole
+from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.source import sha256
-from alpaca_jax.formats.tensors import Read, Stored, held
+from alpaca_jax.formats.tensors import Read, StoredTensor, held
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Tree, flatten
 from alpaca_jax.tokenizer import Tokenizer
 
 PROBE = 'The 3 quick foxes\n\tjumped over "12" lazy dogs: naïve café, 北京!'
@@ -35,7 +36,7 @@ class Pretrained:
     format: str  # in words: "Hugging Face safetensors", "GGUF (Q8_0)", ...
     dtype: Dtype = "float32"  # what most weights are stored in; a quantised one is read as float32
     origin: str | None = None  # the source that a model trained here started from
-    stored: Mapping[str, Stored] = dataclasses.field(default_factory=dict)  # its tensors as they lie there
+    stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as they lie there
     notes: tuple[str, ...] = ()  # what was left out or guessed on opening
 
     @functools.cached_property
@@ -81,9 +82,9 @@ class Pretrained:
         return dataclasses.replace(self, architecture=kept, read=read)
 
 
-def in_memory(architecture: Architecture, tokenizer: Tokenizer, params: Mapping[str, object], eos_ids: tuple[int, ...] = ()) -> Pretrained:
+def in_memory(architecture: Architecture, tokenizer: Tokenizer, params: Tree, eos_ids: tuple[int, ...] = ()) -> Pretrained:
     """Returns nested params that are in memory as a model like any other."""
-    weights = {path: np.asarray(leaf) for path, leaf in leaves(dict(params))}
+    weights = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
     return Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,

@@ -2,17 +2,17 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from alpaca_jax.formats.dtypes import fill
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Path, flatten
 
-Path = tuple[str, ...]
 Index = tuple[slice, ...]
 
 
@@ -158,16 +158,7 @@ class Weight(NamedTuple):
 @functools.lru_cache(maxsize=8)  # it is asked for at every piece that is read
 def weights(architecture: Architecture) -> Mapping[Path, Weight]:
     """Returns every weight of `architecture` by our path, in the order of a checkpoint."""
-    shapes = {path: tuple(spec.shape) for path, spec in leaves(llama.specs(architecture))}
+    shapes = {path: tuple(spec.shape) for path, spec in flatten(llama.specs(architecture)).items()}
     known = {name.path: Weight(name, shapes.pop(name.path)) for name in TABLE if name.path in shapes}
     assert not shapes, f"weights without a name in TABLE: {sorted(shapes)}"
     return MappingProxyType(known)
-
-
-def leaves(tree: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yields each leaf of nested params with its path."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key), value

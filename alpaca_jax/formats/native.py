@@ -1,13 +1,18 @@
-"""Our own training folder: `model/` (architecture and tokenizer) beside `checkpoints/`."""
+"""Our own training folder: `model/` (architecture and tokenizer) beside `checkpoints/`; read, and written with a checkpoint of step 0.
+
+Orbax copies a whole tree of arrays before it writes. So the leaves of an export are lazy: each weight is read when it is written, and two
+stacked weights are in memory at a time instead of the model twice.
+"""
 
 import dataclasses
 import functools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +21,13 @@ from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import base as bases
 from alpaca_jax.formats.base import Base
-from alpaca_jax.formats.dtypes import widest
+from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype, widest
 from alpaca_jax.formats.model import Pretrained
-from alpaca_jax.formats.names import Index, weights
+from alpaca_jax.formats.names import Index, Weight, weights
 from alpaca_jax.formats.tensors import VOCABULARY, Read
+from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Tree, unflatten
 from alpaca_jax.rundir import read_json, write_atomic, write_json
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -28,7 +35,7 @@ FILE = "architecture.json"
 Place = tuple[Path, int | None]
 
 
-class _Stored(NamedTuple):
+class _SavedWeight(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
@@ -42,7 +49,7 @@ def write(
     source: str | None = None,
     base: Base | None = None,
 ) -> None:
-    """Writes what a training run's `train/model/` holds: sizes, tokenizer and chat template, the source, the base of its frozen weights."""
+    """Writes a run's `train/model/`: architecture, tokenizer and chat template, its source, the base of its frozen weights."""
     folder = storage.at(folder)
     for name, content in tokenizer.files().items():
         write_atomic(folder / name, content)
@@ -60,7 +67,7 @@ def base_of(folder: Path) -> Base | None:
 
 
 def find(path: Path) -> Place | None:
-    """Returns the training folder that `path` is, or (a run's folder) has as `train/`, or whose checkpoint it is, and the step of that."""
+    """Returns (training folder, step) for a training folder, a run's folder or a checkpoint (the only one with a step); else None."""
     for folder in (path, path / "train"):
         if (folder / "model" / FILE).is_file():
             return folder, None
@@ -69,8 +76,8 @@ def find(path: Path) -> Place | None:
     return None
 
 
-def open(place: Place, item: str, open_base: Callable[[Base], Pretrained]) -> Pretrained:
-    """Returns a checkpoint (the newest where the step is None) of a training folder, its params or their average (`ema`).
+def open_checkpoint(place: Place, item: str, open_base: Callable[[Base], Pretrained]) -> Pretrained:
+    """Returns a checkpoint of a training folder (step None: the newest), its params or their average (`ema`).
 
     Weights that the checkpoint lacks are those of the base that the run names, which `open_base` opens. A UserError where there is no
     checkpoint, its parts don't fit together, or the base is gone or another model.
@@ -78,20 +85,22 @@ def open(place: Place, item: str, open_base: Callable[[Base], Pretrained]) -> Pr
     folder, step = place
     content = read_json(folder / "model" / FILE)
     if not isinstance(content, dict) or "architecture" not in content:
-        raise UserError(f"{folder / 'model' / FILE} was not written by a training run: its key `architecture` is lacking")
+        raise UserError(f"{folder / 'model' / FILE} was not written by a training run: it has no key `architecture`")
     architecture = parse(Architecture, content["architecture"], where=str(folder / "model" / FILE))
     tokenizer = _tokenizer(folder / "model")
     if not checkpoint.steps(folder / "checkpoints"):
         raise UserError(f"{folder / 'checkpoints'} has no checkpoint yet: start the training again and let it save one")
     saved = checkpoint.Saved(folder / "checkpoints", step, item)
-    stored = {".".join(path): _Stored(leaf.shape, leaf.dtype.name, leaf.size * leaf.dtype.itemsize) for path, leaf in saved.weights.items()}
+    stored = {
+        ".".join(path): _SavedWeight(leaf.shape, leaf.dtype.name, leaf.size * leaf.dtype.itemsize) for path, leaf in saved.weights.items()
+    }
     trained = Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,
         read=_reader(saved, architecture),
         eos_ids=tuple(content.get("eos_ids") or (tokenizer.eos_id,)),
         source=str(saved.folder),
-        files=(saved.folder / checkpoint.MANIFEST,),  # it has the sha256 of every other file of the checkpoint
+        files=(saved.folder / checkpoint.MANIFEST,),  # holds the sha256 of every other file of the checkpoint
         format=f"Orbax checkpoint of step {saved.step}{' (averaged weights)' if item == 'ema' else ''}",
         dtype=widest([tensor.dtype for tensor in stored.values()]),
         stored=stored,
@@ -107,12 +116,42 @@ def _over(trained: Pretrained, source: Pretrained, base: Base) -> Pretrained:
     """The model whose trained weights are in a checkpoint and whose frozen ones are those of `source`."""
     frozen = {tuple(name.split(".")) for name in base.weights}
     known, size = weights(trained.architecture), np.dtype(source.dtype).itemsize
-    stored = {".".join(path): _Stored(known[path].shape, source.dtype, math.prod(known[path].shape) * size) for path in sorted(frozen)}
+    stored = {".".join(path): _SavedWeight(known[path].shape, source.dtype, math.prod(known[path].shape) * size) for path in sorted(frozen)}
 
     def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
         return source.read(path, index) if path in frozen else trained.read(path, index)
 
     return dataclasses.replace(trained, read=read, files=(*trained.files, *source.files), stored={**trained.stored, **stored})
+
+
+def export(
+    folder: Path,
+    model: Pretrained,
+    dtype: Dtype | None = None,
+    extra: Mapping[str, str] = MappingProxyType({}),
+    progress: Callable[[str], None] = lambda name: None,
+    plan: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes the training folder `folder` (absent or empty before), whole or not at all; calls `progress(path)` after each weight.
+
+    A UserError where a weight is not finite in `dtype` (default: as stored), or the disk has no room.
+    """
+    leaves = {path: _LazyWeight(model, weight, dtype or model.dtype) for path, weight in weights(model.architecture).items()}
+    size = sum(leaf.nbytes for leaf in leaves.values())
+    partial = Partial(folder, dict(plan), size)
+    arrays = partial.folder / "checkpoints" / "0"
+    try:
+        with explains_full_disk(folder):
+            checkpoint.remove([arrays])  # left by an export that was killed
+            write(partial.folder / "model", model.architecture, model.tokenizer, model.eos_ids, model.origin or model.source)
+            _save(arrays, unflatten(leaves), progress)
+            checkpoint.seal(arrays, 0, {})
+            for name, text in extra.items():
+                (partial.folder / name).write_text(text, encoding="utf-8")
+        partial.finish()
+    except UserError:
+        partial.discard()
+        raise
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -126,7 +165,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:
     known = weights(architecture)
 
-    @functools.lru_cache(maxsize=1)  # layers of one weight are asked for one after the other
+    @functools.lru_cache(maxsize=1)  # callers read the layers of one weight in turn
     def whole(path: tuple[str, ...]) -> np.ndarray:
         return saved.read(path)
 
@@ -134,10 +173,56 @@ def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:
         shape = known[path].shape
         found = saved.weights[path].shape if path in saved.weights else None
         if found is not None and path in VOCABULARY:
-            found = (min(found[0], shape[0]), *found[1:])  # stored with more rows, where a mesh has to divide them
+            found = (min(found[0], shape[0]), *found[1:])  # stored padded, so that a mesh divides the rows
         if found != shape:
-            state = "is missing" if found is None else f"has the shape {found}"
-            raise UserError(f"{saved.folder}: {'.'.join(path)} {state}, the architecture asks for {shape}; give another model.source")
+            problem = "is missing" if found is None else f"has the shape {found}"
+            raise UserError(f"{saved.folder}: {'.'.join(path)} {problem}, the architecture needs {shape}; give another model.source")
         return whole(path)[: shape[0]][index]
 
     return read
+
+
+class _LazyWeight:
+    """A weight that is read when it is written."""
+
+    def __init__(self, model: Pretrained, weight: Weight, dtype: Dtype) -> None:
+        self.path, self.shape, self.dtype = weight.name.path, weight.shape, numpy_dtype(dtype)
+        self._model = model
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        with np.errstate(over="ignore"):  # the error below names the weight
+            weight = np.ascontiguousarray(self._model.read(self.path), dtype=self.dtype)
+        if not finite(weight):
+            raise UserError(f"{self._model.source}: the weight {'.'.join(self.path)} has NaN or infinities in {self.dtype.name}")
+        return weight
+
+
+def _save(folder: Path, tree: Tree, progress: Callable[[str], None]) -> None:
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    class Handler(type_handlers.NumpyHandler):
+        """Writes lazy weights one after another, as Orbax writes numpy arrays."""
+
+        async def serialize(self, values: Sequence[_LazyWeight], infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[Any]:
+            read = read_ahead(lazy.read() for lazy in values)
+            for lazy, weight, info, arg in zip(values, read, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+                for written in await super().serialize([weight], [info], [arg]):
+                    written.result()
+                progress(".".join(lazy.path))
+            return []
+
+    registry = type_handlers.create_type_handler_registry((_LazyWeight, Handler(deepcopy_host_arrays=False)))
+    # Compression would hold two more copies of a weight in memory.
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=handler)) as writer:
+        writer.save(folder.absolute(), args=ocp.args.Composite(params=ocp.args.PyTreeSave(tree)))

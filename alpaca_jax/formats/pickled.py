@@ -43,7 +43,7 @@ class _File:
         return piece
 
 
-class Stored(NamedTuple):
+class PickledTensor(NamedTuple):
     """A tensor of a file, not yet read."""
 
     file: _File
@@ -53,7 +53,7 @@ class Stored(NamedTuple):
     nbytes: int
 
 
-def header(path: Path) -> dict[str, Stored]:
+def header(path: Path) -> dict[str, PickledTensor]:
     """Returns the tensors of a file by name.
 
     A UserError where torch is not installed, and where the file is damaged, has code in it (which is not run), or holds other things
@@ -65,11 +65,11 @@ def header(path: Path) -> dict[str, Stored]:
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype not in DTYPES or str(tensor.layout) != "torch.strided":
             raise UserError(f"{path}: {name} is stored as {dtype} ({tensor.layout}); only dense {', '.join(DTYPES)} can be read")
-        stored[name] = Stored(file, name, tuple(tensor.shape), dtype, tensor.nbytes)
+        stored[name] = PickledTensor(file, name, tuple(tensor.shape), dtype, tensor.nbytes)
     return stored
 
 
-def read(stored: Stored, index: Index = ()) -> np.ndarray:
+def read(stored: PickledTensor, index: Index = ()) -> np.ndarray:
     """Returns the piece `index` of a tensor; nothing else of the file is copied."""
     import torch
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import difference, float_difference, native
+from alpaca_jax.formats import difference, native
 from alpaca_jax.formats import source as sources
 from alpaca_jax.formats.adapter import reader as adapter
 from alpaca_jax.formats.config import ModelConfig
@@ -22,14 +22,16 @@ from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.meta import reader as meta
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
-from alpaca_jax.formats.tensors import VOCABULARY, nested
+from alpaca_jax.formats.tensors import VOCABULARY
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 
 SHAPING = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "tie_embeddings")
 SHAPING += ("qkv_bias", "out_bias", "qk_norm")
 Bounds = tuple[tuple[int, int], ...]
-AVERAGE = "#ema"  # behind the folder of a training run: the average of its weights
+AVERAGE = "#ema"  # appended to the folder of a training run: the average of its weights
+BIT_DIFFERENCE = "weight_difference.json"  # the manifest of a format of version 0.1
 
 
 def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
@@ -79,7 +81,7 @@ def load_params(
         shape = (stored_vocab, *weight.shape[1:]) if padded else weight.shape
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if place is None else place(path)
         params[path] = jax.make_array_from_callback(shape, where, _pieces(pretrained, path, shape, where, np.dtype(dtype)))
-    return nested(params)
+    return unflatten(params)
 
 
 def read_weight(pretrained: Pretrained, path: tuple[str, ...], index: Index = (), dtype: Any = np.float32) -> np.ndarray:
@@ -172,19 +174,24 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
     place = source.removesuffix(AVERAGE)
     path = sources.resolve(place, config.cache)
     if path.is_dir() and (trained := native.find(path)) is not None:
-        found = native.open(trained, "params" if place == source else "ema", lambda base: open(base.settings(config)))
+        found = native.open_checkpoint(trained, "params" if place == source else "ema", lambda base: open(base.settings(config)))
     elif storage.is_remote(path):
         raise UserError(f"{path} is no training run, the only kind of model that is read from a store: copy it to a disk first")
-    elif path.is_dir() and (laid_over := _laid_over(path)) is not None:
-        found = laid_over.open(path, _open_base(config, config.base or laid_over.base_of(path)))
+    elif (path / adapter.FILE).is_file():
+        found = adapter.merge(path, _open_base(config, config.base or adapter.base_of(path)))
+    elif (path / BIT_DIFFERENCE).is_file():
+        raise UserError(
+            f"{path} is a weight difference in the bit format of alpaca-jax 0.1, which is no longer read: add it to its base with that "
+            "version (`alpaca-jax convert source=... base=... target=...`) and give the result as the source"
+        )
     elif (path / "params.json").is_file() and not (path / "config.json").is_file():
-        found = meta.open(path, tokenizer)
+        found = meta.open_folder(path, tokenizer)
     elif path.is_dir():
-        found = huggingface.open(path, tokenizer)
-        if config.base is not None:  # it holds differences, as Stanford published Alpaca's
-            found = float_difference.open(found, _open_base(config, config.base))
+        found = huggingface.open_folder(path, tokenizer)
+        if config.base is not None:
+            found = difference.add(found, _open_base(config, config.base))
     elif path.suffix == ".gguf" or _magic(path) == b"GGUF":
-        found = gguf.open(path, tokenizer)
+        found = gguf.open_file(path, tokenizer)
     else:
         raise UserError(f"{path} is no GGUF file; give a .gguf file, the folder of a model (Hugging Face or Meta), or that of a run")
     found = found.named(source)
@@ -193,11 +200,6 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
 
 def _open_base(config: ModelConfig, base: str) -> Pretrained:
     return _open(dataclasses.replace(config, source=base, base=None, architecture=None), None)
-
-
-def _laid_over(folder: Path) -> Any:
-    """The format of a folder that holds what is added to another model, or None."""
-    return next((kind for kind in (adapter, difference) if (folder / kind.FILE).is_file()), None)
 
 
 def _magic(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from alpaca_jax.formats.names import Index, whole
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "U16": "uint16", "U8": "uint8"}
 
 
-class Stored(NamedTuple):
+class SafeTensor(NamedTuple):
     """A tensor and where it lies: `offset` counts bytes from the beginning of the file."""
 
     file: WeightFile
@@ -30,7 +30,7 @@ class Stored(NamedTuple):
     nbytes: int
 
 
-def header(path: Path) -> dict[str, Stored]:
+def header(path: Path) -> dict[str, SafeTensor]:
     """Returns the tensors of a file by name; a UserError where it is truncated or its header lies."""
     try:
         with safe_open(path, framework="numpy"):
@@ -46,11 +46,11 @@ def header(path: Path) -> dict[str, Stored]:
         if entry["dtype"] not in NAMES:
             raise UserError(f"{path}: {name} is stored as {entry['dtype']}; only {', '.join(NAMES)} can be read")
         start, end = entry["data_offsets"]
-        stored[name] = Stored(file, 8 + length + start, tuple(entry["shape"]), NAMES[entry["dtype"]], end - start)
+        stored[name] = SafeTensor(file, 8 + length + start, tuple(entry["shape"]), NAMES[entry["dtype"]], end - start)
     return stored
 
 
-def read(tensor: Stored, index: Index = ()) -> np.ndarray:
+def read(tensor: SafeTensor, index: Index = ()) -> np.ndarray:
     """Returns the piece `index` of a tensor. Rows are read alone; of a matrix so are columns."""
     if not tensor.shape:
         return tensor.file.read(tensor.offset, (), numpy_dtype(tensor.dtype))

@@ -59,7 +59,7 @@ def resolve(source: str | os.PathLike[str], cache: str | os.PathLike[str] | None
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Returns the sha256 (hex) of a file's content."""
-    with storage.told(path), storage.at(path).open("rb") as file:
+    with storage.explained(path), storage.at(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,11 +1,10 @@
 """The tensors of another project's checkpoint, one or one a layer, read as pieces of our stacked weights."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -31,15 +30,7 @@ def held(params: Mapping[tuple[str, ...], np.ndarray]) -> Read:
     return read
 
 
-def nested(params: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Returns weights by path as nested params."""
-    tree: dict[str, Any] = {}
-    for (*parents, last), weight in params.items():
-        functools.reduce(lambda below, key: below.setdefault(key, {}), parents, tree)[last] = weight
-    return tree
-
-
-class Stored(Protocol):
+class StoredTensor(Protocol):
     """What is known of a tensor before it is read."""
 
     @property
@@ -62,7 +53,7 @@ class Tensors:
 
     where: Path
     scheme: str
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredTensor]
     load: Callable[[str, Index], np.ndarray]
     interleaved: bool = False
 

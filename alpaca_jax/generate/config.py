@@ -1,11 +1,11 @@
-"""What `generate` may be told."""
+"""The settings of `generate`."""
 
 from typing import Literal
 
 from alpaca_jax.config import configclass
 from alpaca_jax.teacher.config import TeacherConfig
 
-# What a model of text can't look at, listen to or open (the list of Self-Instruct and Alpaca).
+# What a text model can't look at, listen to or open (the list of Self-Instruct and Alpaca).
 BLOCKLIST = (
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot", "go to", "video",
     "audio", "music", "flowchart", "diagram",
@@ -15,26 +15,26 @@ BLOCKLIST = (
 @configclass
 class Sampling:
     temperature: float = 1.0
-    instruction_temperature: float | None = None  # of instructions (magpie); null: the same
+    instruction_temperature: float | None = None  # for instructions (magpie); null: the same
     top_p: float = 1.0
-    max_tokens: int = 512  # of one answer
-    instruction_max_tokens: int = 128  # of one instruction (magpie)
+    max_tokens: int = 512  # of an answer
+    instruction_max_tokens: int = 128  # of an instruction (magpie)
 
 
 @configclass
 class SelfInstruct:
     shown: int = 3  # seed tasks in a prompt
-    asked: int = 20  # length of the list asked for, those shown included
+    asked: int = 20  # length of the requested list, including those shown
     max_tokens: int = 3072  # of the list
 
 
 @configclass
 class Magpie:
     prefix: str = ""  # the teacher's chat template up to the user's turn
-    stop: tuple[str, ...] = ()  # what ends a turn
-    openings: tuple[str, ...] = ("",)  # first words put into the user's mouth, dealt in turn, for variety; "": none
-    answer: Literal["chat", "completions"] = "chat"  # how the answer is asked for
-    system: str = ""  # the system message under which it is asked for (answer=chat); empty: the server's own
+    stop: tuple[str, ...] = ()  # texts that end a turn
+    openings: tuple[str, ...] = ("",)  # first words of the user's turn, used in rotation, for variety; "": none
+    answer: Literal["chat", "completions"] = "chat"  # how to ask for the answer
+    system: str = ""  # the system message for the answer (answer=chat); empty: the server's own
     turn: str = ""  # the template from the end of the user's turn to the assistant's (answer=completions)
 
 
@@ -48,17 +48,17 @@ class Budget:
 class Filters:
     min_words: int = 4  # of an instruction
     max_words: int = 150
-    blocklist: tuple[str, ...] = BLOCKLIST  # words that an instruction may not hold
-    plain_start: bool = True  # an instruction begins with an ASCII letter or digit, and not with "Write a program"
-    rouge_l: float = 0.7  # an instruction nearer than this to a kept one is dropped
+    blocklist: tuple[str, ...] = BLOCKLIST  # words that an instruction must not contain
+    plain_start: bool = True  # an instruction must begin with an ASCII letter or digit, and not with "Write a program"
+    rouge_l: float = 0.7  # drop instructions with a ROUGE-L above this to a kept one
     refusals: bool = True  # drop answers that decline
-    broken: bool = True  # drop answers that loop, hold undecodable bytes or pieces of a template
-    cut: bool = True  # drop answers that the limit on tokens cut off
+    broken: bool = True  # drop answers that repeat themselves, or contain undecodable bytes or template fragments
+    cut: bool = True  # drop answers cut off by the token limit
 
 
 @configclass
 class Config:
-    """The `generate` verb: `dir/records` gets records.jsonl, manifest.json and answers.jsonl, the log a later start goes on from."""
+    """The `generate` verb: `dir/records` gets records.jsonl, manifest.json and answers/, the log from which a later start resumes."""
 
     dir: str
     teacher: TeacherConfig
@@ -78,21 +78,21 @@ class Config:
         if self.count < 1:
             raise ValueError(f"count must be 1 or more, got {self.count}")
         if self.method == "self_instruct" and not 0 < self.self_instruct.shown < self.self_instruct.asked:
-            raise ValueError("self_instruct.shown must be above 0 and below self_instruct.asked, the length of the list asked for")
+            raise ValueError("self_instruct.shown must be above 0 and below self_instruct.asked, the length of the requested list")
         if self.method != "magpie":
             return
         if self.teacher.endpoint != "completions":
             raise ValueError(
-                "method=magpie lets the model go on from half a chat template, so it needs teacher.endpoint=completions; hosted chats "
-                "refuse that: use method=self_instruct with them"
+                "method=magpie has the model continue an incomplete chat template, so it needs teacher.endpoint=completions; hosted chat "
+                "endpoints refuse that: use method=self_instruct with them"
             )
         if not self.magpie.prefix:
             raise ValueError(
-                "magpie.prefix is missing: give the teacher's chat template up to the user's turn, and in magpie.stop the text that ends it"
+                "magpie.prefix is missing: give the teacher's chat template up to the user's turn, and what ends a turn in magpie.stop"
             )
         if not self.magpie.openings:
             raise ValueError('magpie.openings is empty: give [""] for no opening')
         if self.magpie.answer == "completions" and not self.magpie.turn:
             raise ValueError(
-                "magpie.turn is missing: magpie.answer=completions needs the template between the user's and the assistant's turn"
+                "magpie.turn is missing: magpie.answer=completions needs the template from the end of the user's turn to the assistant's"
             )

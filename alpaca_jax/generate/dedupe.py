@@ -1,11 +1,11 @@
-"""Near-duplicates by ROUGE-L, and what lies too near an evaluation set."""
+"""Near-duplicates by ROUGE-L, and overlap with evaluation sets."""
 
 import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
@@ -13,19 +13,31 @@ from rapidfuzz.distance import Indel
 from alpaca_jax.errors import UserError
 
 _WORD = re.compile(r"[a-z0-9]+")
-SHARED_WORDS = 13  # a run of this many words in common with an evaluation set is no chance
+SHARED_WORDS = 13  # consecutive words in common with an evaluation set that cannot be coincidence
 
 
 def words(text: str) -> list[str]:
-    """The tokens that ROUGE compares: lower-case runs of ASCII letters and digits."""
+    """The tokens that ROUGE compares: runs of ASCII letters and digits, in lower case."""
     return _WORD.findall(text.lower())
 
 
-class Seen:
-    """The instructions seen so far, each as a string with one character for each word.
+class Seen(Protocol):
+    """The instructions seen so far, to recognise near-duplicates; many threads may ask while one adds."""
 
-    The normalised Indel similarity of two such strings is their ROUGE-L F1. A text without a single ASCII word (another script) would
-    be like any other such text; those are compared whole instead.
+    def add(self, text: str) -> None:
+        """Counts `text` as seen."""
+        ...
+
+    def holds(self, text: str) -> bool:
+        """Whether `text` is a near-duplicate of an earlier one. It remains one, whatever else is added."""
+        ...
+
+
+class RougeSeen:
+    """Near-duplicates by ROUGE-L against all instructions seen so far, each stored as a string with one character per word.
+
+    The normalised Indel similarity of two such strings is their ROUGE-L F1. Texts without any ASCII word (in other scripts) would all
+    be equal, so they are compared as whole strings instead.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -33,7 +45,7 @@ class Seen:
         self._letters: dict[str, str] = {}
         self._keys: list[str] = []
         self._whole: set[str] = set()
-        self._lock = threading.Lock()  # two new words at once would get one letter
+        self._lock = threading.Lock()  # without it, two new words at once could get the same letter
 
     def add(self, text: str) -> None:
         """Counts `text` as seen."""
@@ -43,7 +55,7 @@ class Seen:
             self._whole.add(text.strip().casefold())
 
     def holds(self, text: str) -> bool:
-        """Whether a text seen before has a ROUGE-L F1 above the threshold with this one."""
+        """Whether an earlier text has a ROUGE-L F1 above the threshold with this one."""
         key = self._key(text)
         if not key:
             return text.strip().casefold() in self._whole
@@ -56,10 +68,10 @@ class Seen:
 
 
 class Evaluations:
-    """The evaluation sets that no record may come near."""
+    """The evaluation sets that no record may overlap."""
 
     def __init__(self, paths: Iterable[str], threshold: float) -> None:
-        self._instructions = Seen(threshold)
+        self._instructions = RougeSeen(threshold)
         self._runs: set[tuple[str, ...]] = set()
         for path in paths:
             for texts in _evaluation_texts(Path(path)):
@@ -68,22 +80,22 @@ class Evaluations:
                     self._runs.update(_runs(text))
 
     def hold(self, instruction: str, *others: str) -> bool:
-        """Whether the instruction is a near-duplicate of one of theirs, or any of the texts shares 13 words in a row with them."""
+        """Whether the instruction is a near-duplicate of one of theirs, or any text shares 13 consecutive words with them."""
         shared = any(run in self._runs for text in (instruction, *others) for run in _runs(text))
         return shared or self._instructions.holds(instruction)
 
 
 def _letter(number: int) -> str:
-    return chr(number + 1 if number < 0xD7FF else number + 0x801)  # past the surrogates, which are no characters
+    return chr(number + 1 if number < 0xD7FF else number + 0x801)  # skips the surrogates, which are not characters
 
 
 def _runs(text: str) -> Iterator[tuple[str, ...]]:
-    found = words(text)
-    return (tuple(found[i : i + SHARED_WORDS]) for i in range(len(found) - SHARED_WORDS + 1))
+    tokens = words(text)
+    return (tuple(tokens[i : i + SHARED_WORDS]) for i in range(len(tokens) - SHARED_WORDS + 1))
 
 
 def _evaluation_texts(path: Path) -> Iterator[Sequence[str]]:
-    """(instruction, further texts) of each task in a JSONL file or JSON array, in any of the shapes evaluation sets have."""
+    """The instruction and further texts of each task in a JSONL file or JSON array, in any of the usual shapes of evaluation sets."""
     try:
         content = path.read_text(encoding="utf-8-sig")
         items = (
@@ -94,6 +106,6 @@ def _evaluation_texts(path: Path) -> Iterator[Sequence[str]]:
     for number, item in enumerate(items, start=1):
         task: Any = next((item[key] for key in ("instruction", "question", "prompt") if isinstance(item.get(key), str)), None)
         if task is None:
-            raise UserError(f"decontaminate: {path}, record {number}: has neither instruction, question nor prompt.")
+            raise UserError(f"decontaminate: {path}, record {number}: has no instruction, question or prompt.")
         parts = [item, *(item.get("instances") or [])]
         yield [task, *(part[key] for part in parts for key in ("input", "output") if isinstance(part.get(key), str))]

@@ -1,4 +1,4 @@
-"""Why a task is dropped: each test returns the name under which the manifest counts it."""
+"""Filters that drop tasks: each returns the name under which the manifest counts the drop, or None."""
 
 import re
 import zlib
@@ -12,7 +12,7 @@ _REFUSAL = re.compile(
     r"|\Ai(?:'m| am) (?:very |so |really )?sorry,? but (?:i|as|this|that|it)\b"
     rf"|\b{_CANNOT}(?:help(?! but)|assist|provide|fulfill?|comply|answer|access|browse|have the ability|have access)\b"
     r"|\A(?:i'm|i am|unfortunately, i'm|unfortunately, i am) (?:unable|not able) to\b"
-    # Asks for what it wasn't given.
+    # It asks for something it was not given.
     r"|\A(?:sure[,!.] |of course[,!.] )?(?:(?:could|can) you (?:please )?|please )(?:provide|share|paste|give)\b",
     re.IGNORECASE,
 )
@@ -22,7 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
 
 
 def instruction_problem(text: str, filters: Filters) -> str | None:
-    """Why this instruction is unfit, as Alpaca judged it, or None."""
+    """Why this instruction is unfit by Alpaca's rules, or None."""
     words = text.split()
     if len(words) < filters.min_words:
         return "short_instruction"
@@ -53,25 +53,26 @@ def answer_problem(output: str, cut: bool, filters: Filters) -> str | None:
 
 
 def is_refusal(output: str) -> bool:
-    """Whether the answer begins by declining, or by asking for what it was not given."""
+    """Whether the answer begins by declining, or by asking for something it was not given."""
     return _REFUSAL.search(output.replace("\u2019", "'")[:200]) is not None
 
 
 def is_broken(output: str) -> bool:
-    """Whether the text holds undecodable bytes, control characters, pieces of a template, an open code fence, or goes round in circles."""
+    """Whether the text contains undecodable bytes, control characters, template fragments or an unclosed code fence, or repeats itself."""
     if _CONTROL.search(output) or _TEMPLATE.search(output) or output.count("```") % 2:
         return True
     return is_loop(output)
 
 
 def is_loop(output: str) -> bool:
-    """Whether the text repeats itself: three of ten runs of three words stood there before, or its bytes shrink more than fourfold.
+    """Whether the text repeats itself: over three tenths of its word trigrams repeat earlier ones, or it compresses more than fourfold.
 
-    Seven tenths part SmolLM2-135M's answers cleanly (the loops are below 0.66, all others above 0.8) and cost 0.2% of Alpaca's records.
+    A share of 0.7 distinct trigrams separates SmolLM2-135M's answers cleanly (loops are below 0.66, all others above 0.8) and drops
+    0.2% of Alpaca's records.
     """
     words = re.findall(r"\w+", output.lower())
     runs = list(zip(words, words[1:], words[2:], strict=False))
     if len(runs) >= 10 and len(set(runs)) < 0.7 * len(runs):
         return True
     content = output.encode()
-    return len(content) > 200 and len(content) > 4 * len(zlib.compress(content, 9))  # also what has no words
+    return len(content) > 200 and len(content) > 4 * len(zlib.compress(content, 9))  # also catches text without words

@@ -1,4 +1,7 @@
-"""The two ways to get tasks out of a teacher. Each request is a function of (seed, index) and of the answers before it in its index."""
+"""Self-Instruct and Magpie: two ways to get tasks from a teacher.
+
+Each request is a function of (seed, index) and of the earlier answers for that index.
+"""
 
 import dataclasses
 import hashlib
@@ -15,30 +18,30 @@ from alpaca_jax.generate.config import Config
 from alpaca_jax.records import Record
 from alpaca_jax.teacher.protocol import Answer, Request
 
-# Whether an instruction is sure to be dropped, so that no answer need be paid for.
+# Whether an instruction is certain to be dropped, so that no answer has to be paid for.
 Doomed = Callable[[str], bool]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One task as the teacher wrote it; `problem` says why it never became whole."""
+    """One task as the teacher wrote it; `problem` says why it is incomplete."""
 
     instruction: str = ""
     input: str = ""
     output: str = ""
-    cut: bool = False  # the limit on tokens ended the output
+    cut: bool = False  # the token limit ended the output
     problem: str | None = None
-    seed: int = 0  # of the request that gave the output
-    item: int = 0  # its place in that answer
+    seed: int = 0  # of the request that produced the output
+    item: int = 0  # the task's position in that answer
 
 
 class Method(Protocol):
-    yields: int  # candidates hoped for from one index
-    longest: int  # tokens of the longest prompt with its answer, about
-    known: Sequence[str]  # instructions that count as taken
+    yields: int  # candidates expected per index
+    longest: int  # approximate tokens of the longest prompt with its answer
+    known: Sequence[str]  # instructions that count as already seen
 
     def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
-        """The next request of this index, or its candidates when there is nothing more to ask."""
+        """The next request for this index, or its candidates once there is nothing more to ask."""
         ...
 
 
@@ -48,12 +51,12 @@ def make(config: Config) -> Method:
 
 
 def request_seed(seed: int, index: int, step: int) -> int:
-    """A 31-bit number, the same for the same three."""
+    """A 31-bit seed, determined by the three arguments."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}/{step}".encode()).digest()[:4], "big") >> 1
 
 
 class MagpieMethod:
-    """The template up to the user's turn makes the model write an instruction, which it then answers (arXiv:2406.08464)."""
+    """Given the chat template up to the user's turn, the model writes an instruction, which it then answers (arXiv:2406.08464)."""
 
     yields = 1
     known: Sequence[str] = ()
@@ -61,11 +64,11 @@ class MagpieMethod:
     def __init__(self, config: Config) -> None:
         self._config = config
         fixed = max(len(config.magpie.prefix + config.magpie.turn), len(config.magpie.system)) + max(map(len, config.magpie.openings))
-        # In characters, where tokens are longer: room to spare for the template around them.
+        # Counts characters, of which a token has several: this leaves room for the rest of the template.
         self.longest = fixed + config.sampling.instruction_max_tokens + config.sampling.max_tokens
 
     def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
-        """The next request, or the one candidate."""
+        """The next request, or the single candidate."""
         magpie, sampling = self._config.magpie, self._config.sampling
         opening = magpie.openings[index % len(magpie.openings)]
         if not answers:
@@ -109,16 +112,18 @@ class MagpieMethod:
 
 
 class SelfInstructMethod:
-    """A few seed tasks are shown as the start of a list, and the rest of the list is asked for (Wang et al., 2022; Alpaca, 2023)."""
+    """Shows a few seed tasks as the start of a list and asks for the rest of the list (Wang et al., 2022; Alpaca, 2023)."""
 
     def __init__(self, config: Config, seeds: Sequence[Record]) -> None:
         self._config, self._seeds = config, seeds
-        shown, asked = config.self_instruct.shown, config.self_instruct.asked
-        if len(seeds) < shown:
-            raise UserError(f"seeds={config.seeds}: {len(seeds)} tasks, but self_instruct.shown={shown} go into a prompt. Add seed tasks.")
-        self.yields = asked - shown
+        examples, asked = config.self_instruct.shown, config.self_instruct.asked
+        if len(seeds) < examples:
+            raise UserError(
+                f"seeds={config.seeds}: has {len(seeds)} tasks, but self_instruct.shown={examples} go into a prompt. Add seed tasks."
+            )
+        self.yields = asked - examples
         self.known: Sequence[str] = [seed.instruction for seed in seeds]
-        widest = sorted(len(_shown(1, seed)) for seed in seeds)[-shown:]
+        widest = sorted(len(_format_task(1, seed)) for seed in seeds)[-examples:]
         self.longest = (len(REQUIREMENTS) + sum(widest)) // 2 + 64 + config.self_instruct.max_tokens
 
     def advance(self, index: int, answers: Sequence[Answer], doomed: Doomed) -> Request | list[Candidate]:
@@ -127,7 +132,7 @@ class SelfInstructMethod:
         seed = request_seed(self._config.seed, index, 0)
         if not answers:
             prompt = self_instruct_prompt(random.Random(seed).sample(self._seeds, how.shown), how.asked)
-            # No stop text such as "20.": it would also end "2020." in the middle of an answer.
+            # No stop text such as "20.": it would also cut an answer at "2020."
             return Request(
                 endpoint=endpoint,
                 prompt=prompt + (f"{how.shown + 1}. Instruction:" if endpoint == "completions" else ""),
@@ -139,8 +144,8 @@ class SelfInstructMethod:
         if answers[0].text is None:
             return [Candidate(problem="nonsense")]
         start = "1. Instruction:" if endpoint == "completions" else ""
-        found = parse_tasks(start + answers[0].text, cut=answers[0].finish_reason == "length")
-        return [dataclasses.replace(task, seed=seed, item=item) for item, task in enumerate(found)] or [Candidate(problem="no_task")]
+        tasks = parse_tasks(start + answers[0].text, cut=answers[0].finish_reason == "length")
+        return [dataclasses.replace(task, seed=seed, item=item) for item, task in enumerate(tasks)] or [Candidate(problem="no_task")]
 
 
 REQUIREMENTS = """Write a varied list of {asked} tasks of the kind that people give to an assistant which reads and writes text.
@@ -158,18 +163,18 @@ Each task has three parts, marked as in the first ones below. Go on after them, 
 """
 
 
-def self_instruct_prompt(shown: Sequence[Record], asked: int) -> str:
-    """The prompt that shows these tasks as the first of `asked`."""
-    return REQUIREMENTS.format(asked=asked) + "".join(_shown(number, task) for number, task in enumerate(shown, start=1))
+def self_instruct_prompt(examples: Sequence[Record], asked: int) -> str:
+    """The prompt that gives these tasks as the first of a list of `asked`."""
+    return REQUIREMENTS.format(asked=asked) + "".join(_format_task(number, task) for number, task in enumerate(examples, start=1))
 
 
-def _shown(number: int, task: Record) -> str:
+def _format_task(number: int, task: Record) -> str:
     return (
         f"{number}. Instruction: {task.instruction}\n{number}. Input: {task.input or '<noinput>'}\n{number}. Output: {task.output}\n###\n"
     )
 
 
-# A part begins a line; its number may be wrong or missing, and some teachers embolden it.
+# A part begins at the start of a line; its number may be wrong or missing, and some teachers set it in bold.
 _PART = r"^[ \t]*(?:#{{1,4}}[ \t]*)?\**[ \t]*{number}[ \t]*\**{name}\**[ \t]*:[ \t]*\**[ \t]*"
 _INSTRUCTION = re.compile(_PART.format(number=r"(\d+)[ \t]*[.):]", name="Instruction"), re.MULTILINE | re.IGNORECASE)
 _SEPARATORS = re.compile(r"(?:\s*^[ \t]*(?:#{2,}|-{3,}|\*{3,})[ \t]*$)+\s*\Z", re.MULTILINE)
@@ -177,25 +182,25 @@ _NO_INPUT = re.compile(r"\W*(?:no ?input|none|n/a)\W*", re.IGNORECASE)
 
 
 def parse_tasks(text: str, cut: bool) -> list[Candidate]:
-    """The tasks of a numbered list, whatever numbers it gives them; with `cut` the last one is marked as cut.
+    """The tasks of a numbered list, whatever their numbers; with `cut` the last one is marked as cut.
 
-    A task goes from its "Instruction:" to the next one, so `###` inside an output belongs to the output.
+    A task extends from its "Instruction:" to the next one, so `###` inside an output belongs to the output.
     """
     heads = list(_INSTRUCTION.finditer(text))
     ends = [*(head.start() for head in heads[1:]), len(text)]
     tasks = []
-    for head, end in zip(heads, ends, strict=False):  # no head, no task
+    for head, end in zip(heads, ends, strict=False):  # without heads, `ends` has one element more
         body, number = text[head.end() : end], head.group(1)
         last = cut and end == len(text)
-        found = _part(body, number, "Input")
-        output = _part(body, number, "Output", found.end() if found else 0)
+        input_ = _part(body, number, "Input")
+        output = _part(body, number, "Output", input_.end() if input_ else 0)
         if output is None:
             tasks.append(Candidate(instruction=body.strip()[:200], cut=last, problem="cut" if last else "no_output"))
             continue
-        given = body[found.end() : output.start()].strip() if found else ""
+        given = body[input_.end() : output.start()].strip() if input_ else ""
         tasks.append(
             Candidate(
-                instruction=body[: (found or output).start()].strip(),
+                instruction=body[: (input_ or output).start()].strip(),
                 input="" if _NO_INPUT.fullmatch(given) else given,
                 output=_SEPARATORS.sub("", body[output.end() :]).strip(),
                 cut=last,
@@ -205,19 +210,19 @@ def parse_tasks(text: str, cut: bool) -> list[Candidate]:
 
 
 def _part(body: str, number: str, name: str, start: int = 0) -> re.Match[str] | None:
-    """Where the part begins: under the task's own number, else under any or none."""
+    """The start of a part: with the task's own number if there is one, else with any number or none."""
     for numbers in (rf"{number}[ \t]*[.):]", r"(?:\d+[ \t]*[.):])?"):
         pattern = re.compile(_PART.format(number=numbers, name=name), re.MULTILINE | re.IGNORECASE)
-        if found := pattern.search(body, start):
-            return found
+        if match := pattern.search(body, start):
+            return match
     return None
 
 
 def load_seeds(path: str | None) -> list[Record]:
-    """The seed tasks of a JSONL file (`instruction`, `input`, `output`, or Self-Instruct's `instances`); null gives the packaged ones."""
+    """The seed tasks of a JSONL file (`instruction`, `input`, `output`, or Self-Instruct's `instances`); None: the packaged ones."""
     source = Path(path) if path else resources.files("alpaca_jax.generate") / "seeds.jsonl"
     if not source.is_file():
-        raise UserError(f"seeds={path}: there is no such file. Give a JSONL file of seed tasks, or null for the packaged ones.")
+        raise UserError(f"seeds={path}: no such file. Give a JSONL file of seed tasks, or null for the packaged ones.")
     seeds = []
     for number, line in enumerate(source.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():

@@ -5,7 +5,7 @@ import datetime
 import hashlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.generate import methods
 from alpaca_jax.generate.collect import Collector
 from alpaca_jax.generate.config import Config
-from alpaca_jax.generate.log import Log
-from alpaca_jax.generate.progress import Bar
+from alpaca_jax.generate.dedupe import RougeSeen
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import Manifest
 from alpaca_jax.rundir import RunDir, write_yaml
 from alpaca_jax.spool import Spool
@@ -29,16 +29,18 @@ from alpaca_jax.teacher.bill import Bill, prices
 from alpaca_jax.teacher.client import Client, key
 from alpaca_jax.teacher.config import TeacherConfig
 from alpaca_jax.teacher.local import Endpoint, serving
+from alpaca_jax.teacher.log import AnswerLog, files
 
-LOG = "answers.jsonl"
+LOG = "answers"  # a folder
+OLDER_LOG = "answers.jsonl"  # one file, as it was written until there were shards
 SPOOL = "~/.cache/alpaca_jax/spool"
 
 
 def run(config: Config) -> Manifest:
     """Writes `dir/records/` and returns its manifest; stopped anywhere and started again, it goes on from its log of answers.
 
-    Where `dir` is on an object store the log grows in a folder of this machine and is put there whole, once a minute and in the end: a
-    killed run goes on from all of it here, and from what was put elsewhere.
+    Where `dir` is on an object store the log grows in a folder of this machine, and what has grown is put there once a minute and in the
+    end: a killed run goes on from all of it here, and from what was put elsewhere.
     """
     start = time.monotonic()
     if not config.replay:
@@ -51,34 +53,44 @@ def run(config: Config) -> Manifest:
 
 
 def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Method, bill: Bill, start: float) -> Manifest:
-    log = _open_log(config, folder)
-    for request, answer in log.asked:
-        bill.charge(request, answer)
-    bill.lose(sum(log.doubtful))
+    log = _open_log(config, folder, bill)
     write_yaml(run_dir.path("records", "config.yaml"), to_mapping(config))
 
-    collector = Collector(config, method, log, bill)
+    collector = Collector(config, method, log, RougeSeen(config.filters.rouge_l))
     collector.judge_log(skip_gaps=config.replay)
     stopped_by = "count" if collector.complete else "log"
     if not collector.complete and not config.replay:
-        with Bar(config.count, bill) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
-            teacher = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice)
-            stopped_by = collector.fill(teacher, lambda: bar.show(len(collector.kept), collector.next))
+        with ProgressBar("records", config.count) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
+            teacher, rates = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice), _rates(bill, collector)
+            stopped_by = collector.fill(teacher, lambda: bar.update(len(collector.kept), rates()))
     if not collector.kept:
-        raise UserError(f"not one record was kept (stopped by {stopped_by}: {dict(collector.counts)}). Look into {log.path}.")
+        answers = f"Look into the answers in {run_dir.path('records')}."
+        raise UserError(f"not one record was kept (stopped by {stopped_by}: {dict(collector.counts)}). {answers}")
     manifest = _write(config, run_dir, collector, bill, stopped_by, time.monotonic() - start)
     _print(manifest, run_dir.path("records"))
     return manifest
 
 
 @contextlib.contextmanager
-def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, bar: Bar) -> Iterator[Endpoint]:
+def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, bar: ProgressBar) -> Iterator[Endpoint]:
     """Where the teacher listens; our own is started for it."""
     if teacher.source is None:
         yield Endpoint(teacher.base_url, str(teacher.model))
     else:
         with serving(teacher, max_length, folder / "teacher.log", bar.notice) as endpoint:
             yield endpoint
+
+
+def _rates(bill: Bill, collector: Collector) -> Callable[[], str]:
+    """Returns what says how many requests were asked, the tokens a second from now on, and the dollars."""
+    start, tokens = time.monotonic(), bill.completion_tokens
+
+    def rates() -> str:
+        rate = (bill.completion_tokens - tokens) / max(time.monotonic() - start, 1e-9)
+        dollars = bill.dollars + bill.doubtful
+        return f"{collector.next} asked, {rate:.0f} tokens/s" + (f", {dollars:.4f} dollars" if dollars else "")
+
+    return rates
 
 
 @contextlib.contextmanager
@@ -91,17 +103,20 @@ def _growing(run_dir: RunDir) -> Iterator[Path]:
     here = Path(SPOOL).expanduser() / hashlib.sha256(str(folder).encode()).hexdigest()[:24]
     spool = Spool(folder, lambda message: Console(stderr=True).print(message, highlight=False), folder=here)
     try:
-        spool.fetch(LOG)
+        (here / LOG).mkdir(exist_ok=True)
+        for name in sorted(storage.objects(folder)):
+            if name == OLDER_LOG or name.startswith(f"{LOG}/"):
+                spool.fetch(name)
         yield here
     finally:
         spool.close()
 
 
-def _open_log(config: Config, folder: Path) -> Log:
-    path = folder / LOG
-    if config.replay and not path.exists():
+def _open_log(config: Config, folder: Path, bill: Bill) -> AnswerLog:
+    path, older = folder / LOG, folder / OLDER_LOG
+    if config.replay and not files(path, older):
         raise UserError(f"replay=true: there is no log of answers at {path}. Give the dir= of an earlier generate, or replay=false.")
-    return Log(path, _settings(config))
+    return AnswerLog(path, _settings(config), bill, older)
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from alpaca_jax import rundir, storage
 from alpaca_jax.data import builder
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
@@ -24,7 +24,7 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
     tokenizer = _tokenizer(config)
     where = config.data.records or str(storage.at(config.dir) / "records")
     data = builder.load_examples(config.data, where, tokenizer)
-    batches = Batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
+    batches = make_batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
     origins = sheet.origins(config.data, where)
     summary = Summary(
         sources=[sheet.describe(name, origin) for name, origin in origins.items()],

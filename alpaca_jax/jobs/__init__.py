@@ -1,1 +1,1 @@
-"""The verb `jobs`: what a launch or a sweep is doing, from any shell, after whoever launched it has gone."""
+"""The verb `jobs`: what a launch or a sweep is doing, from any shell, even after the launching process has ended."""

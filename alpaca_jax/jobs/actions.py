@@ -1,4 +1,4 @@
-"""Ending the jobs of a sweep, and going on with those that didn't come to their end."""
+"""Cancels the jobs of a sweep, and resumes those that didn't finish."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,42 +9,42 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import queue, status
 from alpaca_jax.jobs.sweep import Entry, Sweep
 
-AT_ONCE = 8  # jobs that are being ended at a time: each may save first
+AT_ONCE = 8  # jobs cancelled at a time: each may save first
 
 
-def cancel(found: Sweep) -> list[str]:
-    """Ends every job that runs or is queued, by its backend's own id; returns their names once nothing of them is left."""
-    ended = [] if found.single else queue.cancel(found.folder)  # first what would start the next one
-    rows = [row for row in status.look(found) if record.exists(row.entry.job.folder)]
+def cancel(jobs: Sweep) -> list[str]:
+    """Ends every job that is running or queued, by its backend's own id; returns their names once nothing of them is left."""
+    ended = [] if jobs.single else queue.cancel(jobs.folder)  # first the process that would start the next one
+    rows = [row for row in status.look(jobs) if record.exists(row.entry.job.folder)]
     active = [row.entry for row in rows if not row.status.state.final]
     lost = [row.entry for row in rows if row.status.state is State.lost]  # its machines may still be held
-    backend = found.runs_on()
+    backend = jobs.runs_on()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in pool.map(lambda entry: backend.cancel(entry.job.folder), [*active, *lost]):
             pass
     return [*ended, *(entry.name for entry in active)]
 
 
-def resume(found: Sweep) -> list[str]:
-    """Starts the jobs again that failed, were cancelled, got lost or never began, from their last checkpoints; returns their names.
+def resume(jobs: Sweep) -> list[str]:
+    """Restarts the jobs that failed, were cancelled, got lost or never began, from their last checkpoints; returns their names.
 
-    All of them are checked before the first is started.
+    All are checked before the first is started.
     """
-    rows = status.look(found)
-    if not found.single and queue.read(found.folder).alive is not None:
-        raise UserError(f"the sweep in {found.folder} is still starting jobs; cancel it, or wait until it has begun them all")
+    rows = status.look(jobs)
+    if not jobs.single and queue.read(jobs.folder).alive is not None:
+        raise UserError(f"the sweep in {jobs.folder} is still starting jobs; cancel it, or wait until all have begun")
     names = [row.entry.name for row in rows if row.status.state.final and row.status.state is not State.done]
-    check(found, [found.named(name) for name in names])
-    if found.single and names:
-        found.runs_on().submit(found.entries[0].job)
+    check(jobs, [jobs.named(name) for name in names])
+    if jobs.single and names:
+        jobs.runs_on().submit(jobs.entries[0].job)
     else:
-        queue.start(found, names)
+        queue.start(jobs, names)
     return names
 
 
-def check(found: Sweep, entries: Sequence[Entry]) -> None:
-    """Raises a UserError that names each job which its backend would refuse, and why."""
-    backend = found.runs_on()
+def check(jobs: Sweep, entries: Sequence[Entry]) -> None:
+    """Raises a UserError that names each job that its backend would refuse, and why."""
+    backend = jobs.runs_on()
     complaints: dict[str, list[str]] = {}
     for entry in entries:
         try:
@@ -56,9 +56,9 @@ def check(found: Sweep, entries: Sequence[Entry]) -> None:
         raise UserError("\n  ".join(["nothing was started:", *lines]))
 
 
-def active(found: Sweep, entry: Entry) -> bool:
-    """True where this very job is queued or runs already."""
+def active(jobs: Sweep, entry: Entry) -> bool:
+    """True if this very job is queued or running already."""
     folder = entry.job.folder
     if not record.exists(folder) or record.read(folder).job.command != entry.job.command:
         return False
-    return not status.look(found, [entry])[0].status.state.final
+    return not status.look(jobs, [entry])[0].status.state.final

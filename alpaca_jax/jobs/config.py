@@ -1,4 +1,4 @@
-"""What `alpaca-jax jobs` is told."""
+"""The settings of `alpaca-jax jobs`."""
 
 from typing import Literal
 
@@ -7,14 +7,14 @@ from alpaca_jax.config import configclass
 
 @configclass
 class Config:
-    """Which job or sweep, and what is to be done with it."""
+    """Which job or sweep, and what to do with it."""
 
     dir: str  # of a job, or of a sweep
     action: Literal["status", "logs", "cancel", "resume"] = "status"
-    rank: int | None = None  # whose log; none: the rank that failed first, or rank 0
+    rank: int | None = None  # whose log; none: the rank that failed first, else the lead's
     lines: int = 40  # of a log, counted from its end
-    follow: bool = False  # go on until the jobs have ended
-    poll_seconds: float = 2.0  # between two looks
+    follow: bool = False  # keep going until the jobs have ended
+    poll_seconds: float = 2.0  # between two polls
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 0:
@@ -24,6 +24,6 @@ class Config:
         if self.poll_seconds <= 0:
             raise ValueError(f"poll_seconds={self.poll_seconds}: give more than 0")
         if self.follow and self.action in ("cancel", "resume"):
-            raise ValueError(f"follow=true goes with action=status and action=logs, not with {self.action}")
+            raise ValueError(f"follow=true works with action=status and action=logs, not with {self.action}")
         if self.rank is not None and self.action != "logs":
-            raise ValueError(f"rank={self.rank} goes with action=logs, not with {self.action}")
+            raise ValueError(f"rank={self.rank} works with action=logs, not with {self.action}")

@@ -1,12 +1,10 @@
-"""What starts the jobs of a sweep: all at once, or so many at a time through a process of its own that needs no terminal.
+"""Starts the jobs of a sweep: all at once, or a limited number at a time through a process of its own that needs no terminal.
 
 `python -m alpaca_jax.jobs.queue FOLDER` is that process. It ends once the last job has begun; each job has its own supervisor.
 """
 
 import dataclasses
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,17 +13,18 @@ from typing import Any
 
 import psutil
 
-from alpaca_jax import rundir
+from alpaca_jax import children, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import standing, sweep
+from alpaca_jax.jobs import sweep
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Sweep
 
 FILE = "queue.json"
 LOG = "queue.log"
 TICK_SECONDS = 0.2
 START_SECONDS = 60.0
-END_SECONDS = 60.0  # for a job that is being submitted to be so
+END_SECONDS = 60.0  # for a submission under way to finish
 
 
 @dataclasses.dataclass
@@ -34,7 +33,7 @@ class Queue:
 
     waiting: list[str]
     process: dict[str, Any] | None = None
-    refused: dict[str, str] = dataclasses.field(default_factory=dict)  # what the backend said of a job when its turn had come
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)  # the backend's message for each job that it refused
     cancelled: bool = False
 
     def write(self, folder: Path) -> None:
@@ -43,40 +42,35 @@ class Queue:
 
     @property
     def alive(self) -> psutil.Process | None:
-        """The process, None where it has ended."""
+        """The process, None if it has ended."""
         return record.process_of(self.process)
 
 
 def read(folder: Path) -> Queue:
-    """Returns the queue of a sweep, an empty one where it has none."""
+    """Returns the queue of a sweep, an empty one if it has none."""
     return Queue(**rundir.read_json(folder / FILE)) if (folder / FILE).exists() else Queue(waiting=[])
 
 
-def start(found: Sweep, names: Sequence[str]) -> None:
-    """Submits these jobs of the sweep, or starts the process that does so in turn. They have been checked."""
+def start(jobs: Sweep, names: Sequence[str]) -> None:
+    """Submits these jobs, which were checked, or starts the process that submits them in turn."""
     if not names:
         return
-    if found.parallel is None:
-        (found.folder / FILE).unlink(missing_ok=True)  # of an earlier start
-        _submit(found, names)
+    if jobs.parallel is None:
+        (jobs.folder / FILE).unlink(missing_ok=True)  # left by an earlier start
+        _submit(jobs, names)
         return
-    Queue(waiting=list(names)).write(found.folder)
-    command = [sys.executable, "-m", "alpaca_jax.jobs.queue", "--detach", str(found.folder)]
-    if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
-        (found.folder / FILE).unlink()
-        raise UserError(f"nothing was started: the queue of {found.folder} didn't begin; see {found.folder / LOG}")
+    Queue(waiting=list(names)).write(jobs.folder)
+    command = [sys.executable, "-m", "alpaca_jax.jobs.queue", str(jobs.folder)]
+    if not children.detach(command, jobs.folder / LOG, lambda: read(jobs.folder).process is not None, START_SECONDS):
+        (jobs.folder / FILE).unlink()
+        raise UserError(f"nothing was started: the queue of {jobs.folder} didn't start; see {jobs.folder / LOG}")
 
 
 def cancel(folder: Path) -> list[str]:
     """Ends the queue of a sweep; returns the names of the jobs that will not begin."""
     queue = read(folder)
     if (process := queue.alive) is not None:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+        children.end(process, END_SECONDS)
         queue = read(folder)
     if queue.cancelled or not queue.waiting:
         return []
@@ -86,18 +80,18 @@ def cancel(folder: Path) -> list[str]:
 
 
 def serve(folder: Path) -> None:
-    """Starts the waiting jobs of the sweep in `folder`, so many at a time as it says; returns when none waits."""
+    """Starts the waiting jobs of the sweep in `folder`, at most `parallel` at a time; returns once none waits."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    found, queue = sweep.read(folder), read(folder)
+    jobs, queue = sweep.read(folder), read(folder)
     queue.process = record.this_process()
     queue.write(folder)
-    backend = found.runs_on()
-    running = [entry for entry in found.entries if entry.name not in queue.waiting and record.exists(entry.job.folder)]
+    backend = jobs.runs_on()
+    running = [entry for entry in jobs.entries if entry.name not in queue.waiting and record.exists(entry.job.folder)]
     while queue.waiting and not stopped:
-        running = [entry for entry in running if not standing.of(backend, entry.job.folder).state.final]
-        while queue.waiting and len(running) < (found.parallel or len(found.entries)) and not stopped:
-            entry = found.named(queue.waiting[0])
+        running = [entry for entry in running if not job_status(backend, entry.job.folder).state.final]
+        while queue.waiting and len(running) < (jobs.parallel or len(jobs.entries)) and not stopped:
+            entry = jobs.named(queue.waiting[0])
             try:
                 backend.submit(entry.job)
                 running.append(entry)
@@ -108,38 +102,15 @@ def serve(folder: Path) -> None:
         time.sleep(TICK_SECONDS)
 
 
-def _submit(found: Sweep, names: Sequence[str]) -> None:
-    backend = found.runs_on()
+def _submit(jobs: Sweep, names: Sequence[str]) -> None:
+    backend = jobs.runs_on()
     for number, name in enumerate(names):
         try:
-            backend.submit(found.named(name).job)
+            backend.submit(jobs.named(name).job)
         except UserError as error:
-            ahead = f"{number} of {len(names)} jobs are queued and stay so; " if number else ""
-            raise UserError(f"job {name}: {error} ({ahead}the same command submits the rest)") from error
-
-
-def _detach(folder: Path) -> int:
-    """Starts `serve` as a session of its own; 0 once it runs."""
-    with open(folder / LOG, "ab") as output:
-        command = [sys.executable, "-m", "alpaca_jax.jobs.queue", str(folder)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-    end = time.monotonic() + START_SECONDS
-    while read(folder).process is None:
-        if process.poll() is not None or time.monotonic() > end:
-            return 1
-        time.sleep(0.02)
-    # It is left alone; this process ends without waiting for it, and Python's complaint of that is for others.
-    os._exit(0)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the queue of the folder named last; with --detach, beside this process."""
-    folder = Path(argv[-1])
-    if "--detach" in argv:
-        return _detach(folder)
-    serve(folder)
-    return 0
+            earlier = f"{number} of {len(names)} jobs are queued and stay queued; " if number else ""
+            raise UserError(f"job {name}: {error} ({earlier}the same command submits the rest)") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    serve(Path(sys.argv[1]))

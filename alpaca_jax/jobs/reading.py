@@ -1,8 +1,9 @@
-"""Reading the ranks' logs of jobs: the first traceback, the end of a log, or what is being added to it."""
+"""Shows the ranks' logs of jobs: the first traceback, the end of a log, or a log as it grows."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from alpaca_jax.cluster import logs
 from alpaca_jax.cluster.rank import log_of, values
@@ -14,9 +15,9 @@ from alpaca_jax.jobs.sweep import Sweep
 Say = Callable[[str], None]
 
 
-def show(found: Sweep, rank: int | None, lines: int, say: Say) -> None:
-    """Says of each job the first traceback where it failed, else the last lines of `rank` (of rank 0 where none is named)."""
-    rows = status.look(found)
+def show(jobs: Sweep, rank: int | None, lines: int, say: Say) -> None:
+    """Prints for each job the first traceback if it failed, else the last lines of `rank` (by default the lead)."""
+    rows = status.look(jobs)
     _check_rank(rows, rank)
     for row in rows:
         if len(rows) > 1:
@@ -29,22 +30,22 @@ def show(found: Sweep, rank: int | None, lines: int, say: Say) -> None:
             _tail(row, rank or 0, lines, say)
 
 
-def follow(found: Sweep, rank: int | None, lines: int, poll_seconds: float, say: Say) -> None:
-    """Says what `rank` (all of them, where none is named) of every job writes, until the jobs have ended."""
-    rows = status.look(found)
+def follow(jobs: Sweep, rank: int | None, lines: int, poll_seconds: float, say: Say) -> None:
+    """Prints what `rank` (by default every rank) of every job writes, until the jobs have ended."""
+    rows = status.look(jobs)
     _check_rank(rows, rank)
     followers: dict[tuple[str, int, int], logs.Follower] = {}
     while True:
-        rows = status.look(found)
+        rows = status.look(jobs)
         for row in rows:
             for number in range(row.entry.job.processes) if rank is None else [rank]:
-                _go_on(row, number, lines, followers, say, len(rows) > 1)
+                _print_new(row, number, lines, followers, say, len(rows) > 1)
         if all(row.status.state.final for row in rows):
             return
         time.sleep(poll_seconds)
 
 
-def _go_on(row: Row, rank: int, lines: int, followers: dict, say: Say, several: bool) -> None:
+def _print_new(row: Row, rank: int, lines: int, followers: dict[tuple[str, int, int], logs.Follower], say: Say, several: bool) -> None:
     if row.status.attempt is None:
         return
     key = (row.entry.name, row.status.attempt, rank)
@@ -60,20 +61,20 @@ def _go_on(row: Row, rank: int, lines: int, followers: dict, say: Say, several: 
 def _tail(row: Row, rank: int, lines: int, say: Say) -> None:
     log = _log(row, rank)
     if not log.exists():
-        say(f"{log} is not there (yet): the rank hasn't begun, or its host kept it")
+        say(f"{log} doesn't exist (yet): the rank hasn't begun, or the log stayed on its host")
         return
     with open(log, errors="replace") as file:
         for line in deque((line for line in file if values(line) is None), lines):
             say(_prefix(row, rank) + line.rstrip("\n"))
 
 
-def _log(row: Row, rank: int):
+def _log(row: Row, rank: int) -> Path:
     assert row.status.attempt is not None
     return log_of(logs.folder_of(row.entry.job.folder, row.status.attempt), rank)
 
 
 def _prefix(row: Row, rank: int) -> str:
-    """Who says a line, where a job has several who could."""
+    """The rank and host that write a line, for jobs of several ranks."""
     if row.entry.job.processes == 1:
         return ""
     log = _log(row, rank)

@@ -1,4 +1,4 @@
-"""`alpaca-jax jobs`: it reads job.json and sweep.json, and asks the backend that they name."""
+"""`alpaca-jax jobs`: reads job.json and sweep.json, and asks the backend that they name."""
 
 from pathlib import Path
 
@@ -6,47 +6,48 @@ from rich.console import Console
 
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, backends, reading, standing, status, sweep
+from alpaca_jax.jobs import actions, backends, reading, status, sweep
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.config import Config
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.jobs.watch import watch
 
 
 def run(config: Config) -> None:
-    """Does what `action` says to the job or the sweep in `dir`."""
-    found = sweep.find(Path(config.dir).expanduser())
-    if not found.entries:
-        raise UserError(f"{found.folder / sweep.FILE} names no job; start the sweep again, or give another dir=")
+    """Carries out `action` on the job or the sweep in `dir`."""
+    jobs = sweep.find(Path(config.dir).expanduser())
+    if not jobs.entries:
+        raise UserError(f"{jobs.folder / sweep.FILE} has no jobs; start the sweep again, or give another dir=")
     console = Console()
     match config.action:
         case "status":
-            _status(found, config, console)
+            _status(jobs, config, console)
         case "logs":
-            _logs(found, config)
+            _logs(jobs, config)
         case "cancel":
-            _told(console, "cancelled", actions.cancel(found), "nothing of it was queued or running")
+            _report(console, "cancelled", actions.cancel(jobs), "nothing was queued or running")
         case "resume":
-            _told(console, "started again", actions.resume(found), "no job had failed, been cancelled or got lost")
+            _report(console, "started again", actions.resume(jobs), "no job had failed, been cancelled or got lost")
 
 
-def _status(found: Sweep, config: Config, console: Console) -> None:
-    rows = watch(lambda: status.look(found), config.poll_seconds, console) if config.follow else status.look(found)
+def _status(jobs: Sweep, config: Config, console: Console) -> None:
+    rows = watch(lambda: status.look(jobs), config.poll_seconds, console) if config.follow else status.look(jobs)
     console.print(status.table(rows))
 
 
-def _logs(found: Sweep, config: Config) -> None:
+def _logs(jobs: Sweep, config: Config) -> None:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    for entry in found.entries:
-        if record.exists(entry.job.folder) and not standing.of(found.runs_on(), entry.job.folder).state.final:
-            backends.bring_logs(found.backend, entry.job.folder)
+    for entry in jobs.entries:
+        if record.exists(entry.job.folder) and not job_status(jobs.runs_on(), entry.job.folder).state.final:
+            backends.fetch_logs(jobs.backend, entry.job.folder)
     if config.follow:
-        reading.follow(found, config.rank, config.lines, config.poll_seconds, say)
+        reading.follow(jobs, config.rank, config.lines, config.poll_seconds, say)
     else:
-        reading.show(found, config.rank, config.lines, say)
+        reading.show(jobs, config.rank, config.lines, say)
 
 
-def _told(console: Console, what: str, names: list[str], otherwise: str) -> None:
+def _report(console: Console, what: str, names: list[str], otherwise: str) -> None:
     text = f"{what}: {', '.join(names)}" if names else otherwise
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a person wants to know of each job of a sweep, and the table of it."""
+"""The state of each job of a sweep, and the table of it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.job import State, Status
 from alpaca_jax.cluster.logs import End
 from alpaca_jax.errors import Lost
-from alpaca_jax.jobs import progress, queue, standing
+from alpaca_jax.jobs import figures, queue
+from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Entry, Sweep
 
 COLOURS = {State.done: "green", State.failed: "red", State.lost: "red", State.cancelled: "yellow", State.running: "cyan"}
@@ -19,7 +20,7 @@ INTERRUPTED = 130
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One job as it stands."""
+    """One job and its current state."""
 
     entry: Entry
     status: Status
@@ -30,7 +31,7 @@ class Row:
 
     @property
     def exit_code(self) -> int:
-        """The job's part in the exit code of the sweep; 0 while nothing is wrong with it."""
+        """The job's contribution to the sweep's exit code; 0 while nothing is wrong with it."""
         state, code = self.status.state, self.status.exit_code
         if state is State.failed:
             return code or 1
@@ -38,32 +39,32 @@ class Row:
 
     @property
     def trouble(self) -> str:
-        """In a few words what is wrong with the job, "" where nothing is."""
+        """What is wrong with the job, in a few words; "" if nothing is."""
         if self.failure is not None:
             return f"rank {self.failure.rank} on {self.failure.host}"
         return self.status.reason if self.status.state in (State.failed, State.lost, State.cancelled) else ""
 
 
-def look(found: Sweep, entries: Sequence[Entry] | None = None) -> list[Row]:
-    """Returns a row for each of the entries, all of the sweep's where none are named."""
-    waiting = queue.Queue(waiting=[]) if found.single else queue.read(found.folder)
-    return [_row(found, entry, waiting) for entry in (found.entries if entries is None else entries)]
+def look(jobs: Sweep, entries: Sequence[Entry] | None = None) -> list[Row]:
+    """Returns a row for each of the entries, by default for all of the sweep's."""
+    waiting = queue.Queue(waiting=[]) if jobs.single else queue.read(jobs.folder)
+    return [_row(jobs, entry, waiting) for entry in (jobs.entries if entries is None else entries)]
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Returns the rows as a table for a terminal."""
     swept = keys(rows)
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("job")
+    printed = Table(box=None, pad_edge=False, header_style="bold")
+    printed.add_column("job")
     for key in swept:
-        made.add_column(short(key, swept), overflow="fold")
-    made.add_column("state")
+        printed.add_column(short(key, swept), overflow="fold")
+    printed.add_column("state")
     for name in ("attempt", "ranks", "step", "loss", "exit", "age"):
-        made.add_column(name, justify="right")
-    made.add_column("trouble", overflow="fold")
+        printed.add_column(name, justify="right")
+    printed.add_column("trouble", overflow="fold")
     for row in rows:
         status = row.status
-        made.add_row(
+        printed.add_row(
             row.entry.name,
             *(row.entry.swept.get(key, "") for key in swept),
             Text(status.state.value, style=COLOURS.get(status.state, "")),
@@ -75,16 +76,16 @@ def table(rows: Sequence[Row]) -> Table:
             "" if row.age is None else duration(row.age),
             Text(row.trouble),
         )
-    return made
+    return printed
 
 
 def keys(rows: Sequence[Row]) -> list[str]:
-    """Returns the swept keys of the rows, in their order."""
+    """Returns the swept keys of the rows, in order."""
     return list(dict.fromkeys(key for row in rows for key in row.entry.swept))
 
 
 def short(key: str, others: Sequence[str]) -> str:
-    """Returns the last part of a dotted key, the whole key where another one ends alike."""
+    """Returns the last part of a dotted key, or the whole key if another one has the same last part."""
     last = key.rpartition(".")[2]
     return last if [other.rpartition(".")[2] for other in others].count(last) == 1 else key
 
@@ -100,37 +101,37 @@ def duration(seconds: float) -> str:
 
 
 def first_traceback(row: Row) -> str:
-    """Returns what the rank that failed first said, with its host; for a job without such a rank, why it stands where it does."""
+    """Returns the message of the rank that failed first, with its host; without one, the reason of the job's state."""
     if row.failure is not None:
         return logs.explain([row.failure])
     return row.status.reason
 
 
-def _row(found: Sweep, entry: Entry, waiting: queue.Queue) -> Row:
-    status = _status(found, entry, waiting)
+def _row(jobs: Sweep, entry: Entry, waiting: queue.Queue) -> Row:
+    status = _status(jobs, entry, waiting)
     if not record.exists(entry.job.folder):
         return Row(entry, status)
     written = record.read(entry.job.folder)
-    step, loss = progress.last_step(entry.dir)
+    step, loss = figures.last_step(entry.dir)
     failure = None
     if status.state in (State.failed, State.lost, State.restarting) and status.attempt is not None and entry.name not in waiting.refused:
         failure = logs.first_failure(logs.ends(logs.folder_of(entry.job.folder, status.attempt), entry.job.processes))
-    return Row(entry, status, progress.age(written), step, loss, failure)
+    return Row(entry, status, figures.age(written), step, loss, failure)
 
 
-def _status(found: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
+def _status(jobs: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
     folder = entry.job.folder
     if entry.name in waiting.waiting:
         if waiting.alive is not None or waiting.process is None:
             return Status(State.queued, reason="waits for its turn")
         if waiting.cancelled:
             return Status(State.cancelled, reason="cancelled before it began")
-        return Status(State.lost, reason="what would have started it was killed; action=resume starts it")
+        return Status(State.lost, reason="the process that would have started it was killed; action=resume starts it")
     if entry.name in waiting.refused:
         return Status(State.failed, reason=waiting.refused[entry.name])
     if not record.exists(folder):
         return Status(State.lost, reason="it was never started; action=resume starts it")
-    return standing.of(found.runs_on(), folder)
+    return job_status(jobs.runs_on(), folder)
 
 
 def _or_blank(value: int | None) -> str:

@@ -1,4 +1,4 @@
-"""`DIR/sweep.json`: the jobs of a sweep, what was swept, and what came of each. A single job is read as a sweep of one."""
+"""`DIR/sweep.json`: the jobs of a sweep, their swept settings and their results. A single job is read as a sweep of one."""
 
 import dataclasses
 from pathlib import Path
@@ -17,25 +17,25 @@ FILE = "sweep.json"
 class Entry:
     """One combination: the job that runs it, and its result once it has ended."""
 
-    name: str  # of its folder below the sweep's
+    name: str  # also of its folder, inside the sweep's
     swept: dict[str, str]  # the keys that differ between the jobs, as given
-    words: tuple[str, ...]  # the settings of the job but for its dir: what makes it the same one in another start
-    dir: str  # of the run: the job's folder, or where it writes on an object store
+    words: tuple[str, ...]  # the job's settings without its dir; they identify it in a later start
+    dir: str  # of the run: the job's folder, or a path on an object store
     job: Job
     result: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass
 class Sweep:
-    """The jobs that lie in folders below one, on one backend."""
+    """The jobs in the folders below one, on one backend."""
 
     folder: Path
     backend: str
     verb: str
     objective: str
-    parallel: int | None = None  # so many jobs at a time; None: all at once, the backend has a queue of its own
+    parallel: int | None = None  # jobs at a time; None: all at once, since the backend has a queue
     entries: list[Entry] = dataclasses.field(default_factory=list)
-    single: bool = False  # one job that was launched without a sweep: nothing of it is written here
+    single: bool = False  # one job that was launched without a sweep; it has no sweep.json
 
     def runs_on(self) -> Backend:
         """Returns the backend of the jobs."""
@@ -46,7 +46,7 @@ class Sweep:
         return next(entry for entry in self.entries if entry.name == name)
 
     def same(self, words: tuple[str, ...]) -> Entry | None:
-        """Returns the entry with these settings, None where there is none."""
+        """Returns the entry with these settings, None if there is none."""
         return next((entry for entry in self.entries if entry.words == words), None)
 
     def write(self) -> None:
@@ -59,32 +59,33 @@ class Sweep:
 
 
 def exists(folder: Path) -> bool:
-    """True where `folder` holds a sweep."""
+    """True if `folder` holds a sweep."""
     return (folder / FILE).exists()
 
 
 def read(folder: Path) -> Sweep:
-    """Returns the sweep in `folder`; a UserError where sweep.json can't be read."""
+    """Returns the sweep in `folder`; a UserError if sweep.json can't be read."""
     value = rundir.read_json(folder / FILE)
     try:
         value.pop("written")
         entries = [_entry(folder, entry) for entry in value.pop("entries")]
         return Sweep(folder=folder, entries=entries, **value)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE}: not a sweep as this version writes it ({error!r}); give another dir=") from error
+        raise UserError(f"{folder / FILE}: not a sweep of this version ({error!r}); give another dir=") from error
 
 
 def find(folder: Path) -> Sweep:
-    """Returns what `folder` holds, a sweep or one job; a UserError where it holds neither."""
+    """Returns the sweep in `folder`, or its single job as one; a UserError if it holds neither."""
     if exists(folder):
         return read(folder)
     if not record.exists(folder):
         below = sorted(path.parent for name in (FILE, record.FILE) for path in folder.glob(f"*/{name}"))
         hint = f"below it there are {', '.join(map(str, below[:8]))}" if below else "give the dir= of a launch or of a sweep"
         raise UserError(f"{folder} holds neither {record.FILE} nor {FILE}: {hint}")
-    found = record.read(folder)
-    entry = Entry(folder.absolute().name, swept={}, words=found.job.command[2:], dir=found.job.run or str(folder), job=found.job)
-    return Sweep(folder=folder, backend=found.backend, verb="", objective="heldout_loss", entries=[entry], single=True)
+    job_record = record.read(folder)
+    job = job_record.job
+    entry = Entry(folder.absolute().name, swept={}, words=job.command[2:], dir=job.run or str(folder), job=job)
+    return Sweep(folder=folder, backend=job_record.backend, verb="", objective="heldout_loss", entries=[entry], single=True)
 
 
 def _entry(folder: Path, value: dict[str, Any]) -> Entry:

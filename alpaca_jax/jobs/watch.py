@@ -1,4 +1,4 @@
-"""Looking at jobs until they have ended: a live table on a terminal, a line for each change anywhere else."""
+"""Watches jobs until they have ended: a live table on a terminal, a line for each change elsewhere."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.live import Live
 
+from alpaca_jax.cluster.job import State
 from alpaca_jax.jobs.status import Row, table
 
 
@@ -23,7 +24,7 @@ def watch(look: Callable[[], Sequence[Row]], poll_seconds: float, console: Conso
 
 
 def _lines(look: Callable[[], Sequence[Row]], poll_seconds: float, console: Console) -> Sequence[Row]:
-    known: dict[str, tuple] = {}
+    known: dict[str, tuple[State, int | None]] = {}
     while True:
         rows = look()
         for row in rows:
@@ -37,7 +38,7 @@ def _lines(look: Callable[[], Sequence[Row]], poll_seconds: float, console: Cons
 
 
 def line(row: Row) -> str:
-    """Returns one job in a line: its name, what was swept, its state and what is wrong with it."""
+    """Returns one job in a line: its name, its swept settings, its state and what is wrong with it."""
     swept = "".join(f" {key}={value}" for key, value in row.entry.swept.items())
     attempt = f" (attempt {row.status.attempt})" if row.status.attempt else ""
     trouble = f": {row.trouble}" if row.trouble else ""

@@ -1,1 +1,1 @@
-"""Hydra's multirun over `cluster`: each combination is a job of its own, on one process or on many hosts."""
+"""Hydra's multirun on top of `cluster`: each combination of settings is a job, of one process or on many hosts."""

@@ -1,4 +1,4 @@
-"""A combination of a sweep becomes a job: its settings checked, its folder, its command."""
+"""Turns a combination of a sweep's settings into a job: checks the settings, and chooses its folder and command."""
 
 import hashlib
 import re
@@ -17,16 +17,16 @@ from alpaca_jax.launcher.config import LauncherConfig
 
 PROGRAM: tuple[str, ...] = ("alpaca-jax",)
 LONGEST_NAME = 100
-START_LENGTH, END_LENGTH = 16, 20  # of a job's name: a pod's is longer, and has 63 characters at most
-PLAIN = r"[\w./:+=@~%-]+"  # a value that Hydra's grammar takes for a text without quotes
+START_LENGTH, END_LENGTH = 16, 20  # of a job's name: a pod's is longer, with at most 63 characters
+PLAIN = r"[\w./:+=@~%-]+"  # a value that Hydra's grammar reads as text without quotes
 
 
 def entry(
     sweep: Sweep, overrides: Sequence[str], fixed: set[str], arguments: Sequence[str], dir: str, settings: LauncherConfig, nodes: int
 ) -> Entry:
-    """Returns the combination as an entry of the sweep: that of an earlier start with the same settings, or a new one.
+    """Returns the combination's entry in the sweep: that of an earlier start with the same settings, or a new one.
 
-    `overrides` are Hydra's; `fixed` the keys that aren't swept; `arguments` go to the command before the settings.
+    `overrides` are Hydra's, `fixed` the keys that aren't swept; `arguments` stand before the settings in the command.
     """
     words = tuple(word for word in map(_word, overrides) if not word.startswith("dir="))
     swept = {key: value for key, _, value in (word.lstrip("+~").partition("=") for word in words) if key not in fixed}
@@ -49,18 +49,18 @@ def entry(
     if before is not None:
         before.job, before.dir, before.swept = job, run_dir, swept
         return before
-    made = Entry(name=name, swept=swept, words=words, dir=run_dir, job=job)
-    sweep.entries.append(made)
-    return made
+    new = Entry(name=name, swept=swept, words=words, dir=run_dir, job=job)
+    sweep.entries.append(new)
+    return new
 
 
 def options(settings: LauncherConfig) -> dict[str, Any]:
-    """Returns the backend's own options that are given."""
+    """Returns those of the backend's own options that are set."""
     return {key: value for key, value in settings.options.items() if value is not None}
 
 
 def composed(config: Any, dir: str) -> dict[str, Any]:
-    """Returns Hydra's composed config of a combination as a plain mapping with this `dir`; a UserError for what it lacks."""
+    """Returns Hydra's composed config of a combination as a plain mapping with this `dir`; a UserError if a value is missing."""
     mapping = OmegaConf.to_container(config, resolve=False)
     assert isinstance(mapping, dict)
     mapping.pop("hydra", None)
@@ -68,7 +68,7 @@ def composed(config: Any, dir: str) -> dict[str, Any]:
     try:
         whole = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
+        raise UserError(f"{error.full_key} has no default; give {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(whole, dict)
@@ -76,7 +76,7 @@ def composed(config: Any, dir: str) -> dict[str, Any]:
 
 
 def check(entries: Sequence[Entry], mappings: Sequence[Mapping[str, Any]], parse: Callable[[Mapping[str, Any]], Any]) -> None:
-    """Raises one UserError that names every combination whose configuration is wrong."""
+    """Raises one UserError that names every combination with an invalid configuration."""
     complaints: dict[str, list[str]] = {}
     for one, mapping in zip(entries, mappings, strict=True):
         try:
@@ -85,7 +85,7 @@ def check(entries: Sequence[Entry], mappings: Sequence[Mapping[str, Any]], parse
             complaints.setdefault(str(error), []).append(title(one))
     if complaints:
         lines = [f"{'; '.join(titles)}: {complaint}" for complaint, titles in complaints.items()]
-        raise UserError("\n".join(["nothing was started, since combinations of this sweep are wrong", *lines]))
+        raise UserError("\n".join(["nothing was started, because combinations of this sweep are invalid", *lines]))
 
 
 def title(one: Entry) -> str:
@@ -94,7 +94,7 @@ def title(one: Entry) -> str:
 
 
 def secrets(mapping: Any) -> set[str]:
-    """Returns the names of the variables in which a configuration expects a key, wherever it says `key_env`."""
+    """Returns the names of the variables in which a configuration expects a key (its `key_env` settings)."""
     if not isinstance(mapping, Mapping):
         return set()
     own = {value for key, value in mapping.items() if key == "key_env" and isinstance(value, str) and value}
@@ -102,18 +102,18 @@ def secrets(mapping: Any) -> set[str]:
 
 
 def folder_of(settings: LauncherConfig, dir: str) -> Path:
-    """Returns the local folder of the sweep's own files; a UserError where there would be none."""
+    """Returns the local folder of the sweep's own files; a UserError if it isn't on a disk."""
     where = settings.folder or dir
     if storage.is_remote(where):
         raise UserError(
-            f"{where} is on an object store, and the sweep's own files (its jobs, their logs) have to be on a disk here: "
+            f"{where} is on an object store, but the sweep's own files (job.json, logs) must be on a disk here: "
             "give hydra.launcher.folder=runs/NAME"
         )
     return Path(where).expanduser().absolute()
 
 
 def _word(override: str) -> str:
-    """Hydra's override as our command line takes it."""
+    """Hydra's override in the syntax of our command line."""
     override = override.removeprefix("++")
     key, _, value = override.partition("=")
     return f"{key}={value.rpartition('/')[0]}" if key == "experiment" and "/" in value else override
@@ -131,15 +131,15 @@ def _free_name(sweep: Sweep, swept: Mapping[str, str], how: str) -> str:
 
 
 def _job_name(folder: Path, name: str) -> str:
-    """A name that every backend takes: lower-case letters, digits and '-', a letter first, and short."""
+    """A short name that every backend accepts: lower-case letters, digits and '-', a letter first."""
     start, end = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in (folder.name, name))
     start = re.sub(r"^[^a-z]+", "", start)[:START_LENGTH].strip("-") or "sweep"
     return f"{start}-{end[-END_LENGTH:].strip('-') or 'job'}"
 
 
 def quoted(value: str) -> str:
-    """Returns `value` so that Hydra's grammar reads it as this very text: in quotes, where it needs them."""
+    """Returns `value` so that Hydra's grammar reads it as this text: in quotes if it needs them."""
     if re.fullmatch(PLAIN, value):
         return value
-    # A backslash stands for itself but before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value) + "'"
+    # A backslash stands for itself, except before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value) + "'"

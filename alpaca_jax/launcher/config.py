@@ -1,4 +1,4 @@
-"""What `hydra.launcher` is told: the shape of each job of a sweep, and where it runs."""
+"""The settings of `hydra.launcher`: the shape of each job of a sweep, and where it runs."""
 
 from dataclasses import field
 from typing import Any, Literal
@@ -8,10 +8,10 @@ from alpaca_jax.config import configclass
 
 @configclass
 class LauncherConfig:
-    """The settings of one launcher; `configs/hydra/launcher/` holds them with their defaults."""
+    """The settings of one launcher; `configs/hydra/launcher/` has their defaults."""
 
     backend: str
-    nodes: int | None = None  # none: those of the slices that the options ask for, or one
+    nodes: int | None = None  # none: the hosts of the slices in its options, else one
     processes_per_node: int = 1
     parallel: int | None = None  # jobs at a time
     restarts: int = 3

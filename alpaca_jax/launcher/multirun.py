@@ -1,4 +1,4 @@
-"""`alpaca-jax VERB -m ...`: every combination is checked, then they run as jobs, and their results become one table."""
+"""`alpaca-jax VERB -m ...`: checks every combination, runs them as jobs, and puts their results into one table."""
 
 import dataclasses
 import sys
@@ -32,21 +32,21 @@ BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class JobFailed(RuntimeError):
-    """What a sweeper that looks for the best settings is told of a job without an objective."""
+    """Tells a sweeper that searches for the best settings that a job has no objective."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """A sweep as the command line asks for it."""
 
     verb: str
-    overrides: Sequence[str]  # as Hydra reads them
+    overrides: Sequence[str]  # in Hydra's syntax
     arguments: Sequence[str]  # of each job's command, before its settings
-    parse: Callable[[Mapping[str, Any]], Any]  # a composed mapping to the verb's Config, or a UserError
+    parse: Callable[[Mapping[str, Any]], Any]  # turns a composed mapping into the verb's Config; a UserError if it can't
 
 
 def multirun(request: Request) -> int:
-    """Runs the sweep; returns the largest exit code of its jobs, 130 where Ctrl-C has ended the wait for them."""
+    """Runs the sweep; returns the largest exit code of its jobs, 130 if Ctrl-C ended the wait for them."""
     run = Multirun(request)
     try:
         with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=request.verb):
@@ -57,21 +57,21 @@ def multirun(request: Request) -> int:
         print(f"alpaca-jax: {error}", file=sys.stderr)
         return INTERRUPTED if error.interrupted else 0
     except JobFailed:
-        pass  # the sweeper has given up; the table says the rest
+        pass  # the sweeper gave up; the table shows why
     return run.finish()
 
 
 class Multirun:
-    """One start of a sweep: the combinations come in one batch, or in several where a sweeper looks at the results first."""
+    """One start of a sweep. The combinations come in one batch, or in several if the sweeper needs the results of earlier ones."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.console = Console(stderr=True)
         self.sweep: Sweep | None = None
-        self.shown: dict[str, Row] = {}  # the jobs of this start, by name
+        self.rows: dict[str, Row] = {}  # the jobs of this start, by name
 
     def go(self) -> None:
-        """Has Hydra's sweeper make the combinations, which come to `_launch`."""
+        """Has Hydra's sweeper generate the combinations, and pass them to `_launch`."""
         register()
         overrides = [*self.request.overrides]
         self._parse(overrides)
@@ -86,23 +86,23 @@ class Multirun:
         target = OmegaConf.select(base, "hydra.sweeper._target_")
         self.searching = target != BASIC_SWEEPER
         if settings.detach and (self.searching or OmegaConf.select(base, "hydra.sweeper.max_batch_size")):
-            raise UserError("hydra.launcher.detach=true: this sweeper waits for results before it goes on; leave detach out")
+            raise UserError("hydra.launcher.detach=true: this sweeper needs the results of each batch; leave detach out")
         overrides += [f"hydra.sweep.dir={combinations.quoted(str(folder))}", "hydra.sweep.subdir=."]
-        hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)
+        hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)  # type: ignore[arg-type]
 
     def finish(self) -> int:
         """Prints the results, writes sweep.json and the page; returns the largest exit code."""
-        rows = list(self.shown.values())
+        rows = list(self.rows.values())
         if self.sweep is None or not rows:
             raise UserError("the sweep has no combination; give key=a,b")
         results.write(self.sweep, rows)
         for row in rows:
-            if row.exit_code and (said := status.first_traceback(row)):
-                self._say(f"job {row.entry.name} ({combinations.title(row.entry)}): {said}")
+            if row.exit_code and (message := status.first_traceback(row)):
+                self._say(f"job {row.entry.name} ({combinations.title(row.entry)}): {message}")
         Console().print(results.table(self.sweep, rows))
         self._say(f"{self.sweep.folder / results.PAGE}")
         objectives = [(row.entry.result or {}).get("objective") for row in rows if not row.exit_code]
-        if objectives and not any(found is not None for found in objectives):
+        if objectives and all(objective is None for objective in objectives):
             self._say(f"no job has {self.sweep.objective}: train measures the held-out loss with evaluate_every=N")
         return max(row.exit_code for row in rows)
 
@@ -131,11 +131,11 @@ class Multirun:
     def _launch(
         self, config: DictConfig, context: HydraContext, mapping: dict[str, Any], job_overrides: Sequence[Sequence[str]]
     ) -> Sequence[JobReturn]:
-        """Runs one batch of combinations: nothing of it starts before all of it is checked."""
+        """Runs one batch of combinations; none starts before all are checked."""
         settings = self._settings(dict(mapping))
         dir = self._dir(config)
         if self.sweep is None:
-            self.sweep = _opened(combinations.folder_of(settings, dir), self.request.verb, settings)
+            self.sweep = _renewed(combinations.folder_of(settings, dir), self.request.verb, settings)
         nodes = settings.nodes or backends.nodes(settings.backend, combinations.options(settings))
         given = (self.fixed, self.request.arguments, dir, settings, nodes)
         entries = [combinations.entry(self.sweep, overrides, *given) for overrides in job_overrides]
@@ -153,56 +153,56 @@ class Multirun:
         config = self.request.parse(mapping)
         assert self.sweep is not None
         if self.searching and self.sweep.objective == "heldout_loss" and getattr(config, "evaluate_every", 1) is None:
-            raise UserError("evaluate_every: the sweeper goes by the held-out loss, and null measures none; give evaluate_every=N")
+            raise UserError("evaluate_every: the sweeper needs the held-out loss, which null doesn't measure; give evaluate_every=N")
 
-    def _run(self, found: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
-        # One that is done stays so, and one that runs (this is then a second look at the same sweep) is waited for.
-        todo = [one for one in entries if not record.is_done(one.job) and not actions.active(found, one)]
-        waiting = queue.read(found.folder)
+    def _run(self, jobs: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
+        # A job that is done stays done; one that is running, from an earlier start of this sweep, is waited for.
+        todo = [one for one in entries if not record.is_done(one.job) and not actions.active(jobs, one)]
+        waiting = queue.read(jobs.folder)
         if waiting.alive is not None:
             todo = [one for one in todo if one.name not in waiting.waiting]
-            if todo and found.parallel is not None:
+            if todo and jobs.parallel is not None:
                 raise UserError(
-                    f"the sweep in {found.folder} is being run; cancel it first (alpaca-jax jobs action=cancel dir=...), or wait"
+                    f"the sweep in {jobs.folder} is being run; cancel it first (alpaca-jax jobs action=cancel dir=...), or wait"
                 )
-        actions.check(found, todo)
+        actions.check(jobs, todo)
         for one in entries:
             one.result = None if one in todo else one.result
-        found.write()
-        queue.start(found, [one.name for one in todo])
+        jobs.write()
+        queue.start(jobs, [one.name for one in todo])
         if settings.detach:
-            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={found.folder}")
-        rows = wait(found, entries, settings.poll_seconds, self.console)
+            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
+        rows = wait(jobs, entries, settings.poll_seconds, self.console)
         for row in rows:
-            row.entry.result = results.result(row, found.objective)
-            self.shown[row.entry.name] = row
-        found.write()
+            row.entry.result = results.result(row, jobs.objective)
+            self.rows[row.entry.name] = row
+        jobs.write()
         return rows
 
     def _returned(self, row: Row, overrides: Sequence[str]) -> JobReturn:
-        made = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        job_return = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         objective = (row.entry.result or {}).get("objective")
-        if objective is None and self.searching:  # Hydra's own sweeper goes on with its next batch
-            made.status = JobStatus.FAILED
+        if objective is None and self.searching:  # Hydra's own sweeper continues with its next batch
+            job_return.status = JobStatus.FAILED
             objective = JobFailed(f"job {row.entry.name} has no objective: {row.trouble or row.status.state.value}")
-        made.return_value = objective
-        return made
+        job_return.return_value = objective
+        return job_return
 
 
-def _opened(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
-    """The sweep in `folder` as this start wants it: what is known of its jobs stays."""
+def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
+    """The sweep in `folder` with the settings of this start; its earlier jobs are kept."""
     if not sweep.exists(folder):
         if record.exists(folder):
             raise UserError(f"{folder} is the folder of a single job; give the sweep another dir=")
         return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel)
-    found = sweep.read(folder)
-    for what, before, now in (("verb", found.verb, verb), ("backend", found.backend, settings.backend)):
+    jobs = sweep.read(folder)
+    for what, before, now in (("verb", jobs.verb, verb), ("backend", jobs.backend, settings.backend)):
         if before != now:
-            raise UserError(f"{folder} holds a sweep of the {what} {before}, and this one is of {now}; give another dir=")
-    found.objective, found.parallel = settings.objective, settings.parallel
-    return found
+            raise UserError(f"{folder} holds a sweep of the {what} {before}, but this one is of {now}; give another dir=")
+    jobs.objective, jobs.parallel = settings.objective, settings.parallel
+    return jobs
 
 
 def _plainly(error: Exception) -> str:
-    """Hydra's message in one line, without the signs which the user didn't write."""
+    """Hydra's message in one line, without signs that the user didn't write."""
     return " ".join(str(error).split()).replace("++", "")

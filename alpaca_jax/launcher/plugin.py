@@ -1,4 +1,4 @@
-"""The launcher as Hydra knows it. Registered by hand, it needs no top-level package `hydra_plugins` of our own."""
+"""The launcher as Hydra sees it. Registered by hand, it needs no top-level package `hydra_plugins`."""
 
 import importlib
 import sys
@@ -16,27 +16,27 @@ Launch = Callable[[DictConfig, HydraContext, dict[str, Any], Sequence[Sequence[s
 
 
 class ClusterLauncher(Launcher):
-    """Hands the combinations of a sweep on to the function that Hydra was given as its task: no job runs in this process."""
+    """Passes the combinations of a sweep to the function that Hydra got as its task: no job runs in this process."""
 
-    __module__ = "hydra_plugins.alpaca_jax"  # Hydra starts no launcher of another package
+    __module__ = "hydra_plugins.alpaca_jax"  # Hydra refuses launchers of other packages
 
     def __init__(self, **settings: Any) -> None:
         self.settings = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in settings.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what Hydra says."""
+        """Stores what `launch` needs."""
         self._context, self._launch, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Returns what came of each combination, in their order."""
+        """Returns the result of each combination, in order."""
         launch: Launch = self._launch  # type: ignore[assignment]
         return launch(self._config, self._context, self.settings, job_overrides)
 
 
 def register() -> None:
-    """Makes the launcher known to Hydra; more than once is once."""
+    """Registers the launcher with Hydra; repeated calls change nothing."""
     Plugins.instance().register(ClusterLauncher)
-    # Hydra looks a target up by its name, so the name has to lead to this module; other plugins may share its first part.
+    # Hydra looks a target up by name, so the name must lead to this module; other plugins may share its first part.
     try:
         plugins = importlib.import_module("hydra_plugins")
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""What came of a sweep: a table, `sweep.json`, and a page with the objective against what was swept."""
+"""The results of a sweep: a table, `sweep.json`, and a page with the objective against the swept settings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from rich.text import Text
 from alpaca_jax import report, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.job import State
-from alpaca_jax.jobs import progress, status
+from alpaca_jax.jobs import figures, status
 from alpaca_jax.jobs.status import COLOURS, Row
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.report import Block, Code, Section, Series
@@ -18,16 +18,16 @@ PAGE = "report.html"
 
 
 def result(row: Row, objective: str) -> dict[str, Any]:
-    """Returns what sweep.json keeps of an ended job: its state, exit code, objective, hours and dollars, and the rank that failed first."""
+    """Returns the result of an ended job for sweep.json: state, exit code, objective, hours, dollars, and the rank that failed first."""
     entry, state = row.entry, row.status.state
     written = record.read(entry.job.folder) if record.exists(entry.job.folder) else None
     failure = row.failure
     return {
         "state": state.value,
         "exit_code": 0 if state is State.done else row.exit_code,
-        "objective": progress.objective(entry.dir, objective) if state is State.done else None,
-        "hours": None if written is None else round(progress.hours(written), 6),
-        "dollars": progress.summary(entry.dir).get("dollars") if state is State.done else None,
+        "objective": figures.objective(entry.dir, objective) if state is State.done else None,
+        "hours": None if written is None else round(figures.hours(written), 6),
+        "dollars": figures.summary(entry.dir).get("dollars") if state is State.done else None,
         "step": row.step,
         "loss": row.loss,
         "first_failure": None if failure is None else {"rank": failure.rank, "host": failure.host, "log": str(failure.log)},
@@ -38,17 +38,17 @@ def result(row: Row, objective: str) -> dict[str, Any]:
 def table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """Returns the results as a table for a terminal, in the order of the jobs."""
     swept = status.keys(rows)
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    printed = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("job", *(status.short(key, swept) for key in swept), "state"):
-        made.add_column(name, overflow="fold")
+        printed.add_column(name, overflow="fold")
     for name in (sweep.objective, "exit", "hours", "dollars"):
-        made.add_column(name, justify="right")
-    made.add_column("trouble", overflow="fold")
+        printed.add_column(name, justify="right")
+    printed.add_column("trouble", overflow="fold")
     for row in rows:
         cells = _cells(row, swept)
         state = Text(cells[len(swept) + 1], style=COLOURS.get(row.status.state, ""))
-        made.add_row(*cells[: len(swept) + 1], state, *map(Text, cells[len(swept) + 2 :]))
-    return made
+        printed.add_row(*cells[: len(swept) + 1], state, *map(Text, cells[len(swept) + 2 :]))
+    return printed
 
 
 def write(sweep: Sweep, rows: Sequence[Row]) -> None:
@@ -58,7 +58,7 @@ def write(sweep: Sweep, rows: Sequence[Row]) -> None:
 
 
 def best(rows: Sequence[Row]) -> Row | None:
-    """Returns the job with the smallest objective, None where none has one."""
+    """Returns the job with the smallest objective, None if none has one."""
     scored = [row for row in rows if _objective(row) is not None]
     return min(scored, key=lambda row: _objective(row) or 0.0, default=None)
 
@@ -74,16 +74,16 @@ def _page(sweep: Sweep, rows: Sequence[Row]) -> str:
         sections.append(Section("What was swept", plots))
     failures: list[Block] = [Code(status.first_traceback(row), f"job {row.entry.name}") for row in rows if row.failure is not None]
     if failures:
-        sections.append(Section("What failed", failures, "The rank of each job that failed first, and what it said."))
+        sections.append(Section("What failed", failures, "The first rank to fail in each job, and its message."))
     smallest = best(rows)
     subtitle = f"{done} of {len(rows)} jobs are done."
     if smallest is not None:
-        subtitle += f" The smallest {sweep.objective}, {_objective(smallest):.4f}, is of job {smallest.entry.name}."
+        subtitle += f" Job {smallest.entry.name} has the smallest {sweep.objective}, {_objective(smallest):.4f}."
     return report.render(f"Sweep {sweep.folder.name}", subtitle, sections, [f"alpaca-jax {sweep.verb}", f"written {record.now()}"])
 
 
 def _plot(sweep: Sweep, rows: Sequence[Row], key: str) -> report.Plot | None:
-    """The objective against one swept key, where its values are numbers."""
+    """The objective against one swept key, if its values are numbers."""
     points = []
     for row in rows:
         x, y = _number(row.entry.swept.get(key, "")), _objective(row)
@@ -91,20 +91,20 @@ def _plot(sweep: Sweep, rows: Sequence[Row], key: str) -> report.Plot | None:
             points.append((x, y))
     if len({x for x, _ in points}) < 2:
         return None
-    x, y = zip(*sorted(points), strict=True)
-    return report.plot([Series("jobs", x, y, style="points")], key, sweep.objective)
+    xs, ys = zip(*sorted(points), strict=True)
+    return report.plot([Series("jobs", xs, ys, style="points")], key, sweep.objective)
 
 
 def _cells(row: Row, swept: Sequence[str]) -> list[str]:
-    found = row.entry.result or {}
+    kept = row.entry.result or {}
     return [
         row.entry.name,
         *(row.entry.swept.get(key, "") for key in swept),
         row.status.state.value,
-        _shown(found.get("objective"), ".4f"),
-        _shown(found.get("exit_code"), "d"),
-        _shown(found.get("hours"), ".3f"),
-        _shown(found.get("dollars"), ".2f"),
+        _format(kept.get("objective"), ".4f"),
+        _format(kept.get("exit_code"), "d"),
+        _format(kept.get("hours"), ".3f"),
+        _format(kept.get("dollars"), ".2f"),
         row.trouble,
     ]
 
@@ -113,7 +113,7 @@ def _objective(row: Row) -> float | None:
     return (row.entry.result or {}).get("objective")
 
 
-def _shown(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 

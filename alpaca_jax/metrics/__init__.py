@@ -1,4 +1,4 @@
-"""The numbers of a run: where they are written, and what they mean."""
+"""A run's metrics: what they mean and where they are written."""
 
 from alpaca_jax.metrics.background import Sink, sinks
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig

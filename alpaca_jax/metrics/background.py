@@ -1,4 +1,4 @@
-"""Sinks: the numbers of a run go to Weights & Biases or MLflow as well, from threads of their own, so that no step waits for a network."""
+"""Sinks: also send a run's metrics to Weights & Biases or MLflow, each from its own thread, so that no step waits for a network."""
 
 import contextlib
 import functools
@@ -19,16 +19,16 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.metrics.config import LoggingConfig
 from alpaca_jax.metrics.trackers import MLflow, Tracker, WandB
 
-FILE = "logging.json"  # the trackers' own ids of the run, so that a restart goes on in the same one
-WAITING = 10_000  # lines kept for a tracker that is slow
-RETRY_SECONDS = 60.0  # before a tracker that could not be reached is asked again
+FILE = "logging.json"  # each tracker's own id for the run, so that a restart continues the same one
+WAITING = 10_000  # lines queued for a slow tracker
+RETRY_SECONDS = 60.0  # before trying an unreachable tracker again
 CLOSE_SECONDS = 30.0  # how long the end of a run waits for a tracker
 
 Warn = Callable[[str], None]
 
 
 class Sink(Protocol):
-    """Takes the numbers of a step; never raises and never makes a step wait."""
+    """Takes a step's metrics; never raises and never makes a step wait."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -38,11 +38,11 @@ class Sink(Protocol):
 def sinks(
     config: LoggingConfig, run_name: str, settings: Mapping[str, Any], folder: str | Path, warn: Warn | None = None
 ) -> tuple["Background", ...]:
-    """Returns a sink for each tracker that `config` names, none by default; a UserError where its package isn't installed.
+    """Returns a sink for each tracker that `config` names, none by default; raises UserError if its package isn't installed.
 
-    `settings` is the run's configuration. The tracker's id of the run is kept in `folder/logging.json`: started again with the same
-    folder, the run is the same there too. `warn` gets one message for each tracker that fails. What Weights & Biases keeps on a disk lies
-    in a temporary folder where `folder` is on an object store.
+    `settings` is the run's configuration. The tracker's id for the run is kept in `folder/logging.json`, so that a restart in the same
+    folder continues the same run there. `warn` gets one message for each tracker that fails. If `folder` is on an object store, the
+    local files of Weights & Biases go to a temporary folder.
     """
     file = storage.at(folder) / FILE
     name = config.run_name or run_name
@@ -58,14 +58,14 @@ def sinks(
 
 
 class Ids:
-    """The trackers' ids of the run, in a file; written by several threads."""
+    """The trackers' ids for the run, in a file that several threads write."""
 
     def __init__(self, file: Path, known: Mapping[str, str]) -> None:
         self._file, self._known = file, dict(known)
         self._lock = threading.Lock()
 
     def keep(self, tracker: Tracker) -> None:
-        """Writes the tracker's id down, where it has a new one."""
+        """Saves the tracker's id if it is new."""
         with self._lock:
             if tracker.id is not None and self._known.get(tracker.name) != tracker.id:
                 self._known[tracker.name] = tracker.id
@@ -73,7 +73,7 @@ class Ids:
 
 
 class Background:
-    """Feeds a tracker from a thread. What it can't take is lost to it, with one warning; metrics.jsonl has it all."""
+    """Feeds a tracker from a thread. It loses what it can't take, with one warning; metrics.jsonl has everything."""
 
     def __init__(
         self, tracker: Tracker, ids: Ids, warn: Warn, *, retry_seconds: float = RETRY_SECONDS, close_seconds: float = CLOSE_SECONDS
@@ -86,14 +86,14 @@ class Background:
         self._thread.start()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Hands the numbers over and returns at once."""
+        """Queues the metrics and returns at once."""
         try:
             self._lines.put_nowait((step, dict(values)))
         except queue.Full:
             self._complain(f"is {WAITING} lines behind the run")
 
     def close(self) -> None:
-        """Waits until the tracker has everything, but no longer than half a minute."""
+        """Waits until the tracker has everything, for half a minute at most."""
         deadline = time.monotonic() + self._close_seconds
         with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=self._close_seconds)
@@ -117,19 +117,19 @@ class Background:
         try:
             self._tracker.open()
         finally:
-            self._ids.keep(self._tracker)  # a tracker may have made the run, and failed after that
+            self._ids.keep(self._tracker)  # it may have created the run before it failed
         self._is_open = True
 
     def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except BaseException as error:  # its network, a full disk, even an exit of its own: nothing of a tracker's may end the training
+        except BaseException as error:  # network, full disk, even its own sys.exit: no failure of a tracker may end the training
             self._complain(f"fails ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
 
     def _complain(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f"{self._tracker.name} {what}; the run goes on without it, metrics.jsonl holds every number")
+            self._warn(f"{self._tracker.name} {what}; the run continues without it, and metrics.jsonl has every number")
 
 
 def _package(name: str, attribute: str) -> Any:
@@ -137,8 +137,10 @@ def _package(name: str, attribute: str) -> Any:
         package = importlib.import_module(name)
     except ImportError:
         package = None
-    if not hasattr(package, attribute):  # a folder of that name in the current directory is importable, too
-        raise UserError(f"logging.{name}: the package {name} is not installed; pip install 'alpaca-jax[{name}]', or logging.{name}=null")
+    if not hasattr(package, attribute):  # a folder of that name in the current directory can be imported too
+        raise UserError(
+            f"logging.{name}: the package {name} is not installed; run pip install 'alpaca-jax[{name}]', or set logging.{name}=null"
+        )
     return package
 
 

@@ -1,4 +1,4 @@
-"""What the group `logging` and the key `profile` of a train config hold."""
+"""The `logging` group and the `profile` key of a train config."""
 
 from urllib.parse import urlsplit
 
@@ -7,25 +7,25 @@ from alpaca_jax.config import configclass
 
 @configclass
 class LoggingConfig:
-    """Where the numbers go besides metrics.jsonl and TensorBoard events, which are always written."""
+    """Where metrics go besides metrics.jsonl and TensorBoard events, which are always written."""
 
-    wandb: str | None = None  # a project of Weights & Biases; its key is read from WANDB_API_KEY
+    wandb: str | None = None  # a Weights & Biases project; the key is read from WANDB_API_KEY
     mlflow: str | None = None  # the tracking URI of an MLflow server or database
     run_name: str | None = None  # null: the name of the run's folder
 
     def __post_init__(self) -> None:
         if self.mlflow is not None and urlsplit(self.mlflow).password:
             raise ValueError(
-                "mlflow: the address holds a password, which would be written to the run's folder; "
-                "leave it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+                "mlflow: the address contains a password, which would be written to the run's folder; "
+                "remove it and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
             )
 
 
 @configclass
 class ProfileConfig:
-    """Which steps are traced."""
+    """Which steps to trace."""
 
-    start: int  # the first step traced, from 1
+    start: int  # the first step traced, counted from 1
     steps: int = 3  # how many
 
     def __post_init__(self) -> None:

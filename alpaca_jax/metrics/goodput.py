@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and which share of it goes into steps."""
+"""How a run's wall time is spent, and the share spent in steps."""
 
 import contextlib
 import time
@@ -10,14 +10,14 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class Goodput:
-    """Seconds of wall time by kind since the run began, restarts included; every second counts as one kind.
+    """Seconds of wall time by kind since the run began, restarts included; each second counts for exactly one kind.
 
-    Goodput is the share of the wall time that was spent in steps. Time in no `spent` is `other`. The work after the last
-    checkpoint of a killed run, and the time until it was started again, are not known here and not counted.
+    Goodput is the share of wall time spent in steps. Time outside every `spent` is `other`. If the run was killed, the work since its
+    last checkpoint and the time until its restart are unknown here and not counted.
     """
 
     def __init__(self, state: Mapping[str, float] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        """`state`: what `state()` returned before the restart."""
+        """`state` is what `state()` returned before the restart."""
         self._seconds = {kind: float((state or {}).get(kind, 0.0)) for kind in KINDS}
         self._kind = "other"
         self._clock = clock
@@ -25,7 +25,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def spent(self, kind: Kind) -> Iterator[None]:
-        """A context whose time is of this kind; inside another, it is taken off the outer one's."""
+        """A context whose time counts as `kind`; when nested, its time is not counted for the outer one."""
         assert kind in KINDS, kind
         outer = self._turn(kind)
         try:
@@ -50,7 +50,7 @@ class Goodput:
         return dict(self._seconds)
 
     def _turn(self, kind: str) -> str:
-        """Counts the time up to now for the kind at hand, goes over to `kind`, and returns the one before."""
+        """Counts the time up to now for the current kind, switches to `kind`, and returns the previous one."""
         now = self._clock()
         self._seconds[self._kind] += now - self._since
         before, self._kind, self._since = self._kind, kind, now

@@ -1,4 +1,4 @@
-"""How much memory a process has needed at most."""
+"""The peak memory of a process."""
 
 import re
 import resource
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def memory() -> dict[str, int | None]:
-    """Returns `device_peak_bytes`, of the local device that needed most (None where the backend doesn't tell, as on a CPU),
-    and `host_peak_bytes`, resident, of this process."""
+    """Returns `device_peak_bytes`, the highest of the local devices (None if the backend doesn't report it, as on a CPU),
+    and `host_peak_bytes`, the peak resident memory of this process."""
     import jax
 
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
@@ -17,8 +17,8 @@ def memory() -> dict[str, int | None]:
 
 
 def _host_peak(status: Path = Path("/proc/self/status")) -> int:
-    # Linux hands a parent's ru_maxrss on to the processes it starts; VmHWM is of this process alone.
-    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
-        return int(found[1]) * 1024
+    # On Linux a child inherits its parent's ru_maxrss; VmHWM covers this process alone.
+    if status.is_file() and (high_water := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(high_water[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

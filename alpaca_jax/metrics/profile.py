@@ -10,9 +10,9 @@ from alpaca_jax.metrics.config import ProfileConfig
 
 
 class Profile:
-    """Traces the steps that `config` names into `folder` (on an object store: once it is whole); without a config it does nothing.
+    """Traces the steps that `config` names into `folder` (an object store gets the finished trace); does nothing without a config.
 
-    A run that goes on from the middle of those steps traces the rest of them.
+    A run that resumes among those steps traces the rest of them.
     """
 
     def __init__(self, config: ProfileConfig | None, folder: str | Path) -> None:
@@ -22,7 +22,7 @@ class Profile:
         self._tracing = False
 
     def before(self, step: int) -> None:
-        """Starts the trace if `step` (from 1), which comes next, is the first of those to be traced."""
+        """Starts the trace if `step` (counted from 1), about to be taken, is the first to be traced."""
         if step in self._steps and not self._tracing:
             import jax
 
@@ -33,7 +33,7 @@ class Profile:
             self._tracing = True
 
     def after(self, step: int, results: Any = None) -> None:
-        """Ends the trace if `step` was the last of those, once its `results` (any tree of arrays) are there."""
+        """Ends the trace if `step` was the last to be traced, once its `results` (any tree of arrays) are ready."""
         if self._tracing and step + 1 not in self._steps:
             import jax
 
@@ -41,7 +41,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is still going on, as when the run stops before its last step."""
+        """Ends a trace still in progress, as when the run stops before the last traced step."""
         if self._tracing:
             import jax
 

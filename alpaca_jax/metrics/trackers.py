@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow, each behind the same three calls. Keys come from the environment and are the packages' own business."""
+"""Weights & Biases and MLflow behind the same three calls. The packages read their keys from the environment themselves."""
 
 import os
 import time
@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-EXPERIMENT = "alpaca-jax"  # of MLflow, unless MLFLOW_EXPERIMENT_NAME is set
-AT_ONCE = 100  # parameters that MLflow takes in one call
-TIMEOUT_SECONDS = 25  # of one try to reach a server
-LONGEST = 500  # characters of a parameter that every MLflow server takes
+EXPERIMENT = "alpaca-jax"  # the MLflow experiment, unless MLFLOW_EXPERIMENT_NAME is set
+AT_ONCE = 100  # parameters that MLflow accepts in one call
+TIMEOUT_SECONDS = 25  # for one attempt to reach a server
+LONGEST = 500  # characters of a parameter that every MLflow server accepts
 
 
 class Tracker(Protocol):
-    """Where experiments are compared; used from one thread, and each call may fail."""
+    """A service that compares experiments. It is used from one thread, and any call may fail."""
 
     name: str
-    id: str | None  # the tracker's own of this run
+    id: str | None  # the tracker's own id for this run
 
     def open(self) -> None:
-        """Starts the run there, or goes on with the one that `id` names."""
+        """Starts a run there, or continues the one that `id` names."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -42,8 +42,8 @@ class WandB:
 
     def open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Silent, it doesn't ask for a key on the terminal. The address of a git remote may hold one, so it isn't looked at.
-        # By default it waits for a network for ever.
+        # silent: no prompt for a key on the terminal. disable_git: the address of a remote may contain a key.
+        # The limits: by default it waits for the network for ever.
         limits = {"init_timeout": TIMEOUT_SECONDS, "finish_timeout": TIMEOUT_SECONDS, "finish_timeout_raises": True}
         quiet = self._package.Settings(silent=True, console="off", disable_git=True, save_code=False, **limits)
         self._package.setup(quiet)
@@ -56,7 +56,7 @@ class WandB:
             resume="allow",
             settings=quiet,
         )
-        # Its own count of steps refuses to go back to the checkpoint that a run went on from.
+        # Its own step count can't go back, but a resumed run repeats the steps since its checkpoint.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -68,7 +68,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of an MLflow experiment, its configuration as parameters."""
+    """A run of an MLflow experiment, with the configuration as its parameters."""
 
     name = "mlflow"
 
@@ -78,7 +78,7 @@ class MLflow:
         self._client: Any = None
 
     def open(self) -> None:
-        # By default it tries for minutes; ours tries again with the next line.
+        # By default it retries for minutes; here the next line retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_SECONDS))
         self._client = self._package.MlflowClient(tracking_uri=self._uri)
@@ -86,9 +86,9 @@ class MLflow:
             self._client.update_run(self.id, status="RUNNING")
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self._client.get_experiment_by_name(experiment)
-        place = self._client.create_experiment(experiment) if found is None else found.experiment_id
-        self.id = self._client.create_run(place, run_name=self._run_name).info.run_id
+        existing = self._client.get_experiment_by_name(experiment)
+        experiment_id = self._client.create_experiment(experiment) if existing is None else existing.experiment_id
+        self.id = self._client.create_run(experiment_id, run_name=self._run_name).info.run_id
         params = [self._package.entities.Param(key, str(value)[:LONGEST]) for key, value in _flat(self._settings)]
         for start in range(0, len(params), AT_ONCE):
             self._client.log_batch(self.id, params=params[start : start + AT_ONCE])

@@ -1,4 +1,4 @@
-"""One JSON line a step, TensorBoard events beside it, and whoever else wants the numbers."""
+"""Writes a run's metrics: a JSON line for each step, TensorBoard events, and any further sinks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends a run's numbers to `folder/metrics.jsonl` and, where a value is a number, to TensorBoard events in `folder/events`.
+    """Appends a run's metrics to `folder/metrics.jsonl` and, if they are numbers, to TensorBoard events in `folder/events`.
 
-    Each of `sinks` gets the numbers of a line, and is closed with the writer. A line that a killed process left torn is cut off
+    Each of `sinks` gets the numbers of a line and is closed with the writer. An incomplete line left by a killed process is removed
     before the next one is written.
 
-    Where `folder` is on an object store both grow in a local folder and are put there whole, once a minute at most, by `flush` and by
-    `close`; of a run that was killed, the numbers since the last of these are lost.
+    If `folder` is on an object store, both files grow in a local folder and are uploaded whole, at most once a minute, by `flush` and
+    by `close`; a killed run loses the metrics since the last upload.
     """
 
     def __init__(self, folder: str | Path, tensorboard: bool = True, sinks: Sequence[Sink] = ()) -> None:
@@ -40,7 +40,7 @@ class MetricsWriter:
         self._purge_step: int | None = None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends the line `{"step": step, **values}`; a number that is not finite is written as null, as JSON has no NaN."""
+        """Appends the line `{"step": step, **values}`; a non-finite number becomes null, since JSON has no NaN."""
         line = {"step": int(step)} | {key: _plain(value) for key, value in values.items()}
         rundir.append_line(self.path, json.dumps(line, allow_nan=False))
         numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
@@ -52,9 +52,9 @@ class MetricsWriter:
             sink.write(int(step), numbers)
 
     def rewind(self, step: int) -> int:
-        """Drops every line of a step after `step`, where training goes on from, and returns how many there were.
+        """Drops every line after `step`, from which training resumes, and returns how many there were.
 
-        TensorBoard is told to hide its events of those steps; a sink gets them once more when they are taken again.
+        TensorBoard hides its events of those steps; a sink gets them again when the steps are repeated.
         """
         lines = read(self.path)
         kept = [line for line in lines if line["step"] <= step]
@@ -65,14 +65,14 @@ class MetricsWriter:
         return len(lines) - len(kept)
 
     def flush(self) -> None:
-        """Sees that what was written is in `folder`, as before a checkpoint; on a disk it always is."""
+        """Makes sure that everything written is in `folder`, as before a checkpoint; on a disk it always is."""
         if self._spool is not None:
             if self._events is not None:
                 self._events.flush()
             self._spool.flush()
 
     def close(self) -> None:
-        """Flushes and closes the TensorBoard file and the sinks; nothing is written after it."""
+        """Flushes and closes the TensorBoard file and the sinks; nothing may be written afterwards."""
         self._close_events()
         for sink in self._sinks:
             sink.close()
@@ -99,10 +99,10 @@ class MetricsWriter:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a metrics file in order; an absent file is an empty list, and a torn last line is left out."""
+    """Returns the complete lines of a metrics file in order: [] if it is absent, and without an incomplete last line."""
     path = storage.at(path)
     try:
-        with storage.told(path):
+        with storage.explained(path):
             whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     except FileNotFoundError:
         return []
@@ -114,7 +114,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON holds it: arrays and numpy scalars become Python numbers, NaN and infinities become null."""
+    """The value as JSON can hold it: arrays and numpy scalars become Python numbers, NaN and infinities become null."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

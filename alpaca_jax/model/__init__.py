@@ -1,1 +1,1 @@
-"""LLaMA in JAX: each weight declared once; knows nothing of data."""
+"""LLaMA in JAX: each weight is declared once; nothing here knows about data."""

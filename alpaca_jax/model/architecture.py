@@ -1,4 +1,4 @@
-"""The sizes and switches that define one LLaMA, or one of its relatives."""
+"""The sizes and switches that define a LLaMA or one of its relatives."""
 
 import dataclasses
 from typing import Literal
@@ -7,7 +7,7 @@ from alpaca_jax.config import configclass
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 
-# What config.json can say of a family beyond a plain LLaMA, and what its code has in any case.
+# CAN: what a family's config.json can express beyond a plain LLaMA. ALWAYS: what its code always has.
 CAN: dict[str, tuple[str, ...]] = {
     "llama": ("qkv_bias", "out_bias"),
     "mistral": ("sliding_window",),
@@ -20,27 +20,27 @@ ALWAYS = {"qwen2": "qkv_bias", "qwen3": "qk_norm"}
 
 @configclass
 class RopeScaling:
-    """How RoPE's frequencies are changed for a longer context than the model was trained on; `model.rope` has the formulas."""
+    """How to change RoPE's frequencies for a longer context than the model was trained on; `model.rope` has the formulas."""
 
     kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
     factor: float = 1.0
-    original_max_positions: int | None = None  # the context before it was extended; of dynamic, null: max_positions
-    low_freq_factor: float = 1.0  # of llama3
-    high_freq_factor: float = 4.0  # of llama3
-    beta_fast: float = 32.0  # of yarn
-    beta_slow: float = 1.0  # of yarn
-    attention_factor: float | None = None  # of yarn and longrope; null: as the method computes it
-    mscale: float | None = None  # of yarn
-    mscale_all_dim: float | None = None  # of yarn
-    truncate: bool = True  # of yarn
-    short_factor: tuple[float, ...] | None = None  # of longrope
-    long_factor: tuple[float, ...] | None = None  # of longrope
+    original_max_positions: int | None = None  # the context before the extension; null (dynamic only): max_positions
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float | None = None  # yarn and longrope; null: as the method computes it
+    mscale: float | None = None  # yarn
+    mscale_all_dim: float | None = None  # yarn
+    truncate: bool = True  # yarn
+    short_factor: tuple[float, ...] | None = None  # longrope
+    long_factor: tuple[float, ...] | None = None  # longrope
 
     def __post_init__(self) -> None:
         if self.factor < 1:
-            raise ValueError(f"factor ({self.factor}) must be at least 1: it is how many times longer the context gets")
+            raise ValueError(f"factor ({self.factor}) must be at least 1: it says how many times longer the context becomes")
         if self.kind in ("llama3", "yarn", "longrope") and self.original_max_positions is None:
-            raise ValueError(f"{self.kind} needs original_max_positions, the context before it was extended")
+            raise ValueError(f"{self.kind} needs original_max_positions, the context length before the extension")
         if self.original_max_positions is not None and self.original_max_positions < 2:
             raise ValueError(f"original_max_positions ({self.original_max_positions}) must be at least 2")
         if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
@@ -48,14 +48,14 @@ class RopeScaling:
                 f"low_freq_factor ({self.low_freq_factor}) must be above 0 and below high_freq_factor ({self.high_freq_factor})"
             )
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
-            raise ValueError("longrope needs short_factor and long_factor: a factor for each pair of dimensions of a head")
+            raise ValueError("longrope needs short_factor and long_factor: one factor for each pair of a head's dimensions")
         if self.kind == "longrope" and not all(factor > 0 for factor in (*(self.short_factor or ()), *(self.long_factor or ()))):
-            raise ValueError("short_factor and long_factor must be above 0: frequencies are divided by them")
+            raise ValueError("short_factor and long_factor must be above 0: the frequencies are divided by them")
 
 
 @configclass
 class Architecture:
-    """The sizes and switches of a LLaMA decoder (Touvron et al. 2023, arXiv:2302.13971) or a relative, read from its checkpoint."""
+    """The sizes and switches of a LLaMA decoder (Touvron et al. 2023, arXiv:2302.13971) or a relative, as its checkpoint gives them."""
 
     vocab_size: int
     hidden_size: int
@@ -68,10 +68,10 @@ class Architecture:
     norm_eps: float = 1e-5
     max_positions: int = 2048
     tie_embeddings: bool = False
-    family: Family = "llama"  # what other programs call it; decides config.json
+    family: Family = "llama"  # the name other programs use; decides the form of config.json
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None  # a token sees itself and the window - 1 tokens before it
-    sliding_layers: tuple[int, ...] | None = None  # which layers slide, the first is 0; null: all of them, where sliding_window is set
+    sliding_layers: tuple[int, ...] | None = None  # layers with the window, counted from 0; null: all, if sliding_window is set
     nope_layers: tuple[int, ...] = ()  # layers without RoPE
     qkv_bias: bool = False
     out_bias: bool = False
@@ -81,7 +81,7 @@ class Architecture:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads}): each key/value head "
-                "serves a whole group of query heads"
+                "serves a group of query heads"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even: RoPE rotates pairs of dimensions")
@@ -94,24 +94,24 @@ class Architecture:
         if scaling is None:
             return
         if scaling.kind == "dynamic" and pairs == 1:
-            raise ValueError("dynamic rope_scaling needs a head_dim of 4 or more: it leaves the first pair of dimensions as it is")
+            raise ValueError("dynamic rope_scaling needs a head_dim of 4 or more: it leaves the first pair of dimensions unchanged")
         if scaling.kind == "longrope":
             lengths = (len(scaling.short_factor or ()), len(scaling.long_factor or ()))
             if lengths != (pairs, pairs):
                 raise ValueError(
                     f"rope_scaling has a short_factor of {lengths[0]} numbers and a long_factor of {lengths[1]}: both need "
-                    f"{pairs}, one for each pair of the head_dim of {self.head_dim}"
+                    f"{pairs}, one for each pair of dimensions in a head_dim of {self.head_dim}"
                 )
 
     def _check_layers(self) -> None:
         if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window ({self.sliding_window}) must be at least 1: a token sees itself; null is no window")
+            raise ValueError(f"sliding_window ({self.sliding_window}) must be at least 1, since a token sees itself; null: no window")
         if self.sliding_layers is not None and self.sliding_window is None:
-            raise ValueError("sliding_layers says which layers have a window: give sliding_window too, how many tokens they see")
+            raise ValueError("sliding_layers says which layers have a window: give sliding_window too, the number of tokens they see")
         for name in ("sliding_layers", "nope_layers"):
             numbers = getattr(self, name) or ()
             if list(numbers) != sorted(set(numbers)) or not all(0 <= number < self.num_layers for number in numbers):
-                raise ValueError(f"{name} ({list(numbers)}) must name layers from 0 to {self.num_layers - 1} in order, each of them once")
+                raise ValueError(f"{name} ({list(numbers)}) must name layers from 0 to {self.num_layers - 1} in order, each only once")
 
     def _check_family(self) -> None:
         used = self._switches
@@ -123,27 +123,27 @@ class Architecture:
         elif (needed := ALWAYS.get(self.family)) and needed not in used:
             problem = f"every {self.family} has {needed}: set it to true"
         else:
-            problem = f"a {self.family} has qkv_bias and out_bias together, or neither"
-        remedy = f"family: {' or '.join(able)} has what is set here" if able else "no other family has all that is set here either"
+            problem = f"a {self.family} has both qkv_bias and out_bias, or neither"
+        remedy = f"these settings fit family: {' or '.join(able)}" if able else "no other family fits these settings either"
         raise ValueError(f"family: {problem}; {remedy}")
 
     @property
     def _switches(self) -> list[str]:
-        """What is not as in a plain LLaMA, by the names of the fields."""
+        """The fields that differ from a plain LLaMA."""
         some_slide = 0 < len(self.sliding) < self.num_layers
         on = {name: bool(getattr(self, name)) for name in ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm")}
         return [name for name, used in {**on, "sliding_layers": some_slide}.items() if used]
 
     @property
     def sliding(self) -> tuple[int, ...]:
-        """The layers whose tokens see no further than `sliding_window`."""
+        """The layers whose tokens see only `sliding_window` tokens."""
         if self.sliding_window is None:
             return ()
         return tuple(range(self.num_layers)) if self.sliding_layers is None else self.sliding_layers
 
     @property
     def num_parameters(self) -> int:
-        """Weights in the model, the vocabulary counted unpadded and tied embeddings once."""
+        """The number of weights, without padding of the vocabulary and with tied embeddings counted once."""
         heads = 2 * self.num_heads + 2 * self.num_kv_heads
         layer = self.hidden_size * (self.head_dim * heads + 3 * self.intermediate_size + 2)
         layer += self.qkv_bias * self.head_dim * (self.num_heads + 2 * self.num_kv_heads) + self.out_bias * self.hidden_size
@@ -152,7 +152,7 @@ class Architecture:
         return self.num_layers * layer + tables * self.vocab_size * self.hidden_size + self.hidden_size
 
     def with_layers(self, count: int) -> "Architecture":
-        """The same with its first `count` layers only."""
+        """The same model with only its first `count` layers."""
         assert 1 <= count <= self.num_layers, count
         sliding = tuple(layer for layer in self.sliding if layer < count)
         return dataclasses.replace(
@@ -164,7 +164,7 @@ class Architecture:
         )
 
     def only(self, layer: int) -> "Architecture":
-        """The same with that one layer; layers that are alike give the same."""
+        """The same model with only that layer; equal for layers of the same kind."""
         return dataclasses.replace(
             self,
             num_layers=1,
@@ -176,7 +176,7 @@ class Architecture:
 
 def _fits(family: str, used: list[str]) -> bool:
     can = CAN[family]
-    one_switch = "qkv_bias" in can and "out_bias" in can  # `attention_bias` in config.json is both
+    one_switch = "qkv_bias" in can and "out_bias" in can  # `attention_bias` in config.json sets both
     return (
         all(name in can for name in used)
         and (family not in ALWAYS or ALWAYS[family] in used)
@@ -185,5 +185,5 @@ def _fits(family: str, used: list[str]) -> bool:
 
 
 def stored_vocab_size(vocab_size: int, multiple: int) -> int:
-    """The rows kept for `vocab_size` tokens so that a mesh can divide them: the next multiple of `multiple`."""
+    """The number of rows stored for `vocab_size` tokens, rounded up to a `multiple` so that a mesh can divide them."""
     return -(-vocab_size // multiple) * multiple

@@ -1,20 +1,21 @@
-"""Causal grouped-query attention over packed rows: a token sees the earlier tokens of its own segment and nothing else.
+"""Causal grouped-query attention over packed rows: a token sees itself and the earlier tokens of its own segment, nothing else.
 
-Queries are taken in blocks, each against the keys up to its own end, so that about half of the products, which a causal mask would throw
-away, are never made; where all layers slide, nor are those with keys before a block's window. Exact, and the same on every backend.
+Queries are processed in blocks, each against the keys up to its own end, which skips about half of the products that a causal mask
+would discard. If all layers have a sliding window, keys before a block's window are skipped too. Exact, and the same on every backend.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
-MOST_BLOCKS = 8  # of a row: with eight of them 9/16 of the square is left, and every further one is more to compile
+MOST_BLOCKS = 8  # per row: eight leave 9/16 of the square, and each further one takes longer to compile
 SMALLEST_BLOCK = 64
 
 
-def visible(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
-    """bool [B, T, T]: may query t look at key s? Segment 0 marks empty slots, which see only each other.
+def visible(segments_BT: Int[Array, "B T"], window: int | None = None) -> Bool[Array, "B T T"]:
+    """bool [B, T, T]: whether query t may see key s. Segment 0 marks empty slots, which see only each other.
 
-    With a `window` (Beltagy et al. 2020, arXiv:2004.05150) a query sees itself and the window - 1 places before it.
+    With a `window` (Beltagy et al. 2020, arXiv:2004.05150) a query sees itself and the window - 1 positions before it.
     """
     length = segments_BT.shape[1]
     causal = jnp.tril(jnp.ones((length, length), dtype=bool))
@@ -24,11 +25,15 @@ def visible(segments_BT: jax.Array, window: int | None = None) -> jax.Array:
 
 
 def attend(
-    query_BTHK: jax.Array, key_BTNK: jax.Array, value_BTNK: jax.Array, visible_BTT: jax.Array, window: int | None = None
-) -> jax.Array:
+    query_BTHK: Float[Array, "B T H K"],
+    key_BTNK: Float[Array, "B T N K"],
+    value_BTNK: Float[Array, "B T N K"],
+    visible_BTT: Bool[Array, "B T T"],
+    window: int | None = None,
+) -> Float[Array, "B T H K"]:
     """Softmax attention [B, T, H, K] in the inputs' dtype with an fp32 softmax; H query heads share N key/value heads in order.
 
-    `window` says that `visible_BTT` shows nothing before it, so that those keys needn't be multiplied.
+    `window` promises that `visible_BTT` hides every key before it, so that those keys can be skipped.
     """
     batch, length, heads, head_dim = query_BTHK.shape
     groups = heads // key_BTNK.shape[2]
@@ -45,7 +50,7 @@ def attend(
 
 
 def _block(query_BNGTK: jax.Array, key_BNSK: jax.Array, value_BNSK: jax.Array, visible_BTS: jax.Array) -> jax.Array:
-    """The attention of some queries to the keys they may see. A group's queries are multiplied together, as one matrix."""
+    """The attention of a block of queries. The queries of a group are multiplied together, as one matrix."""
     batch, kv_heads, groups, length, head_dim = query_BNGTK.shape
     merged_BNMK = query_BNGTK.reshape(batch, kv_heads, groups * length, head_dim)
     scores_BNMS = jnp.einsum("bnmk,bnsk->bnms", merged_BNMK, key_BNSK, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Floating-point operations of a LLaMA, counted analytically (a compiler's cost analysis counts a scan's body once)."""
+"""Floating-point operations of a LLaMA, computed analytically (a compiler's cost analysis counts the body of a scan only once)."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from alpaca_jax.model.architecture import Architecture
 
 
 def linear_flops_per_token(architecture: Architecture) -> int:
-    """Forward FLOP of every matrix product but attention's for one token, the vocabulary product included."""
+    """Forward FLOP for one token of every matrix product except attention's, including the vocabulary product."""
     a = architecture
     layer = a.hidden_size * a.head_dim * (2 * a.num_heads + 2 * a.num_kv_heads) + 3 * a.hidden_size * a.intermediate_size
     return 2 * (a.num_layers * layer + a.vocab_size * a.hidden_size)
 
 
 def attention_flops(architecture: Architecture, segment_lengths: np.ndarray) -> float:
-    """Forward FLOP of causal attention inside segments of these lengths: each token multiplies with itself and those before it.
+    """Forward FLOP of causal attention inside segments of these lengths: each token attends to itself and to those before it.
 
-    Where a layer slides, with those inside its window.
+    In a layer with a sliding window, it attends to those inside the window.
     """
     a, lengths = architecture, np.asarray(segment_lengths, dtype=np.float64)
     triangles = lambda sides: float((sides * (sides + 1) / 2).sum())  # noqa: E731
@@ -30,7 +30,7 @@ def train_flops(architecture: Architecture, segment_lengths: np.ndarray) -> floa
 
 
 def train_flops_full_attention(architecture: Architecture, tokens: float, sequence_length: int) -> float:
-    """The figure other projects report for `tokens` real tokens: attention counted as if every token saw a whole row."""
+    """The figure other projects report for `tokens` real tokens, which counts attention as if every token saw a whole row."""
     a = architecture
     per_token = 4 * a.num_layers * a.num_heads * a.head_dim * sequence_length
     return 3 * tokens * (linear_flops_per_token(a) + per_token)

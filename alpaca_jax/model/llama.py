@@ -1,6 +1,6 @@
 """LLaMA (Touvron et al. 2023, arXiv:2302.13971) and its relatives: Flax NNX declares each weight once, `jax.lax.scan` runs the layers.
 
-Inside the package a model is a plain nested dict of arrays (`params`); the NNX modules below exist only to declare and to apply it.
+Elsewhere in the package a model is a plain nested dict of arrays (`params`); the NNX modules below only declare and apply it.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
 
 from alpaca_jax.model import attention, remat, rope
 from alpaca_jax.model.architecture import Architecture
@@ -24,7 +25,7 @@ INIT_SCALE = 0.02
 
 
 class WeightSpec(NamedTuple):
-    """What is known of a weight before it exists."""
+    """What is known about a weight before it is allocated."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -32,60 +33,63 @@ class WeightSpec(NamedTuple):
 
 
 def unconstrained(x: jax.Array, axes: Axes) -> jax.Array:
-    """`x` itself: for a single device, where no array needs a place."""
+    """`x` unchanged: for a single device, where arrays need no sharding."""
     assert x.ndim == len(axes), (x.shape, axes)
     return x
 
 
 class Switches(NamedTuple):
-    """What only some of the layers do, a bool for each of them; None where they are all alike."""
+    """What only some of the layers do, as a bool for each layer; None if they are all alike."""
 
     turns: jax.Array | None  # whether a layer has RoPE
-    slides: jax.Array | None  # whether it has the window
+    slides: jax.Array | None  # whether it has the sliding window
 
 
 class Context(NamedTuple):
-    """What every layer of one forward pass shares."""
+    """What all layers of a forward pass share."""
 
     at: rope.Angles
     visible_BTT: jax.Array
     compute_dtype: Any
     constrain: Constrain
-    window: int | None = None  # of all layers
-    window_BTT: jax.Array | None = None  # what the layers that slide see, where only some do
+    window: int | None = None  # if all layers have it
+    window_BTT: jax.Array | None = None  # the mask of the layers with a window, if only some have one
 
     def of_layer(self, own: Switches) -> "Context":
         """The context of the layer with these switches (scalars)."""
         at = self.at if own.turns is None else rope.only_if(own.turns, self.at)
-        visible_BTT = self.visible_BTT if own.slides is None else jnp.where(own.slides, self.window_BTT, self.visible_BTT)
+        visible_BTT = self.visible_BTT
+        if own.slides is not None:
+            assert self.window_BTT is not None
+            visible_BTT = jnp.where(own.slides, self.window_BTT, visible_BTT)
         return self._replace(at=at, visible_BTT=visible_BTT)
 
     def weight(self, param: nnx.Param, *axes: str) -> jax.Array:
-        """The weight in the compute dtype, placed as the computation wants it (gathered, where it is stored in shards)."""
+        """The weight in the compute dtype, sharded as the computation needs it (gathered, if it is stored in shards)."""
         return self.constrain(param[...].astype(self.compute_dtype), axes)
 
     def hidden(self, x_BTD: jax.Array) -> jax.Array:
-        """The residual stream [B, T, D], placed by batch."""
+        """The residual stream [B, T, D], sharded by batch and sequence."""
         return self.constrain(x_BTD, ("batch", "sequence", "embed_activation"))
 
 
 class Declare(NamedTuple):
-    """Makes the weights of a model: one call is the one declaration of a weight's shape, dtype, logical axes and initializer."""
+    """Creates the weights of a model: each call declares a weight's shape, dtype, logical axes and initializer, and nothing else does."""
 
     rngs: nnx.Rngs
     dtype: Any
 
     def matrix(self, **axes: int) -> nnx.Param:
-        """A weight drawn from a normal of standard deviation 0.02; the keywords are its logical axes and their sizes."""
+        """A weight drawn from a normal distribution of standard deviation 0.02; the keywords are its logical axes and their sizes."""
         values = INIT_SCALE * jax.random.normal(self.rngs.params(), tuple(axes.values()), self.dtype)
         return nnx.Param(values, logical_axes=tuple(axes))
 
     def scale(self, **axes: int) -> nnx.Param:
-        """A norm's scale: ones."""
+        """A norm's scale, initially one."""
         return nnx.Param(jnp.ones(tuple(axes.values()), self.dtype), logical_axes=tuple(axes))
 
     def bias(self, **axes: int) -> nnx.Param:
-        """What is added to a product: zeros."""
+        """A bias, initially zero."""
         return nnx.Param(jnp.zeros(tuple(axes.values()), self.dtype), logical_axes=tuple(axes))
 
 
@@ -106,7 +110,7 @@ class Attention(nnx.Module):
             self.value_bias = declare.bias(layers=a.num_layers, kv_heads=a.num_kv_heads, head_dim=a.head_dim)
         if a.out_bias:
             self.out_bias = declare.bias(layers=a.num_layers, embed=a.hidden_size)
-        if a.qk_norm:  # over each head (Henry et al. 2020, arXiv:2010.04245, with RMSNorm)
+        if a.qk_norm:  # per head (Henry et al. 2020, arXiv:2010.04245, with RMSNorm)
             self.query_norm = Norm(declare, layers=a.num_layers, head_dim=a.head_dim)
             self.key_norm = Norm(declare, layers=a.num_layers, head_dim=a.head_dim)
         self.has = (a.qkv_bias, a.out_bias, a.qk_norm)
@@ -147,7 +151,7 @@ class MLP(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """All layers, stacked along a leading `layers` axis; `__call__` is one of them, on weights without that axis."""
+    """All layers, stacked along a leading `layers` axis; `__call__` applies one of them, on weights without that axis."""
 
     def __init__(self, a: Architecture, declare: Declare):
         self.attention_norm = Norm(declare, layers=a.num_layers, embed=a.hidden_size)
@@ -171,7 +175,7 @@ class Table(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """The decoder without its last product: tokens to hidden states."""
+    """The decoder without its output product: from tokens to hidden states."""
 
     def __init__(self, a: Architecture, declare: Declare, vocab_size: int):
         self.embed = Table(a, declare, vocab_size)
@@ -203,7 +207,7 @@ def _abstract(architecture: Architecture, vocab_size: int | None, dtype: Any) ->
 
 
 def specs(architecture: Architecture, vocab_size: int | None = None, dtype: Any = jnp.float32) -> Params:
-    """The nested dict of `WeightSpec` of every weight; allocates nothing. `vocab_size` stores more rows than the vocabulary has."""
+    """A nested dict with the `WeightSpec` of every weight; allocates nothing. `vocab_size` may exceed the vocabulary to pad it."""
     _, state = nnx.split(_abstract(architecture, vocab_size, dtype))
     is_param = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
     spec = lambda param: WeightSpec(param.get_value().shape, param.get_value().dtype, param.get_metadata("logical_axes"))  # noqa: E731
@@ -213,7 +217,7 @@ def specs(architecture: Architecture, vocab_size: int | None = None, dtype: Any 
 def init(architecture: Architecture, key: jax.Array, vocab_size: int | None = None, dtype: Any = jnp.float32) -> Params:
     """Random params as `specs` describes them: matrices normal(0, 0.02), norm scales one, biases zero.
 
-    Jit it with shardings to be born sharded.
+    Jit it with out_shardings to create them sharded.
     """
     _, state = nnx.split(_build(architecture, key, vocab_size, dtype))
     return nnx.to_pure_dict(state)
@@ -222,18 +226,18 @@ def init(architecture: Architecture, key: jax.Array, vocab_size: int | None = No
 def forward(
     architecture: Architecture,
     params: Params,
-    tokens_BT: jax.Array,
-    segments_BT: jax.Array,
-    positions_BT: jax.Array,
+    tokens_BT: Int[Array, "B T"],
+    segments_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
     *,
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     constrain: Constrain = unconstrained,
-) -> jax.Array:
+) -> Float[Array, "B T D"]:
     """The hidden states [B, T, D] after the last norm, in `compute_dtype`.
 
     Tokens, segments (0: empty slot) and positions are int32 [B, T]; a token sees only its own segment. `remat` names what the backward
-    pass recomputes (`model.remat.POLICIES`); `constrain(array, logical_axes)` places arrays on a mesh.
+    pass recomputes (`model.remat.POLICIES`); `constrain(array, logical_axes)` shards arrays over a mesh.
     """
     vocab_size = params["embed"]["weight"].shape[0]
     definition, state = nnx.split(_abstract(architecture, vocab_size, params["embed"]["weight"].dtype))
@@ -243,9 +247,14 @@ def forward(
 
 
 def run_layer(
-    architecture: Architecture, number: int, layer: Params, x_BTD: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array
-) -> jax.Array:
-    """The residual stream [B, T, D] behind layer `number`, whose weights `layer` holds without the axis `layers`; in x's dtype."""
+    architecture: Architecture,
+    number: int,
+    layer: Params,
+    x_BTD: Float[Array, "B T D"],
+    segments_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """The residual stream [B, T, D] after layer `number`, in x's dtype; `layer` holds its weights without the `layers` axis."""
     one = architecture.only(number)
     definition, state = nnx.split(nnx.eval_shape(lambda: Layers(one, Declare(nnx.Rngs(params=0), x_BTD.dtype))))
     nnx.replace_by_pure_dict(state, layer)
@@ -256,31 +265,36 @@ def run_layer(
 def _context(
     architecture: Architecture, segments_BT: jax.Array, positions_BT: jax.Array, compute_dtype: Any, constrain: Constrain
 ) -> tuple[Context, Switches]:
-    """What the layers share, and what they do differently."""
+    """What the layers share, and where they differ."""
     at = rope.angles(positions_BT, architecture, rope.text_lengths(architecture, segments_BT, positions_BT))
     switched = switches(architecture, segments_BT.shape[1])
     window = architecture.sliding_window if architecture.sliding else None
-    if switched.slides is None:
-        masks = {"visible_BTT": attention.visible(segments_BT, window), "window": window}
-    else:
-        masks = {"visible_BTT": attention.visible(segments_BT), "window_BTT": attention.visible(segments_BT, window)}
-    return Context(at=at, compute_dtype=jnp.dtype(compute_dtype), constrain=constrain, **masks), switched
+    alike = switched.slides is None
+    context = Context(
+        at=at,
+        visible_BTT=attention.visible(segments_BT, window if alike else None),
+        compute_dtype=jnp.dtype(compute_dtype),
+        constrain=constrain,
+        window=window if alike else None,
+        window_BTT=None if alike else attention.visible(segments_BT, window),
+    )
+    return context, switched
 
 
 def switches(architecture: Architecture, length: int) -> Switches:
-    """What the layers do differently from each other, bool [L], over texts of up to `length` tokens."""
+    """Where the layers differ, bool [L], for texts of up to `length` tokens."""
     a, layers = architecture, np.arange(architecture.num_layers)
     turns = None if not a.nope_layers else jnp.asarray(~np.isin(layers, a.nope_layers))
     some_slide = 0 < len(a.sliding) < a.num_layers and length > (a.sliding_window or 0)
     return Switches(turns, jnp.asarray(np.isin(layers, a.sliding)) if some_slide else None)
 
 
-def output_weight(params: Params) -> jax.Array:
-    """The matrix [V, D] of the last product: the embedding where they are tied."""
+def output_weight(params: Params) -> Float[Array, "V D"]:
+    """The matrix [V, D] of the output product; the embedding if they are tied."""
     return params["head"]["weight"] if "head" in params else params["embed"]["weight"]
 
 
-def logits(params: Params, hidden_BTD: jax.Array, vocab_size: int | None = None) -> jax.Array:
-    """fp32 scores [B, T, V] of the next token; `vocab_size` trims rows that only pad the stored vocabulary."""
+def logits(params: Params, hidden_BTD: Float[Array, "B T D"], vocab_size: int | None = None) -> Float[Array, "B T V"]:
+    """fp32 logits [B, T, V] of the next token; `vocab_size` drops the rows that only pad the stored vocabulary."""
     weight_VD = output_weight(params)[:vocab_size].astype(hidden_BTD.dtype)
     return jnp.einsum("btd,vd->btv", hidden_BTD, weight_VD, preferred_element_type=jnp.float32)

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+def rms_norm(x: Float[Array, "*shape D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*shape D"]:
     """`x` [..., D] divided by its root mean square over D and multiplied by `scale` (as [D]); computed in fp32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)

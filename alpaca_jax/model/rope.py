@@ -1,7 +1,7 @@
 """Rotary position embeddings (Su et al. 2021, arXiv:2104.09864), in the half-split layout that Hugging Face checkpoints use.
 
-A context longer than the model was trained on changes the frequencies. Those that follow from the architecture alone are constants of the
-program, rounded to float32 where `transformers` rounds them; dynamic scaling and LongRoPE go by the length of each text as well.
+To extend the context beyond the training length, the frequencies are changed. Those that depend on the architecture alone are constants
+of the program, rounded to float32 where `transformers` rounds them; dynamic scaling and LongRoPE also depend on the length of each text.
 """
 
 import math
@@ -17,23 +17,25 @@ BY_LENGTH = ("dynamic", "longrope")
 
 
 class Angles(NamedTuple):
-    """Cosine and sine of every position's angles, each fp32 [B, T, 1, K/2]."""
+    """The cosine and sine of each position's angles, fp32 [B, T, 1, K/2] each."""
 
     cos: jax.Array
     sin: jax.Array
 
 
 def angles(positions_BT: jax.Array, architecture: Architecture, lengths: jax.Array | None = None) -> Angles:
-    """The rotation of each position: computed once per forward pass and shared by every layer.
+    """The rotation of each position, computed once per forward pass and shared by all layers.
 
-    `lengths` [B] or [B, T] is how long each row, or the text of each token, is (default: a row's largest position + 1); only the scalings
-    in BY_LENGTH read it. YaRN and LongRoPE scale cosine and sine by a factor, so that attention gets sharper.
+    `lengths` is the length of each row [B], or of each token's text [B, T] (default: a row's largest position + 1); only the scalings
+    in BY_LENGTH read it. YaRN and LongRoPE multiply cosine and sine by a factor to sharpen the attention.
     """
     scaling = architecture.rope_scaling
     if scaling is not None and scaling.kind in BY_LENGTH:
         lengths = jnp.max(positions_BT, axis=1) + 1 if lengths is None else lengths
         lengths_BT11 = lengths.reshape(lengths.shape[0], -1, 1, 1)
-        frequency = _dynamic(architecture, lengths_BT11) if scaling.kind == "dynamic" else _longrope(architecture, lengths_BT11)
+        frequency: jax.Array | np.ndarray = (
+            _dynamic(architecture, lengths_BT11) if scaling.kind == "dynamic" else _longrope(architecture, lengths_BT11)
+        )
     else:
         frequency = frequencies(architecture)
     angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
@@ -49,12 +51,12 @@ def rotate(x_BTHK: jax.Array, at: Angles) -> jax.Array:
 
 
 def only_if(turns: jax.Array, at: Angles) -> Angles:
-    """`at` where the scalar `turns` is true, and otherwise angles that turn nothing: for a layer without RoPE."""
+    """`at` if the scalar `turns` is true, else the identity rotation, for a layer without RoPE."""
     return Angles(jnp.where(turns, at.cos, 1.0), jnp.where(turns, at.sin, 0.0))
 
 
 def text_lengths(architecture: Architecture, segments_BT: jax.Array, positions_BT: jax.Array) -> jax.Array | None:
-    """The length [B, T] of each token's segment for the scalings in BY_LENGTH, so that packing changes no angle; None for the others."""
+    """The length [B, T] of each token's segment for the scalings in BY_LENGTH, so that packing changes no angle; else None."""
     if architecture.rope_scaling is None or architecture.rope_scaling.kind not in BY_LENGTH:
         return None
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
@@ -62,7 +64,7 @@ def text_lengths(architecture: Architecture, segments_BT: jax.Array, positions_B
 
 
 def alike(architecture: Architecture, length: int, other: int) -> bool:
-    """Whether texts of these two lengths are rotated by the same angles."""
+    """Whether texts of these two lengths get the same angles."""
     scaling = architecture.rope_scaling
     if scaling is None or scaling.kind not in BY_LENGTH:
         return True
@@ -73,7 +75,7 @@ def alike(architecture: Architecture, length: int, other: int) -> bool:
 
 
 def frequencies(architecture: Architecture) -> np.ndarray:
-    """The angle of one position in radians, fp32 [K/2], for the methods that need the architecture only."""
+    """The angle per position in radians, fp32 [K/2], for the methods that depend on the architecture alone."""
     scaling, plain = architecture.rope_scaling, _plain(architecture)
     if scaling is None:
         return plain
@@ -84,7 +86,7 @@ def frequencies(architecture: Architecture) -> np.ndarray:
 
 
 def attention_factor(scaling: RopeScaling) -> float:
-    """What cosine and sine are multiplied with: 1 but for YaRN (section 3.4) and LongRoPE (section 3.3 of arXiv:2402.13753)."""
+    """The factor on cosine and sine: 1 except for YaRN (section 3.4) and LongRoPE (section 3.3 of arXiv:2402.13753)."""
     if scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
@@ -93,7 +95,7 @@ def attention_factor(scaling: RopeScaling) -> float:
         assert scaling.original_max_positions is not None
         return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_max_positions))
     sharper = lambda scale: 0.1 * scale * math.log(scaling.factor) + 1.0  # noqa: E731
-    if scaling.mscale and scaling.mscale_all_dim:  # DeepSeek's two factors
+    if scaling.mscale and scaling.mscale_all_dim:  # the two factors of DeepSeek
         return sharper(scaling.mscale) / sharper(scaling.mscale_all_dim)
     return sharper(1.0)
 
@@ -103,7 +105,7 @@ def _exponents(head_dim: int) -> np.ndarray:
 
 
 def _plain(a: Architecture) -> np.ndarray:
-    # The power itself is exact to float32's last digit: the libraries' float32 powers differ there.
+    # The power is computed in float64 and rounded: float32 powers differ between libraries in the last digit.
     powers = (a.rope_theta ** _exponents(a.head_dim).astype(np.float64)).astype(np.float32)
     return np.float32(1.0) / powers
 
@@ -111,10 +113,10 @@ def _plain(a: Architecture) -> np.ndarray:
 def _llama3(scaling: RopeScaling, plain: np.ndarray) -> np.ndarray:
     """Llama 3.1 (Dubey et al. 2024, arXiv:2407.21783; the formula is in Meta's llama-models, `apply_scaling`).
 
-    Wavelengths that fit often into the original context stay, those longer than it are stretched, with a ramp between them.
+    Wavelengths that fit many times into the original context stay, longer ones than it are stretched, with a ramp between them.
     """
     assert scaling.original_max_positions is not None
-    turns = scaling.original_max_positions / (2 * math.pi / plain.astype(np.float64))  # in the original context
+    turns = scaling.original_max_positions / (2 * math.pi / plain.astype(np.float64))  # within the original context
     ramp = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     kept = np.clip(ramp, 0.0, 1.0)
     return ((1 - kept) * plain / scaling.factor + kept * plain).astype(np.float32)
@@ -123,8 +125,8 @@ def _llama3(scaling: RopeScaling, plain: np.ndarray) -> np.ndarray:
 def _yarn(a: Architecture, scaling: RopeScaling, plain: np.ndarray) -> np.ndarray:
     """YaRN (Peng et al. 2023, arXiv:2309.00071), "NTK by parts".
 
-    Dimensions that turn more than beta_fast times in the original context stay, those below beta_slow are interpolated, with a linear
-    ramp over the dimensions between them.
+    Dimensions that turn more than beta_fast times in the original context stay; those that turn less than beta_slow times are
+    interpolated; a linear ramp joins them.
     """
     assert scaling.original_max_positions is not None
     original = scaling.original_max_positions
@@ -139,17 +141,17 @@ def _yarn(a: Architecture, scaling: RopeScaling, plain: np.ndarray) -> np.ndarra
 
 
 def _dynamic(a: Architecture, lengths_BT11: jax.Array) -> jax.Array:
-    """Dynamic NTK scaling (in section 3.3 of arXiv:2309.00071; by u/emozilla and u/bloc97): the base grows with the length of the text."""
+    """Dynamic NTK scaling (section 3.3 of arXiv:2309.00071; by u/emozilla and u/bloc97): the base grows with the length of the text."""
     scaling = a.rope_scaling
     assert scaling is not None
     original = scaling.original_max_positions or a.max_positions
     beyond = jnp.maximum(lengths_BT11 - original, 0).astype(jnp.float32) / original
     growth = (1.0 + scaling.factor * beyond) ** (a.head_dim / (a.head_dim - 2))
-    return _plain(a) * growth ** -_exponents(a.head_dim)
+    return jnp.asarray(_plain(a)) * growth ** -_exponents(a.head_dim)
 
 
 def _longrope(a: Architecture, lengths_BT11: jax.Array) -> jax.Array:
-    """LongRoPE (Ding et al. 2024, arXiv:2402.13753): a searched factor for each pair of dimensions, another one for long texts."""
+    """LongRoPE (Ding et al. 2024, arXiv:2402.13753): a searched factor for each pair of dimensions, with other factors for long texts."""
     scaling = a.rope_scaling
     assert scaling is not None and scaling.original_max_positions is not None
     plain = _plain(a)

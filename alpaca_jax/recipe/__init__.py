@@ -1,1 +1,1 @@
-"""The stages chained, each a process of its own, resumable, with one report in the end."""
+"""Runs the stages one after another, each in its own process, resumable, with one report at the end."""

@@ -14,12 +14,12 @@ class Stage:
     """One verb of the run."""
 
     verb: str
-    output: str  # the folder the verb writes, inside dir
-    arguments: tuple[str, ...] = ()  # what the recipe itself says
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # what a user adds, nested like the verb's keys
+    output: str  # the folder that the verb writes, inside dir
+    arguments: tuple[str, ...] = ()  # set by the recipe
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # set by the user, nested like the verb's keys
 
     def command(self, experiment: str | None) -> list[str]:
-        """Returns the command line that follows `alpaca-jax`; a user's overrides come last, so they win."""
+        """Returns the command line after `alpaca-jax`; the user's overrides come last, so they win."""
         chosen = [f"experiment={experiment}"] if experiment else []
         return [self.verb, *chosen, *self.arguments, *self.added()]
 
@@ -39,10 +39,10 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ValueError("stages: a recipe needs at least one; choose one that has them, such as experiment=laptop")
+            raise ValueError("stages: a recipe needs at least one; choose an experiment that has stages, such as experiment=laptop")
         for name in self.stages:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                raise ValueError(f"stages.{name}: a stage is named in small letters, digits and underscores")
+                raise ValueError(f"stages.{name}: a stage's name consists of lower-case letters, digits and underscores")
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

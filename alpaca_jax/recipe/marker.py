@@ -1,4 +1,4 @@
-"""What is known of a stage between two starts of the recipe: kept in dir/stages/NAME.json."""
+"""What a recipe remembers of a stage from one start to the next, in dir/stages/NAME.json."""
 
 import dataclasses
 import hashlib
@@ -13,10 +13,10 @@ from typing import Any, Literal
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import read_json, write_json
 
-# Settings that change how a stage runs and not what it makes.
+# Settings that change how a stage runs but not its result.
 FREE = ("mesh", "hardware", "checkpoint", "log_every", "logging", "profile")
-# Where more may change without making the folder another's: what is named here must stay, the rest the verb takes up in place.
-# Answers that a teacher was paid for are not set aside because more records are wanted, or other filters.
+# Verbs that can continue in their folder with other settings, as long as those named here stay the same. Answers that a teacher was
+# paid for are not moved away because more records or other filters are wanted.
 IDENTITY = {
     "generate": ("method", "seed", "seeds", "sampling", "magpie", "self_instruct", "teacher.source", "teacher.model", "teacher.endpoint")
 }
@@ -24,12 +24,12 @@ IDENTITY = {
 
 @dataclasses.dataclass
 class Marker:
-    """A stage's command, the fingerprint of what it depends on, and what it has cost over all its starts."""
+    """A stage's command, the fingerprint of what it depends on, and its cost over all starts."""
 
     name: str
-    command: list[str]  # what follows `alpaca-jax`
-    fingerprint: str  # of all that the result depends on
-    identity: str  # of what the folder is bound to
+    command: list[str]  # without `alpaca-jax`
+    fingerprint: str  # of everything that the result depends on
+    identity: str  # of the settings that must not change within the output folder
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     state: Literal["started", "done"] = "started"
     starts: int = 0
@@ -38,7 +38,7 @@ class Marker:
     finished: str | None = None
 
     def write(self, path: Path) -> None:
-        """Puts the marker at `path`."""
+        """Writes the marker to `path`."""
         write_json(path, dataclasses.asdict(self))
 
     def done(self) -> None:
@@ -48,22 +48,22 @@ class Marker:
 
 
 def read(path: Path) -> Marker | None:
-    """Returns the marker at `path`, or None where the stage was never started; a UserError where it is none of ours."""
+    """Returns the marker at `path`, or None if the stage was never started; raises UserError if the file is not a marker."""
     if not path.exists():
         return None
     try:
         return Marker(**read_json(path))
     except TypeError as error:
         raise UserError(
-            f"{path} is not the marker of a stage ({error}); delete it, and the stage goes on in the folder that is there"
+            f"{path} is not the marker of a stage ({error}); delete it, and the stage continues in its existing folder"
         ) from None
 
 
 def expected(name: str, command: list[str], resolved: Mapping[str, Any], previous: Marker | None) -> Marker:
-    """Returns the marker a fresh start of the stage would have.
+    """Returns the marker that a fresh start of the stage would have.
 
-    Both fingerprints cover the very start of the stage before it: when that one is done anew, even with the same
-    configuration, everything after it is done anew too.
+    Both hashes include the id of the previous stage's marker: if that stage is run again, even with the same configuration, all
+    stages after it are run again too.
     """
     verb, before = command[0], previous.id if previous else None
     depends = {key: value for key, value in resolved.items() if key not in FREE}
@@ -72,7 +72,7 @@ def expected(name: str, command: list[str], resolved: Mapping[str, Any], previou
 
 
 def shell(command: Sequence[str]) -> str:
-    """Returns the command as it is typed in a shell."""
+    """Returns the command as typed in a shell."""
     return shlex.join(["alpaca-jax", *command])
 
 

@@ -1,4 +1,4 @@
-"""What a finished run amounts to: summary.json, report.html, a short table, and the line that starts a chat."""
+"""The results of a finished run: summary.json, report.html, a short table, and the command that starts a chat."""
 
 import importlib.metadata
 import os
@@ -22,41 +22,41 @@ EXAMPLES = 3
 
 
 def publish(config: Config, folder: RunDir, markers: Sequence[Marker]) -> dict[str, Any]:
-    """Writes summary.json and report.html from the files the stages left, prints the table, and returns the summary."""
-    found = read(folder)
-    summary = collect(config, folder, markers, found)
+    """Writes summary.json and report.html from the stages' files, prints the table, and returns the summary."""
+    outputs = read(folder)
+    summary = collect(config, folder, markers, outputs)
     write_json(folder.path("summary.json"), summary)
-    write_atomic(folder.path("report.html"), page.build(summary, found, markers))
+    write_atomic(folder.path("report.html"), page.build(summary, outputs, markers))
     _print(summary, folder)
     return summary
 
 
 def read(folder: RunDir) -> dict[str, Any]:
-    """Returns what each stage left in the folder; a stage that a recipe doesn't have leaves an empty mapping or list."""
-    made = folder.root / "records" / records.FILE
+    """Returns what each stage wrote to the folder; an empty mapping or list if the recipe lacks that stage."""
+    records_file = folder.root / "records" / records.FILE
     return {
         "manifest": _json(folder, "records", records.MANIFEST),
-        "records": records.read(made).records[:EXAMPLES] if made.exists() else [],
+        "records": records.read(records_file).records[:EXAMPLES] if records_file.exists() else [],
         "train": _json(folder, "train", "summary.json"),
         "metrics": metrics.read(folder.root / "train" / "metrics.jsonl"),
         "scores": _json(folder, "evaluate", "scores.json"),
     }
 
 
-def collect(config: Config, folder: RunDir, markers: Sequence[Marker], found: dict[str, Any]) -> dict[str, Any]:
-    """Returns the run's figures; None stands for what none of its stages measured."""
-    heldout = found["scores"].get("heldout") or {}
+def collect(config: Config, folder: RunDir, markers: Sequence[Marker], outputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the run's figures; None for what no stage measured."""
+    heldout = outputs["scores"].get("heldout") or {}
     exported = [config.stages[marker.name].output for marker in markers if marker.command[0] == "convert"]
     return {
-        "records_kept": found["manifest"].get("records"),
+        "records_kept": outputs["manifest"].get("records"),
         "heldout_loss_before": (heldout.get("before") or {}).get("loss"),
         "heldout_loss_after": (heldout.get("after") or {}).get("loss"),
         "heldout_loss_fall": heldout.get("fall"),
-        "tokens_real": found["train"].get("tokens_real"),
-        "steps": found["train"].get("steps"),
+        "tokens_real": outputs["train"].get("tokens_real"),
+        "steps": outputs["train"].get("steps"),
         "seconds": {marker.name: marker.seconds for marker in markers},
         "seconds_total": round(sum(marker.seconds for marker in markers), 3),
-        "dollars": found["manifest"].get("dollars", 0.0),
+        "dollars": outputs["manifest"].get("dollars", 0.0),
         "peak_memory_bytes": max((marker.peak_memory_bytes for marker in markers), default=0),
         "hf_dir": str(folder.root / exported[-1]) if exported else None,
         "dir": str(folder.root),
@@ -69,13 +69,13 @@ def collect(config: Config, folder: RunDir, markers: Sequence[Marker], found: di
 
 
 def again(config: Config) -> list[str]:
-    """Returns the command line, without the program's name, that makes this run again."""
+    """Returns the command line, without the program's name, that reproduces this run."""
     command = ["recipe", *([f"experiment={config.experiment}"] if config.experiment else []), f"dir={config.dir}", f"seed={config.seed}"]
     return command + [f"stages.{name}.overrides.{added}" for name, stage in config.stages.items() for added in stage.added()]
 
 
 def machine() -> dict[str, Any]:
-    """Returns what the run ran on, as the operating system tells it."""
+    """Returns the machine of the run, as the operating system describes it."""
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
@@ -85,7 +85,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the installed packages that numbers depend on."""
+    """Returns the versions of Python and of the installed packages that the results depend on."""
     installed = {
         distribution.metadata["Name"].lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
     }

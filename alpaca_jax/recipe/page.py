@@ -1,4 +1,4 @@
-"""The report of a run: the headline figures, and the sections below them."""
+"""The report of a run: headline figures, then the sections."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,34 +7,34 @@ from typing import Any
 from alpaca_jax import report
 from alpaca_jax.recipe import sections
 from alpaca_jax.recipe.marker import Marker
-from alpaca_jax.recipe.sections import Found
+from alpaca_jax.recipe.sections import Outputs
 from alpaca_jax.recipe.units import count, duration, gigabytes, or_none
 from alpaca_jax.report import Card, Cards, Section
 
 
-def build(summary: dict[str, Any], found: Found, markers: Sequence[Marker]) -> str:
-    """Returns the page as HTML; a section whose stage didn't run is left out."""
-    shown = [Section("", [Cards(_cards(summary, found))])]
-    if found["scores"].get("heldout"):
-        shown.append(sections.heldout(found["scores"]))
-    if found["metrics"]:
-        shown.append(sections.training(found))
-    if found["scores"].get("samples"):
-        shown.append(sections.samples(found["scores"]))
-    if found["manifest"]:
-        shown.append(sections.data(found))
-    shown += [sections.bill(summary, found, markers), sections.environment(summary, found), sections.again(summary, markers)]
+def build(summary: dict[str, Any], outputs: Outputs, markers: Sequence[Marker]) -> str:
+    """Returns the page as HTML, without the sections of stages that didn't run."""
+    parts = [Section("", [Cards(_cards(summary, outputs))])]
+    if outputs["scores"].get("heldout"):
+        parts.append(sections.heldout(outputs["scores"]))
+    if outputs["metrics"]:
+        parts.append(sections.training(outputs))
+    if outputs["scores"].get("samples"):
+        parts.append(sections.samples(outputs["scores"]))
+    if outputs["manifest"]:
+        parts.append(sections.data(outputs))
+    parts += [sections.bill(summary, outputs, markers), sections.environment(summary, outputs), sections.again(summary, markers)]
     machine = summary["machine"]
     facts = [
         f"finished {summary['finished'].replace('T', ' ').replace('Z', ' UTC')}",
-        sections.device(found["train"]) or f"{machine['cores']} {machine['processor']} cores, {gigabytes(machine['memory_bytes'])}",
+        sections.device(outputs["train"]) or f"{machine['cores']} {machine['processor']} cores, {gigabytes(machine['memory_bytes'])}",
         f"alpaca-jax {summary['versions'].get('alpaca-jax', 'from a checkout')}",
     ]
-    return report.render(_title(summary), _subtitle(summary, found), shown, facts)
+    return report.render(_title(summary), _subtitle(summary, outputs), parts, facts)
 
 
 def figures(summary: dict[str, Any]) -> dict[str, str]:
-    """Returns the headline figures as text by name, for a terminal; what was not measured is left out."""
+    """Returns the measured headline figures as text by name, for a terminal."""
     before, after = summary["heldout_loss_before"], summary["heldout_loss_after"]
     lines = {
         "records kept": or_none(summary["records_kept"], count),
@@ -59,21 +59,21 @@ def _title(summary: dict[str, Any]) -> str:
     return f"Held-out loss {_fall(summary)} nats in {duration(summary['seconds_total'])}"
 
 
-def _subtitle(summary: dict[str, Any], found: Found) -> str:
-    manifest = found["manifest"].get("teacher", {})
-    teacher, student = manifest.get("model") or manifest.get("source"), found["scores"].get("baseline")
+def _subtitle(summary: dict[str, Any], outputs: Outputs) -> str:
+    manifest = outputs["manifest"].get("teacher", {})
+    teacher, student = manifest.get("model") or manifest.get("source"), outputs["scores"].get("baseline")
     parts = [
         f"The teacher {teacher} wrote {count(summary['records_kept'])} instruction records." if teacher else "",
-        f"The student {student or ''} was fine-tuned on {'them' if teacher else 'records'}.".replace("  ", " ") if found["train"] else "",
-        "It was scored before and after on answers that it never saw." if summary["heldout_loss_before"] is not None else "",
+        f"The student {student or ''} was fine-tuned on {'them' if teacher else 'records'}.".replace("  ", " ") if outputs["train"] else "",
+        "It was scored before and after training on answers it had not seen." if summary["heldout_loss_before"] is not None else "",
         "The result is a Hugging Face checkpoint." if summary["hf_dir"] else "",
     ]
     return " ".join(part for part in parts if part)
 
 
-def _cards(summary: dict[str, Any], found: Found) -> list[Card]:
+def _cards(summary: dict[str, Any], outputs: Outputs) -> list[Card]:
     before, after = summary["heldout_loss_before"], summary["heldout_loss_after"]
-    rates = [line["tokens_per_second"] for line in found["metrics"] if line.get("tokens_per_second")]
+    rates = [line["tokens_per_second"] for line in outputs["metrics"] if line.get("tokens_per_second")]
     cards = []
     if after is not None:
         figure = f"{after:.3f}" if before is None else f"{before:.3f} \u2192 {after:.3f}"
@@ -87,7 +87,7 @@ def _cards(summary: dict[str, Any], found: Found) -> list[Card]:
         )
     if rates:
         cards.append(Card("Throughput", f"{statistics.median(rates):,.0f}", "median of the steps", "real tokens/s"))
-    cards.append(Card("Time", duration(summary["seconds_total"]), "all stages, every start of them"))
+    cards.append(Card("Time", duration(summary["seconds_total"]), "all stages, restarts included"))
     cards.append(Card("Bill", f"${summary['dollars']:.2f}", "paid to the teacher"))
-    cards.append(Card("Peak memory", f"{summary['peak_memory_bytes'] / 1e9:.2f}", "resident, all processes together", "GB"))
+    cards.append(Card("Peak memory", f"{summary['peak_memory_bytes'] / 1e9:.2f}", "resident, all processes of a stage together", "GB"))
     return cards

@@ -1,4 +1,4 @@
-"""Runs the stages in order, each as `python -m alpaca_jax VERB ...`, and skips those that are done."""
+"""Runs the stages in order, each as `python -m alpaca_jax VERB ...`, and skips those already done."""
 
 import contextlib
 import fcntl
@@ -23,16 +23,16 @@ from alpaca_jax.recipe.units import duration
 from alpaca_jax.rundir import RunDir
 
 PREFIX = (sys.executable, "-m", "alpaca_jax")
-NOTE_SECONDS = 5.0  # how much of a stage's time a kill -9 of the recipe may leave out of the bill
+NOTE_SECONDS = 5.0  # the most stage time that is missing from the bill after a kill -9 of the recipe
 LOCK_SECONDS = 30.0
 
 console = Console(stderr=True)
 
 
 def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
-    """Returns the summary it wrote, once every stage is done; SystemExit carries on the exit code of a stage that failed."""
+    """Runs all stages and returns the summary it wrote; SystemExit passes on the exit code of a stage that failed."""
     if storage.is_remote(config.dir):
-        raise UserError(f"dir={config.dir}: a recipe works on a disk; give a folder there, or run its stages one by one with this dir=")
+        raise UserError(f"dir={config.dir}: a recipe needs a local folder; give one, or run its stages one by one with this dir=")
     folder = RunDir(config.dir)
     commands = {name: stage.command(config.experiment) for name, stage in config.stages.items()}
     resolved = _resolve(commands, prefix)
@@ -44,7 +44,7 @@ def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
             markers.append(_current(path, fresh, folder.path(stage.output)))
             heading = f"[bold]{len(markers)} of {len(commands)}: {name}[/bold]"
             if markers[-1].state == "done":
-                console.print(f"{heading}  done before, in {duration(markers[-1].seconds)}")
+                console.print(f"{heading}  already done, in {duration(markers[-1].seconds)}")
                 continue
             console.print(heading, escape(marker.shell(commands[name])), soft_wrap=True, highlight=False)
             _finish(markers[-1], path, prefix, lock)
@@ -52,13 +52,13 @@ def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
 
 
 def _resolve(commands: Mapping[str, Sequence[str]], prefix: Sequence[str]) -> dict[str, dict]:
-    """The configuration every stage would run with, asked of the verbs before any of them starts: a misspelt key ends here."""
-    asked = {
+    """The configuration of each stage, printed by its verb. This runs before any stage starts, so that a misspelt key is reported first."""
+    processes = {
         name: subprocess.Popen([*prefix, *command, "--cfg"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         for name, command in commands.items()
     }
-    answers = {name: process.communicate()[0] for name, process in asked.items()}
-    for name, process in asked.items():
+    answers = {name: process.communicate()[0] for name, process in processes.items()}
+    for name, process in processes.items():
         if process.returncode:
             console.print(f"[red]{name} can't run[/red]: {escape(marker.shell(commands[name]))}", highlight=False, soft_wrap=True)
             raise SystemExit(process.returncode)
@@ -66,23 +66,23 @@ def _resolve(commands: Mapping[str, Sequence[str]], prefix: Sequence[str]) -> di
 
 
 def _current(path: Path, expected: Marker, output: Path) -> Marker:
-    """The marker to go on with: the one on disk where nothing it depends on has changed, else a fresh one, old output moved aside."""
-    there = marker.read(path)
-    if there is None:
+    """The marker on disk if nothing it depends on has changed; else the fresh one, with old output moved to dir/replaced."""
+    previous = marker.read(path)
+    if previous is None:
         return expected
-    if there.fingerprint == expected.fingerprint and (there.state == "started" or output.exists()):
-        return there
-    if there.identity != expected.identity and output.exists():
-        aside = path.parent.parent / "replaced" / f"{time.strftime('%Y%m%d-%H%M%S')}-{output.name}-{there.id[:6]}"
-        aside.parent.mkdir(exist_ok=True)
-        shutil.move(output, aside)
-        console.print(f"{expected.name}: what it depends on has changed; the old {output} is now {aside}", soft_wrap=True, highlight=False)
+    if previous.fingerprint == expected.fingerprint and (previous.state == "started" or output.exists()):
+        return previous
+    if previous.identity != expected.identity and output.exists():
+        moved = path.parent.parent / "replaced" / f"{time.strftime('%Y%m%d-%H%M%S')}-{output.name}-{previous.id[:6]}"
+        moved.parent.mkdir(exist_ok=True)
+        shutil.move(output, moved)
+        console.print(f"{expected.name}: its settings or inputs have changed; moved {output} to {moved}", soft_wrap=True, highlight=False)
     path.unlink()
     return expected
 
 
 def _finish(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> None:
-    """Runs the stage until it is done, again whenever it asks for that, and keeps its marker up to date."""
+    """Runs the stage until it is done, restarts it whenever it asks for that, and keeps its marker up to date."""
     while True:
         code, stopping = _attempt(stage, path, prefix, lock)
         if code == 0:
@@ -90,10 +90,10 @@ def _finish(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> None
             stage.write(path)
             return
         if code != Restart.exit_code or stopping:
-            again = "" if code == UserError.exit_code else "; the same command goes on from here"
+            again = "" if code == UserError.exit_code else "; the same command resumes from here"
             console.print(f"[red]{stage.name} ended with exit code {code}[/red]{_why(code)}{again}", highlight=False)
             raise SystemExit(code)
-        console.print(f"{stage.name} has saved its state and asks to be started again")
+        console.print(f"{stage.name} has saved its state and asks to be restarted")
 
 
 def _attempt(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> tuple[int, bool]:
@@ -117,13 +117,13 @@ def _attempt(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> tup
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Holds the folder for one recipe; stages inherit the lock, so that one which outlived a killed recipe is waited for."""
+    """Locks the folder for one recipe. Stages inherit the lock, so that a new recipe waits for a stage that outlived a killed one."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = time.monotonic() + LOCK_SECONDS
         while not _taken(file):
             if time.monotonic() > deadline:
-                raise UserError(f"{path.parent.parent}: another recipe is at work in this folder; wait for it, or give another dir=")
+                raise UserError(f"{path.parent.parent}: another recipe is running in this folder; wait for it, or give another dir=")
             time.sleep(0.2)
         yield file
     finally:
@@ -141,6 +141,6 @@ def _taken(file: int) -> bool:
 def _why(code: int) -> str:
     return {
         2: ": its message is above",
-        137: " (killed; perhaps it needed more memory than there is)",
+        137: " (killed; perhaps out of memory)",
         201: " (a peer or the teacher was lost)",
     }.get(code, "")

@@ -1,4 +1,4 @@
-"""The sections of the report, one for each stage's figures, and how to make the run again."""
+"""The sections of the report: the figures of each stage, and how to reproduce the run."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from alpaca_jax.recipe.marker import Marker, shell
 from alpaca_jax.recipe.units import count, duration, flat, gigabytes, or_none
 from alpaca_jax.report import Bar, Bars, Block, Code, Pair, Sample, Samples, Section, Series
 
-Found = dict[str, Any]  # what `outcome.read` returns
+Outputs = dict[str, Any]  # what `outcome.read` returns
 
 
 def heldout(scores: dict[str, Any]) -> Section:
@@ -18,23 +18,23 @@ def heldout(scores: dict[str, Any]) -> Section:
     bars = [Bar("before", before["loss"], f"{before['loss']:.4f}", "before")] if before else []
     bars.append(Bar("after", after["loss"], f"{after['loss']:.4f}"))
     caption = (
-        f"Nats a token over {count(after['examples'])} examples, {count(after['tokens'])} response tokens, each weighing the same; "
+        f"Nats a token over {count(after['examples'])} examples, {count(after['tokens'])} response tokens, each with the same weight; "
         f"perplexity {after['perplexity']:.2f}" + (f", before {before['perplexity']:.2f}." if before else ".")
     )
     if before and not heldout.get("comparable", True):
-        caption += " The two models have different tokenizers, so their losses a token are not comparable."
-    return Section("Held-out loss", [Bars(bars, caption)], "The loss on answers the student was never shown, lower is better.")
+        caption += " The two models have different tokenizers, so their losses per token are not comparable."
+    return Section("Held-out loss", [Bars(bars, caption)], "The loss on answers that the student was not trained on; lower is better.")
 
 
-def training(found: Found) -> Section:
-    lines = [line for line in found["metrics"] if line.get("loss") is not None and "tokens_real" in line]
-    scored = [(_tokens_at(lines, line["step"]), line["heldout_loss"]) for line in found["metrics"] if "heldout_loss" in line]
+def training(outputs: Outputs) -> Section:
+    lines = [line for line in outputs["metrics"] if line.get("loss") is not None and "tokens_real" in line]
+    scored = [(_tokens_at(lines, line["step"]), line["heldout_loss"]) for line in outputs["metrics"] if "heldout_loss" in line]
     tokens, loss = [line["tokens_real"] for line in lines], [line["loss"] for line in lines]
     curves = [
         Series("", tokens, loss, "muted", "faint"),
         Series("training, mean of the last steps", tokens, report.smooth(loss, max(1, len(loss) // 8)), "accent"),
     ]
-    heldout = found["scores"].get("heldout") or {}
+    heldout = outputs["scores"].get("heldout") or {}
     if scored:
         curves.append(
             Series(
@@ -50,11 +50,11 @@ def training(found: Found) -> Section:
     ]
     plots = Pair(
         [
-            report.plot(curves, "real tokens seen", "response loss (nats a token)", "Response tokens only; the thin line is each step."),
+            report.plot(curves, "real tokens seen", "response loss (nats a token)", "Response tokens only; the thin line is every step."),
             report.plot(rates, "real tokens seen", "tokens a second", "The gap between the two is padding.", zero=True),
         ]
     )
-    return Section("Training", [plots, _training_table(found["train"], lines)])
+    return Section("Training", [plots, _training_table(outputs["train"], lines)])
 
 
 def _tokens_at(lines: Sequence[dict[str, Any]], step: int) -> int:
@@ -78,7 +78,7 @@ def _training_table(train: dict[str, Any], lines: Sequence[dict[str, Any]]) -> r
         ("highest learning rate", f"{max(line.get('learning_rate', 0) for line in lines):.2g}"),
         ("rate", f"{statistics.median(rates):,.0f} real tokens a second (median of the steps)" if rates else None),
         ("slots holding a real token", f"{100 * statistics.median(used):.1f}%" if used else None),
-        ("MFU", f"{100 * statistics.median(mfu):.1f}%, FLOP of real tokens over the peak ({source})" if mfu else f"not known ({source})"),
+        ("MFU", f"{100 * statistics.median(mfu):.1f}%, FLOP of real tokens over the peak ({source})" if mfu else f"unknown ({source})"),
         ("compiling", or_none(train.get("compile_seconds"), duration)),
     ]
     return report.Table([], [(name, text) for name, text in rows if text])
@@ -88,12 +88,12 @@ def samples(scores: dict[str, Any]) -> Section:
     samples = scores["samples"]
     both = samples[0].get("before") is not None
     labels = ["before", "after"] if both else ["after"]
-    shown = [Sample(sample["prompt"], [sample[label] or "(no text)" for label in labels]) for sample in samples]
-    return Section("Samples", [Samples(labels, shown)], "Greedy answers to fixed prompts, each cut only by its own end or the token limit.")
+    blocks = [Sample(sample["prompt"], [sample[label] or "(no text)" for label in labels]) for sample in samples]
+    return Section("Samples", [Samples(labels, blocks)], "Greedy answers to fixed prompts; each ends by itself or at the token limit.")
 
 
-def data(found: Found) -> Section:
-    manifest = found["manifest"]
+def data(outputs: Outputs) -> Section:
+    manifest = outputs["manifest"]
     tokens = f"{count(manifest['prompt_tokens'])} prompt and {count(manifest['completion_tokens'])} completion tokens"
     rows = [
         ("method", manifest["method"].replace("_", "-")),
@@ -106,14 +106,14 @@ def data(found: Found) -> Section:
         ("sha256", manifest["sha256"]),
     ]
     blocks: list[Block] = [_funnel(manifest), report.Table([], rows)]
-    texts = [(f"{record.instruction}\n{record.input}".strip(), record.output) for record in found["records"]]
+    texts = [(f"{record.instruction}\n{record.input}".strip(), record.output) for record in outputs["records"]]
     if texts:
         blocks.append(Samples(["the teacher's answer"], [Sample(prompt, [answer]) for prompt, answer in texts]))
-    return Section("Data", blocks, "What became of the teacher's answers, where they came from, and the first of those kept.")
+    return Section("Data", blocks, "How many of the teacher's answers were kept, where they came from, and the first of them.")
 
 
 def _funnel(manifest: dict[str, Any]) -> Bars:
-    """How many candidates are left after each filter, the largest loss first."""
+    """The number of candidates left after each filter, the filter that dropped most first."""
     drops = sorted(((name, number) for name, number in manifest["counts"].items() if name != "kept" and number), key=lambda drop: -drop[1])
     left = manifest["records"] + sum(number for _, number in drops)
     bars = [Bar("candidates", left, count(left), "muted")]
@@ -121,11 +121,11 @@ def _funnel(manifest: dict[str, Any]) -> Bars:
         left -= number
         bars.append(Bar(f"without {name.replace('_', ' ')}", left, f"{count(left)}  (\u2212{count(number)})", "muted"))
     return Bars(
-        [*bars[:-1], Bar(bars[-1].label, left, bars[-1].text)], "Each bar is what is left; filters that dropped nothing are not shown."
+        [*bars[:-1], Bar(bars[-1].label, left, bars[-1].text)], "Each bar shows what is left; filters that dropped nothing are omitted."
     )
 
 
-def bill(summary: dict[str, Any], found: Found, markers: Sequence[Marker]) -> Section:
+def bill(summary: dict[str, Any], outputs: Outputs, markers: Sequence[Marker]) -> Section:
     rows = [
         (
             marker.name,
@@ -139,11 +139,11 @@ def bill(summary: dict[str, Any], found: Found, markers: Sequence[Marker]) -> Se
     rows.append(
         ("together", f"{summary['seconds_total']:,.1f}", "", f"{summary['peak_memory_bytes'] / 1e9:.2f}", f"{summary['dollars']:.2f}")
     )
-    prices = found["manifest"].get("prices")
+    prices = outputs["manifest"].get("prices")
     caption = ""
     if prices:
         charged = f"{prices['prompt']:g} and {prices['completion']:g} dollars a million prompt and completion tokens"
-        caption = f"{charged if prices['prompt'] or prices['completion'] else 'The teacher costs nothing'} ({prices['source']}). "
+        caption = f"{charged if prices['prompt'] or prices['completion'] else 'The teacher is free of charge'} ({prices['source']}). "
     caption += (
         "The machine's own time is not priced. Memory: the highest sum of resident bytes over a stage's processes, sampled twice a second."
     )
@@ -152,10 +152,10 @@ def bill(summary: dict[str, Any], found: Found, markers: Sequence[Marker]) -> Se
     return Section("The bill", [Pair([bars, table])])
 
 
-def environment(summary: dict[str, Any], found: Found) -> Section:
+def environment(summary: dict[str, Any], outputs: Outputs) -> Section:
     machine = summary["machine"]
     rows = [
-        ("accelerator", device(found["train"])),
+        ("accelerator", device(outputs["train"])),
         ("system", machine["platform"]),
         ("processor", f"{machine['processor']}, {machine['cores']} cores, {gigabytes(machine['memory_bytes'])} of memory"),
     ]
@@ -166,14 +166,14 @@ def environment(summary: dict[str, Any], found: Found) -> Section:
 def again(summary: dict[str, Any], markers: Sequence[Marker]) -> Section:
     blocks: list[Block] = [
         Code(summary["command"], "The whole run"),
-        Code("\n".join(shell(marker.command) for marker in markers), "The same, stage by stage"),
+        Code("\n".join(shell(marker.command) for marker in markers), "Stage by stage"),
     ]
     if summary["chat"]:
         blocks.append(Code(summary["chat"], "Chat with the student: an OpenAI-compatible endpoint and a chat page on this machine"))
-    return Section("Make it again", blocks)
+    return Section("Reproduce this run", blocks)
 
 
 def device(train: dict[str, Any]) -> str | None:
-    """The accelerators as train names them; None for a processor, which the machine describes better."""
+    """The accelerators as train names them; None for a CPU, which `machine` describes better."""
     hardware = train.get("hardware") or {"chip": "cpu"}
     return None if hardware["chip"] == "cpu" else f"{hardware['devices']} x {hardware['chip']}"

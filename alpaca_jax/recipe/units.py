@@ -1,4 +1,4 @@
-"""Figures as a person reads them."""
+"""Figures formatted for people."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """Returns a whole number with its thousands apart."""
+    """Returns a whole number with thousands separators."""
     return f"{number:,.0f}"
 
 
@@ -23,10 +23,10 @@ def gigabytes(size: float) -> str:
 
 
 def flat(mapping: Mapping[str, Any]) -> str:
-    """Returns a small mapping as one line; what is not set is left out."""
+    """Returns a small mapping as one line, without unset values."""
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in mapping.items() if value not in (None, "", [], {}))
 
 
 def or_none(value: Any, text: Callable[[Any], str]) -> str | None:
-    """Returns `text(value)`, and None where there is no value."""
+    """Returns `text(value)`, or None if there is no value."""
     return None if value is None else text(value)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from alpaca_jax.decode.generation import Token
 from alpaca_jax.serve import protocol
 from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
 from alpaca_jax.serve.scheduler import Job, Scheduler
@@ -105,7 +106,9 @@ class Service:
         arrived: asyncio.Queue[tuple[int, list[Any], str | None]] = asyncio.Queue()
 
         def job(index: int, one: Wanted) -> Job:
-            deliver = lambda tokens, reason: loop.call_soon_threadsafe(arrived.put_nowait, (index, tokens, reason))  # noqa: E731
+            def deliver(tokens: list[Token], reason: str | None) -> None:
+                loop.call_soon_threadsafe(arrived.put_nowait, (index, tokens, reason))
+
             return Job(one.prompt, one.options, deliver)
 
         jobs = [job(index, one) for index, one in enumerate(wanted)]
@@ -132,14 +135,14 @@ async def _collect(pieces: AsyncIterator[Piece], count: int) -> list[list[Piece]
     collected: list[list[Piece]] = [[] for _ in range(count)]
     async with contextlib.aclosing(pieces):  # type: ignore[type-var]
         async for piece in pieces:
-            collected[piece.index].append(piece)
+            collected[piece.choice].append(piece)
     return collected
 
 
 async def _unless_disconnected(request: Request, answer: Any) -> Any:
     """What the coroutine `answer` returns; None, and the coroutine is cancelled, where the client leaves first."""
-    work = asyncio.create_task(answer)
-    gone = asyncio.create_task(request.receive())  # the body has been read: the next message says that the client is gone
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(request.receive())  # the body has been read: the next message says that the client is gone
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else None
@@ -156,9 +159,9 @@ async def _events(pieces: AsyncIterator[Piece], shape: Shape, count: Callable[[]
     try:
         async with contextlib.aclosing(pieces):  # type: ignore[type-var]
             async for piece in pieces:
-                if piece.index not in opened:
-                    opened.add(piece.index)
-                    if (opening := shape.opening(piece.index)) is not None:
+                if piece.choice not in opened:
+                    opened.add(piece.choice)
+                    if (opening := shape.opening(piece.choice)) is not None:
                         yield _event(chunk([opening]))
                 if piece.text or piece.tokens or piece.finish_reason is not None:
                     yield _event(chunk([shape.delta(piece)]))

@@ -1,4 +1,4 @@
-"""What `serve` is told."""
+"""The settings of `alpaca-jax serve`."""
 
 from alpaca_jax.config import configclass
 from alpaca_jax.formats.config import ModelConfig

@@ -52,7 +52,7 @@ class CompletionShape(Shape):
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
 
     def delta(self, piece: Piece) -> dict[str, Any]:
-        return self.choice(piece.index, [piece])
+        return self.choice(piece.choice, [piece])
 
 
 class ChatShape(Shape):
@@ -70,7 +70,7 @@ class ChatShape(Shape):
         return {"index": index, "message": message} | self._ending(pieces)
 
     def delta(self, piece: Piece) -> dict[str, Any]:
-        return {"index": piece.index, "delta": {"content": piece.text} if piece.text else {}} | self._ending([piece])
+        return {"index": piece.choice, "delta": {"content": piece.text} if piece.text else {}} | self._ending([piece])
 
     def _ending(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         logprobs = _chat_logprobs(self._tokenizer, pieces) if self._logprobs else None

@@ -8,9 +8,9 @@ from alpaca_jax.tokenizer import TextStream, Tokenizer
 
 
 class Piece(NamedTuple):
-    """What one step added to one choice. `offsets` are the places in the choice's text at which its tokens begin."""
+    """What one step added to one choice (by its index). `offsets`: where in the text of the choice its tokens begin."""
 
-    index: int
+    choice: int
     text: str
     tokens: list[Token]
     offsets: list[int]
@@ -46,12 +46,12 @@ class Answer:
         return self._give(len(self._held), finish_reason)
 
     def _cut(self) -> bool:
-        """Ends the held text before the first stop string in it, and drops the tokens behind; False where there is none."""
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if found:
-            self._held = self._held[: min(found)]
+        """Cuts the held text before the first stop string in it and drops the tokens after it; False where there is none."""
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self._held = self._held[: min(places)]
             self._pending = [each for each in self._pending if each[1] < self._given + len(self._held)]
-        return bool(found)
+        return bool(places)
 
     def _give(self, size: int, finish_reason: str | None) -> Piece:
         text, self._held = self._held[:size], self._held[size:]

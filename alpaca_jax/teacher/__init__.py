@@ -1,1 +1,1 @@
-"""Whoever answers: one small protocol, the official client behind it, our own server as a teacher, and the bill."""
+"""Asking a teacher: the protocol, the official client behind it, our own server as a teacher, the log of answers and the bill."""

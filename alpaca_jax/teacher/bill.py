@@ -1,4 +1,4 @@
-"""The bill: what was spent, what is still out, and the stop that comes before the budget is exceeded."""
+"""The bill: what was spent, what requests in flight may cost, and the stop before the budget is exceeded."""
 
 import contextlib
 import re
@@ -23,7 +23,7 @@ LIST_PRICES = {
     "gpt-5.1": (1.25, 10.00),
     "gpt-5.4": (2.50, 15.00),
 }
-# A byte-level tokenizer makes at most one token of a byte; a chat template adds a few more.
+# A byte-level tokenizer produces at most one token per byte; the chat template adds a few more.
 TEMPLATE_TOKENS = 64
 
 
@@ -36,7 +36,7 @@ class OverBudget(Exception):
 
 
 def prices(teacher: TeacherConfig) -> Prices:
-    """The prices given, nothing for a teacher on this machine, or the list price of the model; UserError where it isn't known."""
+    """The configured prices, zero for a teacher on this machine, or the model's list price; UserError if it is unknown."""
     if teacher.prices is not None:
         return teacher.prices
     if teacher.is_here:
@@ -44,18 +44,18 @@ def prices(teacher: TeacherConfig) -> Prices:
     model = re.sub(r"-\d{4}-\d{2}-\d{2}$", "", teacher.model or "")
     if model not in LIST_PRICES or teacher.base_url is not None:
         raise UserError(
-            f"teacher.prices: the price of {teacher.model!r} isn't known here, so nothing could stop at a budget. Give dollars a million "
-            "tokens (0 where it is free): 'teacher.prices={prompt: 0.5, completion: 1.5, source: where you read it}'"
+            f"teacher.prices: the price of {teacher.model!r} is unknown, so a budget could not be kept. Give dollars per million "
+            "tokens (0 if free of charge): 'teacher.prices={prompt: 0.5, completion: 1.5, source: where you read it}'"
         )
     prompt, completion = LIST_PRICES[model]
     return Prices(prompt=prompt, completion=completion, source=_READ)
 
 
 class Bill:
-    """Tokens, requests and dollars, safe to use from many threads.
+    """Tokens, requests and dollars; thread-safe.
 
-    `dollars` is what the answers' own token counts come to. `doubtful` is the most that requests may have cost whose answer was never
-    seen (a timeout, a broken connection, a killed run); a budget counts it as spent.
+    `dollars` follows from the token counts in the answers. `doubtful` is the most that requests without an answer (a timeout, a broken
+    connection, a killed run) may have cost; the budget counts it as spent.
     """
 
     def __init__(self, prices: Prices, max_dollars: float | None = None, max_requests: int | None = None) -> None:
@@ -63,17 +63,17 @@ class Bill:
         self.prompt_tokens = self.completion_tokens = self.requests = 0
         self.dollars = self.doubtful = 0.0
         self._max_dollars, self._max_requests = max_dollars, max_requests
-        self._out: list[float] = []  # the worst each request in flight can cost
+        self._out: list[float] = []  # the most that each request in flight can cost
         self._changed = threading.Condition()
 
     def worst(self, request: Request) -> float:
-        """The most dollars that one attempt of this request can cost."""
+        """The most that one attempt of this request can cost, in dollars."""
         prompt = len((request.system + request.prompt).encode()) + TEMPLATE_TOKENS
         return (prompt * self.prices.prompt + request.max_tokens * self.prices.completion) / 1e6
 
     @contextlib.contextmanager
     def holding(self, worst: float) -> Iterator[None]:
-        """Holds `worst` dollars meanwhile; waits while answers still out may come cheaper than feared, else raises OverBudget."""
+        """Reserves `worst` dollars; waits while requests in flight may turn out cheaper, else raises OverBudget."""
         with self._changed:
             while (limit := self._exceeded(worst)) is not None:
                 if not self._out:
@@ -88,12 +88,12 @@ class Bill:
                 self._changed.notify_all()
 
     def lose(self, worst: float) -> None:
-        """Counts an attempt whose answer was never seen."""
+        """Counts an attempt that got no answer."""
         with self._changed:
             self.doubtful += worst
 
     def charge(self, request: Request, answer: Answer) -> None:
-        """Counts an answer; one that doesn't say its tokens costs the worst."""
+        """Counts an answer; one without token counts is charged the most it can cost."""
         with self._changed:
             self.requests += 1
             self.prompt_tokens += answer.prompt_tokens or 0

@@ -1,4 +1,4 @@
-"""Any OpenAI-like endpoint through the official client, with retries that can be seen and that end."""
+"""Any OpenAI-compatible endpoint through the official client, with visible and bounded retries."""
 
 import os
 import random
@@ -14,15 +14,15 @@ from alpaca_jax.teacher.bill import Bill
 from alpaca_jax.teacher.config import TeacherConfig
 from alpaca_jax.teacher.protocol import Answer, Note, Request
 
-MAX_WAIT = 60.0  # seconds before one more attempt; a server that wants more is taken for gone
+MAX_WAIT = 60.0  # seconds before another attempt; a server that asks for more counts as lost
 
 
 def key(teacher: TeacherConfig) -> str | None:
-    """The key from the environment, None where none is sent; UserError names the variable that is missing."""
+    """The key from the environment, None if none is sent; UserError names a missing variable."""
     if teacher.key_env is None:
         if teacher.is_here:
             return None
-        raise UserError("teacher.key_env: a hosted teacher wants a key; name the environment variable that holds it, as in OPENAI_API_KEY.")
+        raise UserError("teacher.key_env: a hosted teacher needs a key; name the environment variable that holds it, as in OPENAI_API_KEY.")
     value = os.environ.get(teacher.key_env, "").strip()
     if not value:
         raise UserError(
@@ -32,21 +32,21 @@ def key(teacher: TeacherConfig) -> str | None:
 
 
 class Client:
-    """A teacher behind an OpenAI-like endpoint; asks through `bill`, and tells `notice` about every wait."""
+    """A teacher behind an OpenAI-compatible endpoint; charges `bill`, and reports each wait to `notice`."""
 
     def __init__(
         self, teacher: TeacherConfig, base_url: str | None, model: str, bill: Bill, notice: Callable[[str], None], first_wait: float = 1.0
     ) -> None:
         self._teacher, self._model, self._bill, self._notice, self._first_wait = teacher, model, bill, notice, first_wait
         self._key = key(teacher)
-        # The library wants some key even where the server wants none; it would retry by itself, silently.
+        # The library needs some key even if the server needs none. max_retries=0: its own retries would be silent.
         self._openai = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=teacher.timeout, max_retries=0)
 
     def __repr__(self) -> str:
         return f"Client({self._model!r} at {self._openai.base_url})"
 
     def ask(self, request: Request, stop: threading.Event, note: Note | None = None) -> Answer:
-        """The answer to `request`; retries what may pass until `max_retries` or `stop`, then raises Lost."""
+        """The answer to `request`; retries transient errors until `max_retries` or `stop`, then raises Lost."""
         note = note or (lambda kind, dollars: None)
         worst = self._bill.worst(request)
         for attempt in range(1, self._teacher.max_retries + 2):
@@ -72,11 +72,11 @@ class Client:
             stop.wait(wait)
         raise Lost(
             f"the teacher at {self._openai.base_url} is lost after {attempt} attempts of one request (last: {problem}). "
-            f"All answers so far are kept: start the same command again when it is back."
+            f"All answers so far are kept: run the same command again when it is back."
         )
 
     def _passing(self, error: openai.APIError) -> tuple[str, float]:
-        """(what happened, seconds that the server asks for) of an error that may pass; raises UserError for one that won't."""
+        """For a transient error, what happened and how many seconds the server asks to wait; raises UserError for any other."""
         if isinstance(error, openai.APITimeoutError):
             return f"no answer within {self._teacher.timeout:g} s", 0.0
         if isinstance(error, openai.APIConnectionError):
@@ -86,13 +86,13 @@ class Client:
             if not passes:
                 raise self._refused(error) from None
             wait = _retry_after(error)
-            return f"it answered {error.status_code}" + (f" and asks for {wait:g} s" if wait else ""), wait
+            return f"it answered {error.status_code}" + (f" and asks to wait {wait:g} s" if wait else ""), wait
         raise error
 
     def _once(self, request: Request) -> Answer:
         settings: dict[str, Any] = {"model": self._model, "temperature": request.temperature, "seed": request.seed}
         settings[self._teacher.limit if request.endpoint == "chat" else "max_tokens"] = request.max_tokens
-        # Left out at their defaults: some models refuse the mere mention.
+        # Omitted at their defaults: some models refuse these parameters whatever their value.
         if request.top_p != 1.0:
             settings["top_p"] = request.top_p
         if request.stop:
@@ -110,25 +110,27 @@ class Client:
         return _answer(reply, request.endpoint, self._model, time.monotonic() - start)
 
     def _refused(self, error: openai.APIStatusError) -> UserError:
-        """The refusal in our words; what the server says may hold a part of the key, so that is cut out."""
+        """The refusal as a UserError, without the key, which the server's message may contain."""
         where, status = self._openai.base_url, error.status_code
         if status in (401, 403):
-            said = f"set {self._teacher.key_env} to a valid key" if self._teacher.key_env else "name its key's variable in teacher.key_env"
-            return UserError(f"the teacher at {where} answered {status}, it doesn't accept the key: {said}.")
+            remedy = (
+                f"set {self._teacher.key_env} to a valid key" if self._teacher.key_env else "name the key's variable in teacher.key_env"
+            )
+            return UserError(f"the teacher at {where} answered {status}, it doesn't accept the key: {remedy}.")
         message = str(error.message).replace(self._key, "[key]") if self._key else str(error.message)
-        hint = {404: f"Is teacher.model={self._model!r} served there?", 429: "Is the account paid up?"}.get(status, "Mend the request.")
+        hint = {404: f"Is teacher.model={self._model!r} served there?", 429: "Is the account paid up?"}.get(status, "Correct the request.")
         return UserError(f"the teacher at {where} answered {status}: {message[:500]}. {hint}")
 
 
 def _may_be_billed(error: openai.APIError) -> bool:
-    """Whether the server may have worked for us although no answer was seen: the request reached it, and it didn't refuse."""
+    """Whether the server may bill for a request without an answer: it may have received it, and it did not refuse."""
     if isinstance(error, openai.APITimeoutError):
         return True
     return isinstance(error, openai.APIConnectionError) and type(error.__cause__).__name__ != "ConnectError"
 
 
 def _retry_after(error: openai.APIStatusError) -> float:
-    """Seconds that the server asks to wait, 0 where it doesn't say or gives a date."""
+    """How many seconds the server asks to wait; 0 if it doesn't say or gives a date."""
     try:
         return max(0.0, float(error.response.headers.get("retry-after", "0")))
     except ValueError:
@@ -136,7 +138,7 @@ def _retry_after(error: openai.APIStatusError) -> float:
 
 
 def _answer(reply: Any, endpoint: str, model: str, seconds: float) -> Answer:
-    """The answer in a reply of unknown honesty: each field is taken only where it has its type."""
+    """The answer in a reply that may be malformed: a field counts only if it has the right type."""
     choices = getattr(reply, "choices", None)
     choice = choices[0] if isinstance(choices, list) and choices else None
     text = getattr(getattr(choice, "message", None), "content", None) if endpoint == "chat" else getattr(choice, "text", None)

@@ -10,9 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from alpaca_jax import children
 from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.rundir import read_json
 from alpaca_jax.teacher.config import TeacherConfig
+
+GRACE_SECONDS = 10.0  # for the server to end in
+TAIL = 15  # lines of its log in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +41,13 @@ def serving(
         ready = Path(folder) / "ready.json"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as output:
-            # A session of its own: Ctrl-C reaches us alone, and we end the server when its answers are in. It watches our id,
-            # so it doesn't outlive us when we are killed.
-            process = subprocess.Popen(
-                _command(teacher, max_length, ready), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            # Ctrl-C reaches this process alone, which ends the server once its answers are in.
+            process = children.start(_command(teacher, max_length, ready), stdout=output, stderr=subprocess.STDOUT)
         try:
             notice(f"teacher: starting {teacher.source} on this machine (log: {log})")
             _wait(process, ready, log, patience)
-            found = read_json(ready)
-            yield Endpoint(found["base_url"], teacher.model or found["model"])
+            served = read_json(ready)
+            yield Endpoint(served["base_url"], teacher.model or served["model"])
         except Lost as error:
             with contextlib.suppress(subprocess.TimeoutExpired):  # its connections end a moment before it does
                 process.wait(1.0)
@@ -54,7 +55,7 @@ def serving(
                 raise
             raise Lost(f"{_death(process, log)}\n{error}") from None
         finally:
-            _end(process)
+            children.end(process, GRACE_SECONDS)
 
 
 def _command(teacher: TeacherConfig, max_length: int, ready: Path) -> list[str]:
@@ -65,7 +66,7 @@ def _command(teacher: TeacherConfig, max_length: int, ready: Path) -> list[str]:
         "ready": f"'{ready}'",
         "slots": teacher.slots,
         "max_length": max_length,
-        "parent": os.getpid(),
+        "parent": os.getpid(),  # it ends with this process where the kernel doesn't see to that (macOS)
     }
     return [sys.executable, "-m", "alpaca_jax", "serve", *(f"{name}={value}" for name, value in options.items())]
 
@@ -77,23 +78,9 @@ def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path, patience: fl
             problem = UserError if process.returncode == UserError.exit_code else Lost
             raise problem(_death(process, log))
         if time.monotonic() > limit:
-            raise UserError(f"the local teacher isn't ready after {patience:.0f} s; its last words (in {log}):\n{_tail(log)}")
+            raise UserError(f"the local teacher isn't ready after {patience:.0f} s; its last words (in {log}):\n{children.tail(log, TAIL)}")
         time.sleep(0.1)
 
 
 def _death(process: subprocess.Popen[bytes], log: Path) -> str:
-    return f"the local teacher ended with exit code {process.returncode}; its last words (in {log}):\n{_tail(log)}"
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:]) or "  (none)"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return f"the local teacher ended with exit code {process.returncode}; its last words (in {log}):\n{children.tail(log, TAIL)}"

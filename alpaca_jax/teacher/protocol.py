@@ -1,4 +1,4 @@
-"""What is asked of a teacher and what comes back."""
+"""Requests to a teacher and its answers."""
 
 import dataclasses
 import threading
@@ -10,7 +10,7 @@ Note = Callable[[str, float], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One question: the raw text to continue (`completions`) or one user's turn (`chat`)."""
+    """One request: a raw text to continue (`completions`) or a single user turn (`chat`)."""
 
     endpoint: Literal["completions", "chat"]
     prompt: str
@@ -19,12 +19,12 @@ class Request:
     top_p: float
     seed: int
     stop: tuple[str, ...] = ()
-    system: str = ""  # the system message of a chat; empty: the server's own
+    system: str = ""  # the system message of a chat; empty: the server's default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back; `text` is None where the server said all is well but sent no text that could be read."""
+    """An answer; `text` is None if the server reported success but sent no readable text."""
 
     text: str | None
     finish_reason: str | None
@@ -38,9 +38,9 @@ class Teacher(Protocol):
     """Anything that answers."""
 
     def ask(self, request: Request, stop: threading.Event, note: Note | None = None) -> Answer:
-        """The answer; Lost when the teacher is gone, UserError when it refuses us, OverBudget when it may not be asked.
+        """The answer; raises Lost if the teacher is gone, UserError if it refuses, OverBudget if the budget forbids the request.
 
-        `note` is called with "may_cost" and the most dollars that can be lost before the request is sent, and with "cost_at_most" and
-        the dollars that may have been lost when no answer came of it.
+        `note` is called before the request is sent, with "may_cost" and the most it can cost in dollars, and if no answer came, with
+        "cost_at_most" and the most it may have cost.
         """
         ...

@@ -24,8 +24,8 @@ class Config:
     seed: int = 0
     epochs: float = 3.0
     steps: int | None = None  # instead of epochs
-    microbatches: int = 1  # parts of the rows of a step, taken one after another
-    log_every: int = 1  # steps between two looks at the figures
+    microbatches: int = 1  # parts that the rows of a step are computed in, one after another
+    log_every: int = 1  # steps between two reads of the metrics from the device
     evaluate_every: int | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
     export: Literal["float32", "bfloat16", "float16"] | None = None  # each kept checkpoint becomes a Hugging Face folder in this dtype too
     samples: SamplesConfig = SamplesConfig()

@@ -1,6 +1,6 @@
-"""Hugging Face folders of the checkpoints, written beside a training run by processes of their own.
+"""Hugging Face folders of the checkpoints, written during a training run by child processes.
 
-The loop knows nothing of it: a thread of the first process looks every second which checkpoints are kept and have no folder yet, and runs
+The loop knows nothing of it: every second a thread of the lead looks for kept checkpoints that have no folder yet, and runs
 `alpaca-jax convert` on one at a time, at low priority and on the CPU alone. A checkpoint that is being read is not pruned meanwhile.
 """
 
@@ -16,26 +16,19 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
 
 POLL_SECONDS = 1.0
-CHILD_SECONDS = 0.2  # between two looks at the process that converts
-GRACE_SECONDS = 10.0  # that it has to end when it is told to
-TAIL = 8  # lines of its log that are shown when it failed
+CHILD_SECONDS = 0.2  # between two polls of the process that converts
+GRACE_SECONDS = 10.0  # for it to end after SIGTERM
+TAIL = 8  # lines of its log that are printed when it fails
 PREFIX = (sys.executable, "-m", "alpaca_jax")
-# Lowers the priority, and on Linux asks for a SIGTERM when the thread that started it is gone (PR_SET_PDEATHSIG is 1), so that it doesn't
-# outlive a killed run. A preexec_fn would be unsafe beside threads.
-_START = """import os, sys
-os.nice(10)
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15)
-os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"""
+NICENESS = 10
 
 
 class Exports:
-    """Keeps `folder/STEP/`, a Hugging Face folder in `dtype`, for every checkpoint that is kept, as long as its context lasts.
+    """Keeps `folder/STEP/`, a Hugging Face folder in `dtype`, for every kept checkpoint, while its context lasts.
 
     A failure is reported and ends nothing; the next start of the run tries again. What is under way when the context ends is stopped.
     """
@@ -101,8 +94,8 @@ class Exports:
                 path.unlink(missing_ok=True)
             else:
                 # Under a hidden name first, so that nobody takes half of one for the whole.
-                aside = path if path.name.startswith(".") else path.rename(self.folder / f".{name}.old")
-                checkpoint.remove([aside])
+                hidden = path if path.name.startswith(".") else path.rename(self.folder / f".{name}.old")
+                checkpoint.remove([hidden])
 
     def _export(self, step: int) -> None:
         if not self.checkpoints.hold(step):
@@ -114,7 +107,7 @@ class Exports:
         except OSError as error:  # a full disk, or no memory for another process
             code, problem = 1, str(error)
         else:
-            problem = _tail(log)
+            problem = children.tail(log, TAIL)
         finally:
             self.checkpoints.release()
         if code == 0:
@@ -124,40 +117,21 @@ class Exports:
             )
         elif not self._ended.is_set():
             self._failed.add(step)
-            what = f"exporting checkpoint {step} failed ({_ending(code)}; the training goes on; {log})"
+            what = f"exporting checkpoint {step} failed ({_ending(code)}; the training continues; {log})"
             self._console.print(f"[yellow]{escape(what)}[/yellow]\n{escape(problem)}", highlight=False, soft_wrap=True)
 
     def _convert(self, step: int, log: Path) -> int:
-        """Runs the conversion and returns its exit code; told to end, it ends that too."""
+        """Runs the conversion and returns its exit code; ends it when the context ends."""
         words = {"dir": self.folder, "source": self.checkpoints.folder / str(step), "target": self.folder / str(step), "dtype": self.dtype}
         command = [*self._prefix, "convert", *(f"{key}={value}" for key, value in words.items())]
         with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-IS", "-c", _START, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,  # a terminal's Ctrl-C reaches the training alone
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            )
+            environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+            process = children.start(command, niceness=NICENESS, stdout=output, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             if self._ended.wait(CHILD_SECONDS):
-                _end(process)
+                children.end(process, GRACE_SECONDS)
         return process.returncode
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _ending(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def _tail(log: Path) -> str:
-    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-TAIL:])

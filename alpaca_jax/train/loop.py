@@ -16,8 +16,8 @@ from alpaca_jax.distributed import StopSignals, beat, is_lead
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import Goodput, MetricsWriter, Profile, Throughput, memory
 from alpaca_jax.model import flops
+from alpaca_jax.progress import ProgressBar
 from alpaca_jax.train.config import Config
-from alpaca_jax.train.display import Display
 from alpaca_jax.train.evaluation import Evaluation, keep_samples
 from alpaca_jax.train.programs import Programs
 from alpaca_jax.train.progress import Progress
@@ -67,8 +67,8 @@ class Loop:
 
     def run(self, stop: StopSignals) -> None:
         """Steps until the last one, or until a signal asks for a stop; the state is saved in the end."""
-        with Display(self.console, self.setup.steps, self.step) as display:
-            while (end := self._stretch(stop, display)) == "rollback":
+        with ProgressBar("step", self.setup.steps, self.step, self.console) as bar:
+            while (end := self._stretch(stop, bar)) == "rollback":
                 self._roll_back()
         self.stopped = end == "stopped" and self.step < self.setup.steps
         self.profile.close()
@@ -110,21 +110,21 @@ class Loop:
 
     # --- steps ---
 
-    def _stretch(self, stop: StopSignals, display: Display) -> End:
+    def _stretch(self, stop: StopSignals, bar: ProgressBar) -> End:
         """Takes steps until the last one, a stop, or a bad one that calls for a rollback."""
         self.throughput.restart()
         for batch in self._batches():
             self._take(batch)
             looking = self.step % self.config.log_every == 0 or self.step == self.setup.steps
-            if looking and self._look(display) == "rollback":
+            if looking and self._look(bar) == "rollback":
                 return "rollback"
             beat(self.step)
             if stop.now():
-                return self._look(display) or "stopped"
+                return self._look(bar) or "stopped"
             if self.evaluation.due(self.step):
                 self._evaluate()
             if self.checkpoints.due(self.step) and self.step < self.setup.steps:
-                if self._look(display) == "rollback":
+                if self._look(bar) == "rollback":
                     return "rollback"
                 self._save()
         return "done"
@@ -177,7 +177,7 @@ class Loop:
 
     # --- between two steps ---
 
-    def _look(self, display: Display) -> Literal["rollback"] | None:
+    def _look(self, bar: ProgressBar) -> Literal["rollback"] | None:
         """Fetches the figures of the steps since the last look, writes them down, and judges bad steps."""
         taken, self._unread = self._unread, []
         if not taken:
@@ -195,7 +195,7 @@ class Loop:
                 self.last_loss = float(figures["loss"])
         line = self._line(taken[-1].step, metrics[-1]) | rates | self.counted() | {"goodput": self.goodput.value} | memory()
         self._write(self.step, line)
-        display.show(self.step, line)
+        bar.update(self.step, _described(line))
         return None
 
     def _line(self, step: int, figures: dict[str, Any]) -> dict[str, Any]:
@@ -259,3 +259,9 @@ class Loop:
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.writer is not None and values:
             self.writer.write(step, values)
+
+
+def _described(metrics: dict[str, Any]) -> str:
+    """`loss 1.234  567 tokens/s  MFU 41.2%`; MFU only where the device's peak is known."""
+    mfu = "" if metrics["mfu"] is None else f"  MFU {metrics['mfu']:.1%}"
+    return f"loss {metrics['loss']:.4f}  {metrics['tokens_per_second']:,.0f} tokens/s{mfu}"

@@ -1,4 +1,4 @@
-"""The verb: what is checked, prepared and written down around the loop."""
+"""The verb: what is checked, prepared and written around the loop."""
 
 import dataclasses
 import time
@@ -25,7 +25,7 @@ from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
-LOOK_SECONDS = 0.2  # between two looks at the exports, in the end
+LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
 def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
 
 
 def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, stop: StopSignals) -> dict[str, Any]:
-    """Writes train/summary.json and returns it; where the run was told to stop, raises what says so."""
+    """Writes train/summary.json and returns it; raises Restart or KeyboardInterrupt where the run was asked to stop."""
     if stop.interrupted:
         raise KeyboardInterrupt
     if loop.stopped:
@@ -79,7 +79,7 @@ def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, sto
 
 
 def _await(exports: Exports | None, stop: StopSignals) -> None:
-    """Returns in every process once the first one has exported what it will."""
+    """Returns in every process once the lead has exported what it can."""
     if exports is not None:
         exports.last()
     while any_process(exports is not None and not exports.done):

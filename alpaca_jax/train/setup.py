@@ -1,7 +1,6 @@
 """What a run needs before its first step: its data, its model's source, and the step that both meet in."""
 
 import dataclasses
-import functools
 import math
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import optax
 from alpaca_jax import hardware, storage
 from alpaca_jax.data import builder, template
 from alpaca_jax.data.builder import Dataset
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import native, pretrained
@@ -20,6 +19,7 @@ from alpaca_jax.formats.base import Base
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture, stored_vocab_size
+from alpaca_jax.model.tree import by_name, flatten
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.config import Config
@@ -28,7 +28,7 @@ from alpaca_jax.trainer.assemble import Assembly, assemble
 from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.objectives import Factory, sft
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.weights import BASE, Fixed, named
+from alpaca_jax.trainer.weights import BASE, Fixed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Setup:
     @property
     def base_names(self) -> list[str]:
         """The names of the frozen weights that the source holds, so that no checkpoint needs to; none where the source is random."""
-        return [] if self.source is None else [name for name, _ in named(self.assembly.abstract_fixed[BASE])]
+        return [] if self.source is None else list(by_name(self.assembly.abstract_fixed[BASE]))
 
     def start(self) -> tuple[State, Fixed]:
         """The state of step 0 and what stays fixed: read from the source, or random where there is none."""
@@ -71,9 +71,9 @@ class Setup:
 
     def _load(self, wanted: llama.Params) -> llama.Params:
         assert self.source is not None
-        place = lambda path: functools.reduce(lambda tree, name: tree[name], path, self.assembly.places)  # noqa: E731
+        place = flatten(self.assembly.places).__getitem__
         rows = self.assembly.specs["embed"]["weight"].shape[0]
-        names = {name for name, _ in named(wanted)}
+        names = set(by_name(wanted))
         return pretrained.load_params(self.source, self.config.model.dtype, place, stored_vocab=rows, names=names)
 
 
@@ -120,7 +120,7 @@ def _batches(config: Config, data: Dataset, layout: Layout) -> tuple[Batches, in
     # A run that rolls back continues after the poisoned batch, and so may reach an epoch that it would not reach otherwise.
     reach = 2 if config.guard.policy == "rollback" else 1
     most = None if config.steps is None else reach * config.steps
-    batches = Batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, most)
+    batches = make_batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, most)
     return batches, config.steps or max(1, math.floor(config.epochs * batches.steps_per_epoch))
 
 

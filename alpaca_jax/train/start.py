@@ -7,11 +7,12 @@ from alpaca_jax import checkpoint
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.errors import UserError
 from alpaca_jax.manifest import MANIFEST
+from alpaca_jax.model.tree import by_name
 from alpaca_jax.train.progress import Progress
 from alpaca_jax.train.setup import Setup
 from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.weights import BASE, Fixed, named, split
+from alpaca_jax.trainer.weights import BASE, Fixed, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def latest(setup: Setup, checkpoints: Checkpoints, report: Callable[[str], None]
         state, fixed = setup.start()
         return Start(state, fixed, Progress(), kept=not setup.base_names)
     abstract = setup.assembly
-    base_names = [name for name, _ in named(abstract.abstract_fixed[BASE])]
+    base_names = list(by_name(abstract.abstract_fixed[BASE]))
     kept = bool(base_names) and _holds(checkpoints, newest, base_names[0])
     items, meta = checkpoints.restore(newest, states.to_items(abstract.abstract_state, abstract.abstract_fixed[BASE] if kept else None))
     if kept:

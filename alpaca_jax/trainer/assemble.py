@@ -1,6 +1,6 @@
 """A training step with all it needs to be compiled: shapes, places and the step, without data, weights or devices of its own.
 
-`train` runs it. A planner compiles it for devices that are not there: nothing here looks at a device but through the Layout's mesh.
+`train` runs it. A planner compiles it for devices that are not there: nothing here touches a device except through the mesh of the Layout.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Tree
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer import state as states
@@ -20,7 +21,7 @@ from alpaca_jax.trainer.objectives import Objective
 from alpaca_jax.trainer.optimizer import Optimizer, OptimizerConfig
 from alpaca_jax.trainer.state import State
 from alpaca_jax.trainer.step import make_step
-from alpaca_jax.trainer.weights import BASE, Fixed, Tree, split
+from alpaca_jax.trainer.weights import BASE, Fixed, split
 
 
 @dataclass(frozen=True)

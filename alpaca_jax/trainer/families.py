@@ -1,7 +1,7 @@
 """The families of optimizers: what turns a gradient into a direction, before decay and learning rate.
 
-Layers are stacked along the leading axis of each weight below `layers`. What looks at a whole matrix (Adafactor's row and column means,
-Muon's orthogonalisation) looks at one layer's, with heads and head_dim taken as one dimension.
+Layers are stacked along the leading axis of each weight below `layers`. What needs a whole matrix (Adafactor's row and column means,
+Muon's orthogonalisation) is computed for each layer alone, with heads and head_dim merged into one dimension.
 """
 
 import math
@@ -11,7 +11,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from alpaca_jax.trainer.weights import Tree, is_matrix
+from alpaca_jax.model.tree import Tree, map_with_path
+from alpaca_jax.trainer.weights import is_matrix
 
 MUON_RMS = 0.2  # about AdamW's own, so that one learning rate suits both kinds of weights (Liu et al. 2025, arXiv:2502.16982)
 STACKED = "layers"
@@ -40,8 +41,11 @@ def adafactor(momentum: float | None) -> optax.GradientTransformation:
 def muon(momentum: float, betas: tuple[float, float], eps: float) -> optax.GradientTransformation:
     """The orthogonalised momentum of each layer's matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon); Adam's for the rest."""
     orthogonal = optax.chain(scale_by_muon(beta=momentum, weight_dimension_numbers=_matrices), optax.stateless(_scale_to_rms))
-    kinds = lambda params: _by_path(params, lambda path, _: "muon" if _matrix(path) else "adam")  # noqa: E731
-    return optax.partition({"muon": orthogonal, "adam": adamw(betas, eps)}, kinds)
+    return optax.partition({"muon": orthogonal, "adam": adamw(betas, eps)}, _muon_or_adam)
+
+
+def _muon_or_adam(tree: Tree) -> Tree:
+    return map_with_path(lambda path, _: "muon" if _matrix(path) else "adam", tree)
 
 
 def _matrix(path: tuple[str, ...]) -> MuonDimensionNumbers | None:
@@ -54,7 +58,7 @@ def _matrix(path: tuple[str, ...]) -> MuonDimensionNumbers | None:
 
 
 def _matrices(tree: Tree) -> Tree:
-    return _by_path(tree, lambda path, leaf: leaf if isinstance(leaf, optax.MaskedNode) else _matrix(path))
+    return map_with_path(lambda path, leaf: leaf if isinstance(leaf, optax.MaskedNode) else _matrix(path), tree)
 
 
 def _scale_to_rms(updates: Tree, _: Any) -> Tree:
@@ -66,7 +70,7 @@ def _scale_to_rms(updates: Tree, _: Any) -> Tree:
         fans = [math.prod(update.shape[dim] for dim in dims) for dims in numbers]
         return update * (MUON_RMS * math.sqrt(max(fans)))
 
-    return _by_path(updates, scale)
+    return map_with_path(scale, updates)
 
 
 def _each_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -93,15 +97,8 @@ def _merged(tree: Tree) -> Tree:
             return leaf.reshape(leaf.shape[0], -1)  # heads of a bias
         return leaf.reshape(leaf.shape[0], *(math.prod(leaf.shape[dim] for dim in dims) for dims in numbers))
 
-    return _by_path(tree, merge)
+    return map_with_path(merge, tree)
 
 
 def _is_stacked(tree: Tree) -> Tree:
-    return _by_path(tree, lambda path, _: STACKED if path[0] == STACKED else "rest")
-
-
-def _by_path(tree: Tree, function: Any, path: tuple[str, ...] = ()) -> Tree:
-    return {
-        name: _by_path(value, function, (*path, name)) if isinstance(value, dict) else function((*path, name), value)
-        for name, value in tree.items()
-    }
+    return map_with_path(lambda path, _: STACKED if path[0] == STACKED else "rest", tree)

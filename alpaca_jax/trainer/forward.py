@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # arrays [rows, length]: JAX's in a step, numpy's before they are placed
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 from alpaca_jax.config import configclass
 
-RING = 256  # losses remembered, whatever the window, so that it may be changed when a run goes on
+RING = 256  # losses remembered, whatever the window, so that a resumed run may change it
 
 
 @configclass
 class GuardConfig:
-    """What is a bad step and what follows one. Its update is withheld under every policy; the loop stops, goes on or goes back."""
+    """What is a bad step and what follows one. Its update is withheld under every policy; the loop stops, continues, or rolls back."""
 
     policy: Literal["stop", "skip", "rollback"] = "stop"
-    spike: float | None = None  # a loss above so many times the median of the last good ones is bad; null: any finite loss is good
-    window: int = 32  # how many good losses that median is of; until there are so many no loss is a spike
+    spike: float | None = None  # a loss above this multiple of the median of the last good ones is bad; null: any finite loss is good
+    window: int = 32  # good losses in that median; before there are this many, no loss is a spike
 
     def __post_init__(self) -> None:
         if self.spike is not None and self.spike <= 1:
@@ -29,7 +29,7 @@ class GuardConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Guard:
-    """The last good losses (fp32 [RING], in turns) and how many there have been (int32)."""
+    """The last good losses (fp32 [RING], a ring buffer) and how many there have been (int32)."""
 
     losses: jax.Array
     filled: jax.Array

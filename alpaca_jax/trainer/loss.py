@@ -9,14 +9,20 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 CHUNK = 128
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def summed_cross_entropy(
-    hidden_BTD: jax.Array, weight_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, vocab_size: int, chunk: int
-) -> jax.Array:
+    hidden_BTD: Float[Array, "B T D"],
+    weight_VD: Float[Array, "V D"],
+    targets_BT: Int[Array, "B T"],
+    weights_BT: Float[Array, "B T"],
+    vocab_size: int,
+    chunk: int,
+) -> Float[Array, ""]:
     """The fp32 sum over tokens of weight x cross-entropy; rows of `weight_VD` from `vocab_size` on are padding and score nothing."""
 
     def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:

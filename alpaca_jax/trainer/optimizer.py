@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from alpaca_jax.config import configclass
+from alpaca_jax.model.tree import Tree, map_with_path
 from alpaca_jax.trainer import families
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
-from alpaca_jax.trainer.weights import Tree, is_matrix
+from alpaca_jax.trainer.weights import is_matrix
 
 
 @configclass
@@ -30,7 +31,7 @@ class OptimizerConfig:
     final: float = 0.0  # the last learning rate as a share of the peak
     moments: Literal["float32", "bfloat16"] = "float32"  # what they are stored in; computed in float32
     frozen: tuple[str, ...] = ()  # patterns of weights that stay as they are, such as embed.* or layers.*_norm.scale
-    ema: float | None = None  # the decay of an average of the weights, kept beside them in float32
+    ema: float | None = None  # the decay of an exponential moving average of the weights, kept in float32
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
@@ -108,4 +109,4 @@ def make(config: OptimizerConfig, steps: int) -> Optimizer:
 
 
 def _matrices(params: Tree) -> Tree:
-    return {name: _matrices(value) if isinstance(value, dict) else is_matrix(name) for name, value in params.items()}
+    return map_with_path(lambda path, _: is_matrix(path[-1]), params)

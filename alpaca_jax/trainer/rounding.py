@@ -1,8 +1,8 @@
 """Moments stored in bfloat16, computed in fp32.
 
 A second moment with a decay of 0.999 changes by a thousandth of itself a step, less than half of bfloat16's last place: rounded to the
-nearest it would stand still. It is rounded up or down by chance instead, in proportion to what is cut off, so that it moves as the fp32
-moment does on average (stochastic rounding; Gupta et al. 2015, arXiv:1502.02551).
+nearest value it would never move. Stochastic rounding (Gupta et al. 2015, arXiv:1502.02551) goes up with the probability of the part that
+is cut off, so that on average the moment moves as it would in fp32.
 """
 
 from typing import Any, NamedTuple
@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alpaca_jax.trainer.weights import name_of, named
+from alpaca_jax.model.tree import by_name
+from alpaca_jax.trainer.weights import name_of
 
 
 class Rounded(NamedTuple):
     """The updates so far (int32), which the random bits derive from, and the state of the transformation inside."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment] - not tuple.count; checkpoints name it so
     inner: Any
 
 
@@ -60,12 +61,12 @@ def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def stochastically(x: jax.Array, seed: jax.Array) -> jax.Array:
-    """fp32 `x` as one of the two bfloat16 around it, each with the chance that makes `x` the mean; what is not finite stays what it is.
+    """fp32 `x` as one of the two bfloat16 around it, each with the probability that makes `x` the mean; values that are not finite stay.
 
-    The chance is a hash of the uint32 `seed` and of each element's index.
+    The random bits are a hash of the uint32 `seed` and of each element's index.
     """
-    chance = _mixed(_index(x.shape) ^ seed) >> 16
-    cut = (jax.lax.bitcast_convert_type(x, jnp.uint32) + chance) & jnp.uint32(0xFFFF0000)
+    bits = _mixed(_index(x.shape) ^ seed) >> 16
+    cut = (jax.lax.bitcast_convert_type(x, jnp.uint32) + bits) & jnp.uint32(0xFFFF0000)
     rounded = jax.lax.bitcast_convert_type(cut, jnp.float32)
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
@@ -87,7 +88,7 @@ def _mixed(x: jax.Array) -> jax.Array:
 
 
 def _is_moment(state: Any, params: Any) -> Any:
-    shapes = {name: leaf.shape for name, leaf in named(params)}
+    shapes = {name: leaf.shape for name, leaf in by_name(params).items()}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: shapes.get(name_of(path)) == leaf.shape, state)
 
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import Tree, by_name
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer.guard import Guard, GuardConfig
 from alpaca_jax.trainer.optimizer import Optimizer
-from alpaca_jax.trainer.weights import Tree, join, name_of, named
+from alpaca_jax.trainer.weights import join, name_of
 
 
 @jax.tree_util.register_dataclass
@@ -34,11 +35,11 @@ class State:
 def shardings(specs: Tree, optimizer: Optimizer, layout: Layout, guard: GuardConfig | None = None) -> State:
     """The NamedSharding of each leaf of the State over these specs of trained weights; allocates nothing.
 
-    What has the shape of its weight (moments, the average) lies where the mesh's `optimizer` mapping puts it; anything else is replicated.
+    What has the shape of its weight (moments, the average) is placed by the mesh's `optimizer` mapping; anything else is replicated.
     """
     shapes = _shapes(specs, optimizer, guard)
-    known = dict(named(layout.tree(specs, "optimizer")))
-    sizes = {name: leaf.shape for name, leaf in named(shapes.trained)}
+    known = by_name(layout.tree(specs, "optimizer"))
+    sizes = {name: leaf.shape for name, leaf in by_name(shapes.trained).items()}
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
         name = name_of(path)
@@ -46,18 +47,20 @@ def shardings(specs: Tree, optimizer: Optimizer, layout: Layout, guard: GuardCon
 
     replicated = jax.tree.map(lambda _: layout.replicated, shapes.guard)
     moments, ema = (jax.tree_util.tree_map_with_path(place, part) for part in (shapes.opt_state, shapes.ema))
-    return State(layout.replicated, layout.replicated, layout.tree(specs, "weights"), moments, ema, replicated)
+    step: Any = layout.replicated  # a State of shardings, as `_shapes` returns one of shapes
+    return State(step, step, layout.tree(specs, "weights"), moments, ema, replicated)
 
 
 def start(trained: Tree, optimizer: Optimizer, places: State, guard: GuardConfig | None = None) -> State:
     """The State of step 0 with these weights; moments, average and guard are created in their places."""
 
     def create(trained: Tree) -> tuple[Any, ...]:
-        return optimizer.init(trained), optimizer.first_average(trained), None if guard is None else guards.empty()
+        zero = jnp.zeros((), jnp.int32)
+        return zero, zero, optimizer.init(trained), optimizer.first_average(trained), None if guard is None else guards.empty()
 
-    opt_state, ema, empty = jax.jit(create, out_shardings=(places.opt_state, places.ema, places.guard))(trained)
-    zero = jax.device_put(jnp.zeros((), jnp.int32), places.step)
-    return State(zero, zero + 0, trained, opt_state, ema, empty)
+    where = (places.step, places.batch_index, places.opt_state, places.ema, places.guard)
+    step, batch_index, opt_state, ema, empty = jax.jit(create, out_shardings=where)(trained)
+    return State(step, batch_index, trained, opt_state, ema, empty)
 
 
 def abstract(specs: Tree, optimizer: Optimizer, places: State, guard: GuardConfig | None = None) -> State:
@@ -99,6 +102,6 @@ def shapes_of(specs: Tree) -> Tree:
 
 def _shapes(specs: Tree, optimizer: Optimizer, guard: GuardConfig | None) -> State:
     trained = shapes_of(specs)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32)
     opt_state, ema = jax.eval_shape(lambda trained: (optimizer.init(trained), optimizer.first_average(trained)), trained)
     return State(scalar, scalar, trained, opt_state, ema, None if guard is None else jax.eval_shape(lambda: guards.empty()))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from alpaca_jax.model.tree import Tree
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer.forward import Batch
@@ -14,7 +15,7 @@ from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.objectives import Objective
 from alpaca_jax.trainer.optimizer import Optimizer
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.weights import Fixed, Tree
+from alpaca_jax.trainer.weights import Fixed
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[State, Fixed, Batch], tuple[State, Metrics]]

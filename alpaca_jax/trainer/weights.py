@@ -1,30 +1,21 @@
-"""Weights by their dotted paths: `layers.attention.query`; and which of them are frozen."""
+"""Which weights are matrices, which are frozen, and which one a leaf of the optimizer's state belongs to."""
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 
 from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
+from alpaca_jax.model.tree import Tree, by_name, flatten, unflatten
 
-Tree = dict[str, Any]
 Fixed = dict[str, Tree]  # trees that no step changes, by their part in the objective
 BASE = "base"  # the part of `fixed` that holds the model's frozen weights
 
 
-def named(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The (dotted path, leaf) pairs of a nested dict."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from named(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def is_matrix(name: str) -> bool:
-    """Whether the weight with this last name multiplies: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
+    """Whether the weight with this last name is a matrix: a norm's scale and a bias are vectors, neither decayed nor orthogonalised."""
     return name != "scale" and not name.endswith("bias")
 
 
@@ -39,40 +30,30 @@ def name_of(path: Sequence[Any]) -> str:
 
 
 def split(tree: Tree, frozen: Sequence[str]) -> tuple[Tree, Tree]:
-    """(what is trained, what is frozen): the leaves of a nested dict apart, the frozen ones those whose path a pattern matches.
+    """(trained, frozen): two nested dicts that share out the leaves; frozen is every weight whose dotted name a pattern matches.
 
-    A UserError where a pattern matches nothing or all is frozen.
+    A UserError where a pattern matches nothing or every weight is frozen.
     """
-    names = [name for name, _ in named(tree)]
+    names = list(by_name(tree))
     for pattern in frozen:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"optimizer.frozen: {pattern} matches no weight{_nearest(pattern, names)}")
     matched = {name for pattern in frozen for name in fnmatch.filter(names, pattern)}
     if len(matched) == len(names):
         raise UserError(f"optimizer.frozen={list(frozen)} leaves nothing to train; the weights are {', '.join(names)}")
-    return _select(tree, set(names) - matched), _select(tree, matched)
+    leaves = flatten(tree)
+    still = {path: leaf for path, leaf in leaves.items() if ".".join(path) in matched}
+    return unflatten({path: leaf for path, leaf in leaves.items() if path not in still}), unflatten(still)
 
 
 def join(one: Tree, other: Tree) -> Tree:
     """Both nested dicts in one; no leaf is in both."""
-    joined = dict(one)
-    for name, value in other.items():
-        joined[name] = join(joined[name], value) if name in joined else value
-    return joined
+    return unflatten(flatten(one) | flatten(other))
 
 
 def whole(trained: Tree, fixed: Fixed) -> Tree:
     """The params of the whole model: the trained weights and the frozen ones in one nested dict."""
     return join(trained, fixed.get(BASE, {}))
-
-
-def _select(tree: Tree, names: set[str], prefix: str = "") -> Tree:
-    selected = {}
-    for name, value in tree.items():
-        part = _select(value, names, f"{prefix}{name}.") if isinstance(value, dict) else value
-        if part if isinstance(value, dict) else f"{prefix}{name}" in names:
-            selected[name] = part
-    return selected
 
 
 def _nearest(pattern: str, names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ processes, folder = int(os.environ["ALPACA_JAX_PROCESSES"]), Path(sys.argv[1])
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Callable[..., Job]:
-    """Makes a job whose ranks run a few lines of Python that know `rank`, `attempt`, `processes` and `folder`."""
+    """Creates a job whose ranks run a few lines of Python that can use `rank`, `attempt`, `processes` and `folder`."""
 
     def make(lines: str, processes: int = 2, **rest) -> Job:
         folder = rest.pop("folder", tmp_path / "run")

@@ -149,7 +149,7 @@ def test_a_rank_whose_host_died_or_that_has_never_started_is_lost(tmp_path):
 
 
 def test_where_jax_ends_a_rank_what_it_said_of_the_silent_peer_is_shown(tmp_path):
-    silent = "alpaca-jax: rank 1 on n1 (process 7) says nothing since 6 s: stopped, or cut off"
+    silent = "alpaca-jax: rank 1 on n1 (process 7) has been silent for 6 s: it is stopped or cut off"
     log(tmp_path, 0, f"alpaca-jax: warning\n{silent}\nF0000 Check failure\n    @ 0x7f", f"exit=134 ended={at(1)} traceback=none")
     log(tmp_path, 1, "F0000", f"exit=134 ended={at(2)} traceback=none")
     head, *told = logs.explain(logs.ends(tmp_path, 2)).splitlines()
@@ -184,11 +184,11 @@ def repository(tmp_path):
 
 
 def test_a_changed_checkout_is_said_and_its_diff_kept(tmp_path, repository):
-    assert checkout.write(tmp_path / "logs", repository) == "" and not (tmp_path / "logs").exists()
+    assert checkout.write_diff(tmp_path / "logs", repository) == "" and not (tmp_path / "logs").exists()
     (repository / "a.py").write_text("one = 2\n")
     (repository / "new.py").write_text("new = 3\n")
     (repository.parent / "secrets.txt").write_text("s3cret\n")
-    assert "differs from its commit" in checkout.write(tmp_path / "logs", repository)
+    assert "differs from its commit" in checkout.write_diff(tmp_path / "logs", repository)
     diff = (tmp_path / "logs" / "checkout.diff").read_text()
     assert "+one = 2" in diff and "+new = 3" in diff and "s3cret" not in diff
 
@@ -197,4 +197,4 @@ def test_an_installed_package_has_no_checkout(tmp_path, repository):
     (repository.parent / ".gitignore").write_text("venv\n")
     installed = repository.parent / "venv" / "alpaca_jax"
     installed.mkdir(parents=True)
-    assert checkout.write(tmp_path / "logs", installed) == ""
+    assert checkout.write_diff(tmp_path / "logs", installed) == ""

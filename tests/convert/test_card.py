@@ -16,7 +16,7 @@ from alpaca_jax import records
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.convert import card
-from alpaca_jax.formats import model, native, source
+from alpaca_jax.formats import model, native, pretrained, source
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.metrics import MetricsWriter
 from alpaca_jax.model import llama
@@ -83,9 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(run: Path, step: int) -> Pretrained:
-    place = native.find(run / "train" / "checkpoints" / str(step))
-    assert place is not None
-    return native.open(place)
+    return pretrained.open(run / "train" / "checkpoints" / str(step))
 
 
 def test_a_run_is_told_with_its_data_its_recipe_and_its_bill(run: Path) -> None:
@@ -153,13 +151,6 @@ def test_published_records_are_known_by_their_content(run: Path, tmp_path: Path,
     text = card.render("hf", opened(run, 1), "float32", None)
     assert front(text)["datasets"] == ["tatsu-lab/alpaca"]
     assert "`data.json`: cc-by-nc-4.0 (research only)" in text and str(tmp_path) not in text
-
-
-def test_a_difference_is_called_one() -> None:
-    text = card.render("tuned-diff", untrained("runs/mine"), "float32", None, base="/data/models/llama-7b")
-    assert "These are not the weights of a model" in text
-    assert "`alpaca-jax convert source=tuned-diff base=llama-7b target=FOLDER`" in text and "/data" not in text
-    assert 'from_pretrained("FOLDER")' in text
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import names, native, pretrained, tensors
+from alpaca_jax.formats import names, native, pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import unflatten
 
 
 def _config(source: Path | str, target: Path, **changes: Any) -> Config:
@@ -144,20 +145,17 @@ def _same(one: Path, other: Path) -> bool:
     return all((other / file.name).read_bytes() == file.read_bytes() for file in one.glob("*.safetensors"))
 
 
-def test_a_difference_is_made_and_recovered(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_is_added_to_its_base(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = pretrained.open(tiny)
-    other = {path: 1.01 * base.read(path) for path in names.weights(base.architecture)}
-    tuned = in_memory(base.architecture, base.tokenizer, tensors.nested(other))
-    huggingface_export.export(tmp_path / "tuned", tuned, dtype="bfloat16")
-    difference = convert.run(_config(tmp_path / "tuned", tmp_path / "difference", base=str(tiny), to="difference", verify=True))
+    weights = {path: base.read(path) for path in names.weights(base.architecture)}
+    differences = in_memory(base.architecture, base.tokenizer, unflatten({path: np.full_like(one, 0.25) for path, one in weights.items()}))
+    huggingface_export.export(tmp_path / "difference", differences)
+    tuned = pretrained.open(convert.run(_config(tmp_path / "difference", tmp_path / "tuned", base=str(tiny), verify=True)))
     assert "0.00e+00" in capsys.readouterr().out
-    assert "uint16" in (difference / "weight_difference.json").read_text()
-    assert _same(tmp_path / "tuned", convert.run(_config(difference, tmp_path / "recovered", base=str(tiny))))
-    with pytest.raises(UserError, match="base"):
-        convert.run(_config(difference, tmp_path / "wrong", base=str(tmp_path / "tuned")))
+    assert all(np.array_equal(tuned.read(path), (one.astype(np.float32) + 0.25).astype(tuned.dtype)) for path, one in weights.items())
+    with pytest.raises(UserError, match="holds the weights of a whole model"):
+        convert.run(_config(tmp_path / "tuned", tmp_path / "wrong", base=str(tiny)))
     assert not (tmp_path / "wrong").exists()
-    with pytest.raises(UserError, match="to=difference needs base="):
-        _config(tiny, tmp_path / "x", to="difference")
 
 
 def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import tokenizers
+from splits import split_records
 
 from alpaca_jax import records
 from alpaca_jax.data import builder, example, instructions, origin, store
@@ -61,7 +62,7 @@ def refuse(*args: Any, **kwargs: Any) -> Any:
 
 def test_the_examples_are_those_of_the_records(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
     dataset = builder.load_examples(config, file, tokenizer)
-    for split, expected in zip(("train", "heldout"), records.split(RECORDS, 5), strict=True):
+    for split, expected in zip(("train", "heldout"), split_records(RECORDS, 5), strict=True):
         stored = dataset.examples[split]
         texts = [tokenizer.decode(made.ids, skip_special=False) for made in stored.take(range(len(stored)))]
         inputs = [f"{record.input}\n" if record.input else "" for record in expected]
@@ -82,7 +83,7 @@ def test_the_records_are_a_dataset_that_tfds_opens(config: DataConfig, file: Pat
     (folder,) = Path(str(config.cache)).glob("records/*/instruction_records/2.0.0")
     opened = tfds.builder_from_directory(folder)
     assert {name: split.num_examples for name, split in opened.info.splits.items()} == {"train": 15, "heldout": 5}
-    first, expected = opened.as_data_source("train")[0], records.split(RECORDS, 5)[0][0]
+    first, expected = opened.as_data_source("train")[0], split_records(RECORDS, 5)[0][0]
     assert {name: text.decode() for name, text in first.items()} == {
         "instruction": expected.instruction,
         "input": expected.input,

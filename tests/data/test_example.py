@@ -15,7 +15,7 @@ from alpaca_jax import records
 from alpaca_jax.data import template
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Counts, Example, Examples, Recipe, prompt_ids, tokenize
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.errors import UserError
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -248,6 +248,6 @@ def test_where_one_string_would_merge_prompt_and_response(alpaca: Alpaca) -> Non
 def test_every_step_of_alpaca_fills_its_rows(alpaca: Alpaca) -> None:
     """128 examples cut at 512 lie in 8 rows of 2048, 99% full, in every step of three epochs."""
     cut = Examples.of(Example(each.ids[:512], each.learnt[:512]) for each in alpaca.examples.take(range(ALPACA)) if each.learnt[:512].any())
-    batches = Batches(cut, BatchConfig(examples=128, sequence_length=2048), seed=0, epochs=3)
+    batches = make_batches(cut, BatchConfig(examples=128, sequence_length=2048), seed=0, epochs=3)
     assert (batches.steps_per_epoch, batches.left_out, batches.rows) == (406, 33, 8)
     assert min(cut.lengths[batches.indices(step)].sum() for step in range(3 * 406)) > 0.99 * 8 * 2048

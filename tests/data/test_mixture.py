@@ -12,7 +12,7 @@ from alpaca_jax.config import parse
 from alpaca_jax.data.config import BatchConfig, DataConfig, SourceConfig
 from alpaca_jax.data.example import ExampleStore
 from alpaca_jax.data.mixture import Concatenated, Mixture
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.errors import UserError
 
 LENGTH = 64
@@ -98,7 +98,7 @@ def test_batches_hold_what_an_epoch_chose(sources: dict[str, tuple[int, int]], s
     mixture = Mixture(some, {name: max(tenths / 10, 1 / size) for name, (size, tenths) in sources.items()})
     config = parse(BatchConfig, {"sequence_length": LENGTH, **settings})
     try:
-        batches = Batches(mixture, config, seed, epochs=3)
+        batches = make_batches(mixture, config, seed, epochs=3)
     except UserError:  # one example or row too few: nothing to hold
         assert mixture.epoch_size < 3 or (config.tokens and mixture.lengths[mixture.chosen(seed, 0)].sum() <= 2 * LENGTH)
         return
@@ -118,7 +118,7 @@ def test_batches_hold_what_an_epoch_chose(sources: dict[str, tuple[int, int]], s
 def test_one_store_shown_once_is_the_store() -> None:
     some = stores({"a": 50})
     config = BatchConfig(examples=8, sequence_length=LENGTH)
-    alone, mixed = Batches(some["a"], config, seed=0), Batches(Mixture(some, {"a": 1}), config, seed=0)
+    alone, mixed = make_batches(some["a"], config, seed=0), make_batches(Mixture(some, {"a": 1}), config, seed=0)
     assert all(equal(alone.batch(index), mixed.batch(index)) for index in range(8))
 
 

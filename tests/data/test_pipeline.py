@@ -11,7 +11,7 @@ from numbered import equal, make, numbers
 from alpaca_jax.config import parse
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
-from alpaca_jax.data.pipeline import Batches, heldout_batches
+from alpaca_jax.data.pipeline import heldout_batches, make_batches
 from alpaca_jax.data.plan import deal
 from alpaca_jax.errors import UserError
 
@@ -43,7 +43,7 @@ kinds = st.sampled_from(["packed", "none", "tokens"])
 @given(lengths, st.integers(1, 9), seeds, packings)
 def test_an_epoch_holds_no_example_twice(lengths: list[int], examples: int, seed: int, packing: str) -> None:
     examples = min(examples, len(lengths))
-    batches = Batches(make(lengths), BatchConfig(examples=examples, sequence_length=LENGTH, packing=packing), seed, epochs=2)
+    batches = make_batches(make(lengths), BatchConfig(examples=examples, sequence_length=LENGTH, packing=packing), seed, epochs=2)
     assert batches.steps_per_epoch == len(lengths) // examples
     assert batches.left_out == len(lengths) % examples
     for epoch in range(2):
@@ -56,7 +56,7 @@ def test_an_epoch_holds_no_example_twice(lengths: list[int], examples: int, seed
 @settings(deadline=None)
 @given(lengths, st.integers(1, 6), seeds)
 def test_steps_by_tokens_have_full_rows_and_as_many_steps_in_every_epoch(lengths: list[int], rows: int, seed: int) -> None:
-    batches = Batches(make(lengths), configured(lengths, rows, "tokens"), seed)
+    batches = make_batches(make(lengths), configured(lengths, rows, "tokens"), seed)
     assert batches.rows == rows
     for epoch in range(3):
         made = [batches.batch(epoch * batches.steps_per_epoch + step) for step in range(batches.steps_per_epoch)]
@@ -73,9 +73,9 @@ def test_seed_and_index_alone_decide_a_batch(lengths: list[int], size: int, kind
     config = configured(lengths, size, kind)
     if kind == "packed":
         config = BatchConfig(examples=config.examples, sequence_length=LENGTH, rows=6)
-    one = Batches(make(lengths), config, seed)
+    one = make_batches(make(lengths), config, seed)
     for index in asked:  # in any order, from any object
-        assert equal(one.batch(index), Batches(make(lengths), config, seed).batch(index))
+        assert equal(one.batch(index), make_batches(make(lengths), config, seed).batch(index))
 
 
 @settings(deadline=None)
@@ -83,7 +83,7 @@ def test_seed_and_index_alone_decide_a_batch(lengths: list[int], size: int, kind
 def test_the_rows_of_the_hosts_are_the_whole_batch(lengths: list[int], size: int, kind: str, seed: int, hosts: int, devices: int) -> None:
     config = configured(lengths, size, kind)
     multiple = 1 if kind == "tokens" else hosts * devices
-    batches = Batches(make(lengths), config, seed, multiple=multiple)
+    batches = make_batches(make(lengths), config, seed, multiple=multiple)
     assume(batches.rows % hosts == 0)
     share = batches.rows // hosts
     for index in range(min(3, batches.steps_per_epoch)):
@@ -98,7 +98,9 @@ def test_a_host_reads_only_its_rows(some: Examples) -> None:
             return super().take(indices)
 
     taken: list[int] = []
-    batches = Batches(Watched(some.ids, some.learnt, some.offsets), BatchConfig(examples=8, sequence_length=LENGTH), seed=0, multiple=2)
+    batches = make_batches(
+        Watched(some.ids, some.learnt, some.offsets), BatchConfig(examples=8, sequence_length=LENGTH), seed=0, multiple=2
+    )
     assert taken == []  # nor does anything for the plan
     half = batches.batch(2, slice(0, batches.rows // 2))
     assert sorted(taken) == numbers(half)
@@ -107,37 +109,37 @@ def test_a_host_reads_only_its_rows(some: Examples) -> None:
 
 def test_another_seed_or_epoch_gives_other_batches(some: Examples) -> None:
     for config in (BatchConfig(examples=5, sequence_length=LENGTH), BatchConfig(tokens=5 * LENGTH, sequence_length=LENGTH)):
-        one, other = Batches(some, config, seed=0), Batches(some, config, seed=1)
+        one, other = make_batches(some, config, seed=0), make_batches(some, config, seed=1)
         assert numbers(one.batch(0)) != numbers(other.batch(0))
         assert numbers(one.batch(0)) != numbers(one.batch(one.steps_per_epoch))
 
 
 def test_rows_are_the_fewest_that_hold_every_step(some: Examples) -> None:
     config = BatchConfig(examples=8, sequence_length=LENGTH)
-    batches = Batches(some, config, seed=3, epochs=3)
+    batches = make_batches(some, config, seed=3, epochs=3)
     used = [int((batches.batch(index)["segments"] > 0).any(1).sum()) for index in range(3 * batches.steps_per_epoch)]
     assert batches.rows == max(used)
-    assert Batches(some, config, seed=3, steps=3 * 6).rows == batches.rows
-    assert Batches(some, config, seed=3, epochs=3, multiple=4).rows == -(-batches.rows // 4) * 4
-    fixed = Batches(some, BatchConfig(examples=8, sequence_length=LENGTH, rows=20), seed=3, epochs=3)
+    assert make_batches(some, config, seed=3, steps=3 * 6).rows == batches.rows
+    assert make_batches(some, config, seed=3, epochs=3, multiple=4).rows == -(-batches.rows // 4) * 4
+    fixed = make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH, rows=20), seed=3, epochs=3)
     assert fixed.batch(2)["tokens"].shape == (20, LENGTH)
     with pytest.raises(UserError, match=rf"batch\.rows=2 of 64 slots .* one needs {batches.rows}: give batch\.rows={batches.rows}"):
-        Batches(some, BatchConfig(examples=8, sequence_length=LENGTH, rows=2), seed=3, epochs=3)
+        make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH, rows=2), seed=3, epochs=3)
     with pytest.raises(UserError, match=r"batch\.rows=15 .* by 4 devices: give batch\.rows=16"):
-        Batches(some, BatchConfig(examples=8, sequence_length=LENGTH, rows=15), seed=3, epochs=3, multiple=4)
+        make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH, rows=15), seed=3, epochs=3, multiple=4)
 
 
 def test_rows_that_hold_not_even_the_first_epoch_are_refused_with_a_number_that_holds_all() -> None:
     some, config = make([64, 64, 64, 2, 2, 2]), BatchConfig(examples=4, sequence_length=LENGTH)  # two are left out of each epoch
-    rows = {seed: [Batches(some, config, seed, epochs=epochs).rows for epochs in (1, 4)] for seed in range(20)}
+    rows = {seed: [make_batches(some, config, seed, epochs=epochs).rows for epochs in (1, 4)] for seed in range(20)}
     seed, (first, needed) = next((seed, found) for seed, found in rows.items() if found[0] < found[1])
     few = BatchConfig(examples=4, sequence_length=LENGTH, rows=first - 1)
     with pytest.raises(UserError, match=rf"one needs {needed}: give batch\.rows={needed} or null"):
-        Batches(some, few, seed, epochs=4)
+        make_batches(some, few, seed, epochs=4)
 
 
 def test_only_the_plans_in_use_stay_in_memory(some: Examples) -> None:
-    batches = Batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0, epochs=8)
+    batches = make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0, epochs=8)
     plans = [weakref.ref(batches.plan(epoch)) for epoch in range(8)]
     assert sum(plan() is not None for plan in plans) <= 2
 
@@ -150,12 +152,12 @@ def test_a_later_epoch_is_checked_before_its_first_step() -> None:
         return 0 not in deal(examples.lengths, 1, 4, np.random.default_rng([seed, 0]))
 
     seed = next(seed for seed in range(100) if fits(seed))
-    batches = Batches(examples, config, seed)
+    batches = make_batches(examples, config, seed)
     assert numbers(batches.batch(0)) == [1, 2, 3, 4]
     later = next(epoch for epoch in range(100) if 0 in deal(examples.lengths, 1, 4, np.random.default_rng([seed, epoch])))
     with pytest.raises(UserError, match=r"batch\.rows=1 of 64 slots don't hold every step of 4 examples, one needs 2: give batch\.rows=2"):
         batches.batch(later)
-    assert Batches(examples, BatchConfig(examples=4, sequence_length=LENGTH), seed, steps=later + 1).rows == 2
+    assert make_batches(examples, BatchConfig(examples=4, sequence_length=LENGTH), seed, steps=later + 1).rows == 2
 
 
 def test_unpacked_every_example_has_a_row_as_long_as_the_steps_longest_needs() -> None:
@@ -163,7 +165,7 @@ def test_unpacked_every_example_has_a_row_as_long_as_the_steps_longest_needs() -
     lengths[:40] //= 4
     lengths = lengths.clip(2)
     config = BatchConfig(examples=3, sequence_length=256, packing="none", buckets=(60, 100))
-    batches = Batches(make(lengths.tolist()), config, seed=0)
+    batches = make_batches(make(lengths.tolist()), config, seed=0)
     for index in range(20):
         batch = batches.batch(index)
         longest = lengths[batches.indices(index)].max()
@@ -176,13 +178,13 @@ def test_unpacked_every_example_has_a_row_as_long_as_the_steps_longest_needs() -
     assert {batches.row_length(index) for index in range(20)} == {60, 100, 256}
     exact = BatchConfig(examples=3, sequence_length=256, packing="none", buckets=tuple(range(1, 256)))
     lengths = np.random.default_rng(0).integers(240, 257, 60)  # so alike that the longest may have any place in its step
-    batches = Batches(make(lengths.tolist()), exact, seed=0)
+    batches = make_batches(make(lengths.tolist()), exact, seed=0)
     assert all(batches.row_length(index) == lengths[batches.indices(index)].max() for index in range(20))
 
 
 def test_packing_changes_the_places_of_a_steps_examples_but_not_which_they_are(some: Examples) -> None:
     packed, padded = (
-        Batches(some, BatchConfig(examples=8, sequence_length=LENGTH, packing=packing), seed=0) for packing in ("packed", "none")
+        make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH, packing=packing), seed=0) for packing in ("packed", "none")
     )
     assert all(numbers(packed.batch(index)) == numbers(padded.batch(index)) for index in range(12))
 
@@ -193,7 +195,7 @@ def test_statistics_are_of_the_batches_themselves(some: Examples) -> None:
         BatchConfig(tokens=6 * LENGTH, sequence_length=LENGTH),
         BatchConfig(examples=8, sequence_length=LENGTH, packing="none", buckets=(48,)),
     ):
-        batches = Batches(some, config, seed=0)
+        batches = make_batches(some, config, seed=0)
         steps = batches.steps_per_epoch
         made = [batches.batch(index) for index in range(steps, 2 * steps)]
         tokens = np.array([(batch["segments"] > 0).sum() for batch in made])
@@ -215,28 +217,28 @@ def test_statistics_are_of_the_batches_themselves(some: Examples) -> None:
 
 def test_what_cannot_be_batched_is_said(some: Examples) -> None:
     with pytest.raises(UserError, match=r"batch\.examples=51, but there are only 50 examples: give batch\.examples=50"):
-        Batches(some, BatchConfig(examples=51, sequence_length=LENGTH), seed=0)
+        make_batches(some, BatchConfig(examples=51, sequence_length=LENGTH), seed=0)
     with pytest.raises(UserError, match=r"does not fit a row of 16 slots"):
-        Batches(some, BatchConfig(examples=5, sequence_length=16), seed=0)
+        make_batches(some, BatchConfig(examples=5, sequence_length=16), seed=0)
     with pytest.raises(UserError, match="there are no examples to train on"):
-        Batches(make([]), BatchConfig(examples=1), seed=0)
+        make_batches(make([]), BatchConfig(examples=1), seed=0)
     with pytest.raises(UserError, match=r"batch\.rows=7, but 8 examples, one a row, need 8: give batch\.rows=8 or null"):
-        Batches(some, BatchConfig(examples=8, rows=7, sequence_length=LENGTH, packing="none"), seed=0)
+        make_batches(some, BatchConfig(examples=8, rows=7, sequence_length=LENGTH, packing="none"), seed=0)
     with pytest.raises(
         UserError, match=r"batch\.tokens=192 are 3 rows of 64 slots, which 2 devices can't share evenly: give batch\.tokens=256"
     ):
-        Batches(some, BatchConfig(tokens=192, sequence_length=LENGTH), seed=0, multiple=2)
+        make_batches(some, BatchConfig(tokens=192, sequence_length=LENGTH), seed=0, multiple=2)
 
 
 def test_too_many_tokens_a_step_are_refused_with_a_number_that_works(some: Examples) -> None:
     with pytest.raises(UserError, match=r"all examples together don't fill one such step: give batch\.tokens=\d+ or fewer") as raised:
-        Batches(some, BatchConfig(tokens=100 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
+        make_batches(some, BatchConfig(tokens=100 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
     most = int(str(raised.value).split("batch.tokens=")[-1].split()[0])
-    assert Batches(some, BatchConfig(tokens=most, sequence_length=LENGTH), seed=0, multiple=4).steps_per_epoch == 1
+    assert make_batches(some, BatchConfig(tokens=most, sequence_length=LENGTH), seed=0, multiple=4).steps_per_epoch == 1
     with pytest.raises(UserError, match="don't fill one such step"):
-        Batches(some, BatchConfig(tokens=most + 4 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
+        make_batches(some, BatchConfig(tokens=most + 4 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
     with pytest.raises(UserError, match="give more records"):
-        Batches(make([5]), BatchConfig(tokens=4 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
+        make_batches(make([5]), BatchConfig(tokens=4 * LENGTH, sequence_length=LENGTH), seed=0, multiple=4)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from numbered import equal, make, numbers
 from alpaca_jax.data import prefetch
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.errors import UserError
 
 LENGTH = 256
@@ -37,7 +37,7 @@ def some() -> Examples:
 def test_the_stream_gives_the_batches_from_any_start(
     made_by: str, some: Examples, start: int, count: int, packing: str, part: bool
 ) -> None:
-    batches = Batches(some, BatchConfig(examples=8, sequence_length=LENGTH, packing=packing), seed=0, epochs=4)
+    batches = make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH, packing=packing), seed=0, epochs=4)
     rows = slice(1, batches.rows) if part else None
     streamed = list(batches.stream(start, start + count, rows))
     assert len(streamed) == count
@@ -45,14 +45,14 @@ def test_the_stream_gives_the_batches_from_any_start(
 
 
 def test_shapes_may_change_from_step_to_step(made_by: str, some: Examples) -> None:
-    batches = Batches(some, BatchConfig(examples=1, sequence_length=LENGTH, packing="none"), seed=0)
+    batches = make_batches(some, BatchConfig(examples=1, sequence_length=LENGTH, packing="none"), seed=0)
     shapes = [batch["tokens"].shape for batch in batches.stream(0, 50)]
     assert {rows for rows, _ in shapes} == {1}
     assert {length for _, length in shapes} == {64, 128, 256}
 
 
 def test_an_exception_in_a_thread_reaches_the_caller_as_itself(made_by: str, some: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0)
+    batches = make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0)
     whole = batches.batch
 
     def broken(index: int, rows: slice | None = None) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def test_an_exception_in_a_thread_reaches_the_caller_as_itself(made_by: str, som
 
 
 def test_only_a_few_batches_are_made_ahead(made_by: str, some: Examples) -> None:
-    batches = Batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0)
+    batches = make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0)
     asked: list[int] = []
 
     def make(index: int) -> dict[str, np.ndarray]:
@@ -91,7 +91,7 @@ def test_a_missing_part_of_tensorflow_is_not_taken_for_its_absence(some: Example
     imported = __import__
     monkeypatch.setattr("builtins.__import__", broken_install)
     with pytest.raises(ModuleNotFoundError, match="flatbuffers"):
-        next(Batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0).stream(0, 1))
+        next(make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0).stream(0, 1))
 
 
 @pytest.mark.parametrize("blocked", ["", "import sys; sys.modules['tensorflow'] = None"])
@@ -102,9 +102,9 @@ import numpy as np
 from alpaca_jax.data import prefetch
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 examples = Examples.of(Example.answering(np.arange(9, dtype=np.int32), 1) for _ in range(64))
-for index, batch in enumerate(Batches(examples, BatchConfig(examples=2, sequence_length=64), 0, epochs=9).stream(0, 200)):
+for index, batch in enumerate(make_batches(examples, BatchConfig(examples=2, sequence_length=64), 0, epochs=9).stream(0, 200)):
     if index == 3:
         break
 print("left")

@@ -1,5 +1,6 @@
 """Templates: the published formats, what of them is learnt, and jinja that `transformers` renders to the same ids."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -184,43 +185,31 @@ def user_file(tmp_path: Path, jinja: str, **more: Any) -> template.Template:
     return template.get(str(file), tokenizer(**more))
 
 
-# Of a message's content, what templates in the wild look into, change or only write.
-WRITTEN = ["content", "content | trim", "content.strip()", "('' ~ content)", "('' + content).lstrip()", "(content if content is string)"]
-LOOKED_INTO = [
-    "content.split('</think>')[-1]",
-    "(content if 'b' not in content else 'none')",
-    "(content if content else 'none')",
-    "(content if content != 'b' else 'none')",
-    "content[:20]",
-    "content | upper",
-    "content | replace('a', 'b')",
-    "content | tojson",
-    "content | e",
-    "content.strip('ab ')",
-    "('%s' | format(content | title))",
-    "(content + ' ').rstrip(' a')",
-    "content | default('none', true)",
-]
+# What templates in the wild do with a message's content.
+EXPRESSIONS = {
+    "content | trim": str.strip,
+    "('' + content).lstrip()": str.lstrip,
+    "content.split('</think>')[-1]": lambda text: text.split("</think>")[-1],
+    "(content if 'b' not in content else 'none')": lambda text: "none" if "b" in text else text,
+    "(content if content else 'none')": lambda text: text or "none",
+    "content[:20]": lambda text: text[:20],
+    "content | upper": str.upper,
+    "content | tojson": lambda text: json.dumps(text, ensure_ascii=False),
+    "content.strip('ab ')": lambda text: text.strip("ab "),
+}
 
 
-def written_by(expression: str, tmp_path: Path) -> Any:
-    jinja = "{% for m in messages %}{% set content = m.content %}{{ m.role + ':' }}{{ EXPRESSION }}{{ '</s>' if m.role == 'assistant' }}"
-    return user_file(tmp_path, jinja.replace("EXPRESSION", expression) + "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}")
-
-
-@pytest.mark.parametrize("expression", WRITTEN + LOOKED_INTO)
+@pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_what_a_template_does_with_a_text_is_done_with_each(expression: str, tmp_path: Path) -> None:
-    made = written_by(expression, tmp_path)
+    jinja = "{% for m in messages %}{% set content = m.content %}{{ m.role + ':' }}{{ EXPRESSION }}{{ '</s>' if m.role == 'assistant' }}"
+    jinja = jinja.replace("EXPRESSION", expression) + "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    made, change = user_file(tmp_path, jinja), EXPRESSIONS[expression]
     for text in ("a", "b", " \n", "x</think> <y> &", ' "quoted"\\n ', "Aab\n", "\ta b"):
-        for record in (Record(text, "", text), Record(text, text, "", turns=((text, text),))):
-            assert made.pieces(record) == made.rendered(record)
+        assert made.pieces(Record(text, "", text)) == [Piece(f"user:{change(text)}assistant:", False), Piece(change(text), True)]
 
 
-@pytest.mark.parametrize("expression", WRITTEN)
-def test_where_texts_are_only_written_the_template_is_rendered_once(
-    expression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = written_by(expression, tmp_path)
+def test_a_template_of_ours_is_rendered_once_for_records_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = get("alpaca")
     first = made.pieces(Record("Q", "", "A"))
     monkeypatch.setattr(Tokenizer, "render_chat", None)
     assert made.pieces(Record(" Q1\n", "", "A1"))[1].text == "A1"

@@ -88,7 +88,7 @@ def test_jobset_counts_its_replicas():
     place = find(JOBSET | TPU)
     assert where(place) == (5, 8, f"llama-worker-0-0.llama:{environment.PORT}", "jobset")
     assert place.hosts[5] == "llama-worker-1-1" and len(place.hosts) == 8
-    with pytest.raises(UserError, match="JOB_INDEX: is absent"):
+    with pytest.raises(UserError, match="JOB_INDEX is absent"):
         find({name: value for name, value in JOBSET.items() if name != "JOB_INDEX"})
 
 
@@ -113,14 +113,14 @@ def test_tpu_pod_slices_and_the_metadata_server():
         (LAUNCHER | {"ALPACA_JAX_PROCESS": "x"}, {}, "ALPACA_JAX_PROCESS='x'"),
         (LAUNCHER | {"ALPACA_JAX_PROCESS": "4"}, {}, "ALPACA_JAX_PROCESS=4 is not below ALPACA_JAX_PROCESSES"),
         (LAUNCHER | {"ALPACA_JAX_LOCAL_PROCESS": "0"}, {}, "ALPACA_JAX_LOCAL_PROCESSES: absent"),
-        ({name: value for name, value in SLURM.items() if name != "SLURM_JOB_ID"}, {}, "SLURM_JOB_ID: is absent"),
+        ({name: value for name, value in SLURM.items() if name != "SLURM_JOB_ID"}, {}, "SLURM_JOB_ID is absent"),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, {}, "SLURM_STEP_TASKS_PER_NODE=.* doesn't fit SLURM_NTASKS=5"),
         (SLURM | {"SLURM_LOCALID": "2"}, {}, "SLURM_LOCALID=2"),
         (SLURM | {"SLURM_STEP_NODELIST": "gpu[08-1x]"}, {}, "SLURM_STEP_NODELIST"),
         ({"OMPI_COMM_WORLD_RANK": "0"}, {}, "OMPI_COMM_WORLD_SIZE"),
         ({"JOBSET_NAME": "a"}, {}, "REPLICATED_JOB_NAME"),
         (JOBSET | {"JOB_INDEX": "2"}, {}, "JOB_INDEX=2 is not below JOBSET_REPLICAS"),
-        ({"TPU_WORKER_ID": "0"}, {}, "TPU_WORKER_HOSTNAMES: is absent"),
+        ({"TPU_WORKER_ID": "0"}, {}, "TPU_WORKER_HOSTNAMES is absent"),
         (TPU | {"TPU_WORKER_ID": "2"}, {}, "TPU_WORKER_ID=2"),
         (TPU | {"MEGASCALE_NUM_SLICES": "2"}, {}, "MEGASCALE_SLICE_ID, MEGASCALE_COORDINATOR_ADDRESS: absent"),
     ],

@@ -27,7 +27,7 @@ def test_an_exception_in_one_ends_both_and_says_where(tmp_path, failing):
         assert job.codes(15) == [1, 1], job.logs()
     own, other = job.log(failing), job.log(1 - failing)
     assert "Traceback" in own and "AssertionError: a wrong turn" in own and f"rank {failing} on {os.uname().nodename}: " in own
-    assert f"rank {failing} on {os.uname().nodename} failed, and the job ends with it: AssertionError: a wrong turn" in other
+    assert f"rank {failing} on {os.uname().nodename} failed and ends the job: AssertionError: a wrong turn" in other
     assert "Traceback" not in other  # the echo of the peer's end in the collective would hide what happened
 
 
@@ -44,14 +44,14 @@ def test_a_stopped_process_ends_the_other_within_the_heartbeat(tmp_path):
         job.wait_for(tmp_path / "three")
         os.kill(job.processes[1].pid, signal.SIGSTOP)
         assert job.processes[0].wait(25) in (-signal.SIGABRT, 201)  # the heartbeat of the test is 10 s
-    assert f"rank 1 on {os.uname().nodename} (process {job.processes[1].pid}) says nothing" in job.log(0)
+    assert f"rank 1 on {os.uname().nodename} (process {job.processes[1].pid}) has been silent" in job.log(0)
 
 
 def test_a_step_that_never_ends_is_shown_and_ends_both(tmp_path):
     with scripted(tmp_path, "time.sleep(1000 * (rank == 1 and step == 4))", stuck=0.05) as job:
         job.wait_for(tmp_path / "three")
         assert job.codes(20) == [201, 201], job.logs()
-    assert "stuck for" in job.logs() and "what each thread is at" in job.logs()
+    assert "stuck for" in job.logs() and "the stack of each thread" in job.logs()
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def test_another_number_of_processes(ranks):
     job = ranks()
     job.start(0)
     job.start(1, size=4)
-    assert "rank 1 on n1" in (text := job.refusal()) and "says that there are 4 processes, rank 0 on n0 says 3" in text
+    assert "rank 1 on n1" in (text := job.refusal()) and "says that there are 4 processes, the lead (rank 0) on n0 says 3" in text
 
 
 def test_ranks_that_do_not_come_are_named_with_their_hosts(ranks):
@@ -151,7 +151,7 @@ def test_ranks_that_do_not_come_are_named_with_their_hosts(ranks):
     job.start(0)
     job.start(1)
     text = job.refusal(Lost)
-    assert "ranks 2-3 of 4 did not come" in text and "expected on c, d" in text and "ranks 0-1 (n0, n1)" in text
+    assert "ranks 2-3 of 4 did not arrive" in text and "expected on c, d" in text and "ranks 0-1 (n0, n1)" in text
 
 
 def test_a_process_that_was_killed_while_it_waited_may_come_again(ranks):
@@ -188,7 +188,7 @@ def test_a_folder_that_is_not_shared(ranks, tmp_path):
     job = ranks(3)
     for rank in range(3):
         job.start(rank, folder=tmp_path / "other" if rank == 2 else None)
-    assert "is not one folder for all" in (text := job.refusal()) and "rank 2 (n2)" in text
+    assert "is not shared" in (text := job.refusal()) and "rank 2 (n2)" in text
     job = ranks(2)
     for rank in range(2):
         job.start(rank, folder="gs://bucket/run")  # shared by its nature
@@ -229,7 +229,7 @@ def test_a_coordinator_that_does_not_resolve_or_refuses(ranks):
     job.start(1)
     results = job.finish()
     assert "nowhere.invalid does not resolve on n1" in str(results[1]) and isinstance(results[1], UserError)
-    assert "rank 1 of 2 did not come" in str(results[0]) and "the name nowhere.invalid does not resolve" in str(results[0])
+    assert "rank 1 of 2 did not arrive" in str(results[0]) and "the name nowhere.invalid does not resolve" in str(results[0])
     job = ranks(2, minutes=1 / 60)
     job.start(1)
     text = job.refusal(Lost)

@@ -1,4 +1,4 @@
-"""Random tiny LLaMA models as `transformers` makes and saves them."""
+"""Random tiny LLaMA models created and saved by `transformers`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def make_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Any:
-    """`make(**config)`: a folder that `transformers` saved (with a tokenizer), and its model in fp32."""
+    """`make(**config)`: a folder saved by `transformers` (with a tokenizer), and its model in fp32."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 
@@ -20,7 +20,7 @@ def make_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 12,  # not hidden_size / heads, so that nothing may assume it
+            "head_dim": 12,  # not hidden_size / heads, to catch code that assumes it
             "max_position_embeddings": 128,
             "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
             "rms_norm_eps": 1e-6,
@@ -29,7 +29,7 @@ def make_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
         torch.manual_seed(0)
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**sizes, **changes})).eval()
         for name, weight in model.named_parameters():
-            if "norm" in name:  # they start as ones, which hides a mistake
+            if "norm" in name:  # they are initialized to one, which would hide mistakes
                 torch.nn.init.uniform_(weight, 0.5, 1.5)
         folder = tmp_path_factory.mktemp("llama")
         model.save_pretrained(folder, max_shard_size=shard)

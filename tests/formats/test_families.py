@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from decoding import batch_of
 
-from alpaca_jax.formats import names, pretrained
+from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import flatten
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and transformers
 
@@ -165,7 +166,7 @@ def test_each_new_weight_shows_and_has_a_gradient(case: str, make: Any) -> None:
         return llama.logits(params, llama.forward(opened.architecture, params, tokens, segments, positions))
 
     expected = logits(params)
-    gradients = dict(names.leaves(jax.grad(lambda params: logits(params).var())(params)))
+    gradients = flatten(jax.grad(lambda params: logits(params).var())(params))
     new = [path for path in gradients if path[-1].endswith("_bias") or path[-2] in ("query_norm", "key_norm")]
     assert len(new) == (6 if case == "qwen3, all" else 4)
     for path in new:

@@ -12,10 +12,10 @@ import pytest
 
 from alpaca_jax.formats import files, model, pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
-from alpaca_jax.formats.names import leaves, weights
-from alpaca_jax.formats.tensors import nested
+from alpaca_jax.formats.names import weights
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten, unflatten
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -37,8 +37,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize("127.0.0.1:" + sys.argv[1], 2, int(sys.argv[2]))
 import numpy as np
 from alpaca_jax.formats import files, pretrained
-from alpaca_jax.formats.names import leaves
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import flatten
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 
 read_at, read = files.read_at, 0
@@ -55,9 +55,9 @@ expected = dict(np.load(sys.argv[4]))
 results = {}
 for name, sizes in json.loads(sys.argv[5]).items():
     config = MeshConfig(**sizes)
-    places = dict(leaves(Layout(make_mesh(config), config).tree(llama.specs(opened.architecture), "weights")))
+    places = flatten(Layout(make_mesh(config), config).tree(llama.specs(opened.architecture), "weights"))
     read = 0
-    params = dict(leaves(pretrained.load_params(opened, place=lambda path: places[path])))
+    params = flatten(pretrained.load_params(opened, place=lambda path: places[path]))
     wrong = [".".join(path) for path, array in params.items() if not array.sharding.is_equivalent_to(places[path], array.ndim)]
     for path, array in params.items():
         whole = expected[".".join(path)]
@@ -76,7 +76,7 @@ def sharded(tiny_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     random = np.random.default_rng(0)
     params = {path: random.standard_normal(weight.shape, np.float32) for path, weight in weights(LARGE).items()}
-    made = model.in_memory(LARGE, Tokenizer.load(tiny_tokenizer), nested(params))
+    made = model.in_memory(LARGE, Tokenizer.load(tiny_tokenizer), unflatten(params))
     size = sum(weight.nbytes for weight in params.values())
     huggingface_export.export(folder / "hf", made, shard_bytes=size // 8)
     assert len(list((folder / "hf").glob("*.safetensors"))) >= 8
@@ -129,7 +129,7 @@ def test_one_process_reads_each_byte_once_however_many_devices_share_it(mesh, sh
     folder, size = sharded
     opened = pretrained.open(folder / "hf")
     config = MeshConfig(**MESHES[mesh])
-    places = dict(leaves(Layout(make_mesh(config, jax.devices()[:8]), config).tree(llama.specs(LARGE), "weights")))
+    places = flatten(Layout(make_mesh(config, jax.devices()[:8]), config).tree(llama.specs(LARGE), "weights"))
     counts = []
     monkeypatch.setattr(files, "read_at", functools.partial(_counted, files.read_at, counts))
     pretrained.load_params(opened, place=lambda path: places[path])

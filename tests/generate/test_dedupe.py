@@ -6,7 +6,7 @@ import pytest
 from rouge_score import rouge_scorer
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.generate.dedupe import Evaluations, Seen
+from alpaca_jax.generate.dedupe import Evaluations, RougeSeen
 
 
 def test_it_is_rouge_l(data_dir):
@@ -19,7 +19,7 @@ def test_it_is_rouge_l(data_dir):
         words = one.split()
         other = " ".join(chance.sample(words, max(1, int(len(words) * chance.uniform(0.6, 1.0))))) if chance.random() < 0.5 else one
         other += " " + " ".join(chance.choices(["a", "the", "of", "new", "one"], k=chance.randrange(5)))
-        seen = Seen(0.7)
+        seen = RougeSeen(0.7)
         seen.add(one)
         expected = scorer.score(one, other)["rougeL"].fmeasure > 0.7
         assert seen.holds(other) == expected, (one, other)
@@ -28,7 +28,7 @@ def test_it_is_rouge_l(data_dir):
 
 
 def test_texts_without_ascii_words_are_compared_whole():
-    seen = Seen(0.7)
+    seen = RougeSeen(0.7)
     seen.add("東京について教えて")
     assert seen.holds("東京について教えて ")
     assert not seen.holds("富士山の高さは")
@@ -36,11 +36,11 @@ def test_texts_without_ascii_words_are_compared_whole():
 
 
 def test_nothing_is_seen_at_first():
-    assert not Seen(0.7).holds("Name a river.")
+    assert not RougeSeen(0.7).holds("Name a river.")
 
 
 def test_threads_give_each_word_its_own_letter():
-    seen = Seen(0.7)
+    seen = RougeSeen(0.7)
     texts = [f"alpha{i} beta{i} gamma{i} delta{i}" for i in range(400)]
     threads = [threading.Thread(target=lambda k=k: [seen.holds(text) for text in texts[k::8]]) for k in range(8)]
     for thread in threads:
@@ -61,7 +61,7 @@ def test_fault_7_evaluation_sets_are_kept_out(data_dir):
     assert not evaluations.hold("Name three rivers of Asia.", "", "The Ob, the Lena and the Amur.")
 
 
-@pytest.mark.parametrize(("content", "said"), [('{"x": 1}', "record 1: has neither"), ("{", "can't be read")])
+@pytest.mark.parametrize(("content", "said"), [('{"x": 1}', "record 1: has no instruction"), ("{", "can't be read")])
 def test_an_evaluation_set_that_is_none(tmp_path, content, said):
     (tmp_path / "e.jsonl").write_text(content)
     with pytest.raises(UserError, match=said):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,13 @@ def config(tmp_path, server, count=10, teacher=None, method="magpie", **more):
 
 def kept(tmp_path):
     return records.read(tmp_path / "run")
+
+
+def logged(tmp_path):
+    """Every whole line of the log, settings first, its shards joined as in the one file that logs used to be."""
+    shards = [path.read_text().split("\n") for path in sorted((tmp_path / "run" / "records" / "answers").iterdir())]
+    lines = [json.loads(line) for shard in shards for line in shard if line.endswith("}")]
+    return [lines[0], *(line for line in lines if "settings" not in line)]
 
 
 def asked(server):
@@ -127,6 +135,35 @@ def test_replay_needs_no_teacher_and_other_filters_cost_nothing(tmp_path, monkey
         verb.run(stricter)
     with pytest.raises(UserError, match="no log of answers"):
         verb.run(parse(Config, {**to_mapping(again), "dir": str(tmp_path / "other")}))
+
+
+def test_a_log_in_one_file_as_of_before_shards_resumes_and_replays(tmp_path):
+    folder = tmp_path / "run" / "records"
+    with scripted_teacher() as server:
+        verb.run(config(tmp_path, server, count=8, teacher={"concurrency": 1, "prices": PRICES}))
+        straight, lines = kept(tmp_path), logged(tmp_path)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        # The last answer was never seen: its instruction is there, and what it may have cost.
+        assert "answer" in lines.pop()
+        old = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines) + '{"index": 7, "st'
+        (folder / "answers.jsonl").write_text(old)
+        replayed = verb.run(config(tmp_path, server, count=8, replay=True))
+        assert replayed.counts == {"kept": 7, "unanswered": 1}
+        assert not (folder / "answers").exists()
+
+        server.bodies.clear()
+        resumed = verb.run(config(tmp_path, server, count=8, teacher={"prices": PRICES}))
+        assert len(server.bodies) == 1
+        assert kept(tmp_path) == straight
+        assert resumed.requests == 16
+        assert resumed.doubtful_dollars == pytest.approx(lines[-1]["may_cost"], abs=1e-6)
+        assert verb.run(config(tmp_path, server, count=8, replay=True)).counts == {"kept": 8}
+        assert kept(tmp_path) == straight
+        with pytest.raises(UserError, match=r"answers\.jsonl holds the answers of another run:\s+seed: 0 there, 5 now"):
+            verb.run(config(tmp_path, server, count=8, seed=5))
+        assert len(server.bodies) == 1
+    assert (folder / "answers.jsonl").read_text() == old
 
 
 def test_another_seed_in_the_same_folder_is_refused(tmp_path):
@@ -217,7 +254,7 @@ def test_a_little_nonsense_is_dropped_and_counted(tmp_path):
 def test_a_teacher_lost_on_the_way_loses_no_answer(tmp_path, reply):
     with (
         scripted_teacher(lambda number, body: reply if number >= 9 else None) as server,
-        pytest.raises(Lost, match="start the same command again"),
+        pytest.raises(Lost, match="run the same command again"),
     ):
         verb.run(config(tmp_path, server))
     assert not (tmp_path / "run" / "records" / "records.jsonl").exists()
@@ -244,7 +281,7 @@ def test_a_refused_or_missing_key_is_the_users(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_it_and_leaves_no_half_line(tmp_path, monkeypatch):
-    from alpaca_jax.generate import log
+    from alpaca_jax.teacher import log
 
     real, calls = log.append_line, []
 
@@ -252,12 +289,13 @@ def test_a_full_disk_ends_it_and_leaves_no_half_line(tmp_path, monkeypatch):
         calls.append(path)
         if len(calls) > 6:
             raise UserError(f"{path}: the disk is full")
-        real(path, line)
+        return real(path, line)
 
     monkeypatch.setattr(log, "append_line", full)
     with scripted_teacher() as server, pytest.raises(UserError, match="disk is full"):
         verb.run(config(tmp_path, server))
-    assert all(json.loads(line) for line in (tmp_path / "run" / "records" / "answers.jsonl").read_text().splitlines())
+    (shard,) = (tmp_path / "run" / "records" / "answers").iterdir()
+    assert len([json.loads(line) for line in shard.read_text().splitlines()]) == 6
 
 
 SCRIPT = """
@@ -294,14 +332,11 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
         process.wait()
         slow.set()
         time.sleep(0.1)
-        answers = [
-            json.loads(line) for line in (tmp_path / "run" / "records" / "answers.jsonl").read_text().split("\n")[1:] if line.endswith("}")
-        ]
-        logged = {line["request"]["seed"] for line in answers if "request" in line}
-        assert len(logged) >= 10
+        safe = {line["request"]["seed"] for line in logged(tmp_path) if "request" in line}
+        assert len(safe) >= 10
         manifest = verb.run(made)
         counted = asked(server)
-    assert all(counted[seed] == 1 for seed in logged)
+    assert all(counted[seed] == 1 for seed in safe)
     assert sum(counted.values()) - len(counted) <= 4  # those in flight when it was killed, whose answers nobody saw
     assert 0 < manifest.doubtful_dollars <= 4 * max(256, 512) * 3e-6
     with scripted_teacher() as straight:
@@ -317,8 +352,7 @@ def test_ctrl_c_waits_for_answers_that_are_paid_for(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         sent = len(server.bodies)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "records" / "answers.jsonl").read_text().splitlines()[1:]]
-    assert sum("answer" in line for line in lines) == sent
+    assert sum("answer" in line for line in logged(tmp_path)) == sent
 
 
 def test_filters_and_count_may_change_between_two_starts(tmp_path):

@@ -1,4 +1,4 @@
-"""A folder with a tokenizer of bytes and a few records of every kind."""
+"""A folder with a byte tokenizer and a few records of each kind."""
 
 import json
 

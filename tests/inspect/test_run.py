@@ -11,7 +11,7 @@ from rich.console import Console
 from alpaca_jax import __main__ as cli
 from alpaca_jax.config import parse
 from alpaca_jax.data import builder
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.run import run
 from alpaca_jax.tokenizer import Tokenizer
@@ -56,7 +56,7 @@ def test_what_is_learnt_stands_between_marks_in_plain_text(files, shown):
     _, text, _ = shown
     settings = config(files, "unused")
     data = builder.load_examples(settings.data, settings.data.records, Tokenizer.load(files / "tokenizer"))
-    batch = Batches(data.examples["train"], settings.batch, 0, 2).batch(0)
+    batch = make_batches(data.examples["train"], settings.batch, 0, 2).batch(0)
     assert text.count("\u27e6") == text.count("\u27e7") >= 1 + 5  # the legend, and each example
     assert f"batch 0, row 0 of {len(batch['tokens'])}" in text
     assert text.count("  example ") == 5

@@ -15,7 +15,7 @@ from alpaca_jax.cluster.job import Job, State
 from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.slurm import backend as slurm
 from alpaca_jax.cluster.tpu import backend as tpu_pod
-from alpaca_jax.jobs import progress, queue, sweep
+from alpaca_jax.jobs import figures, queue, sweep
 from alpaca_jax.launcher.config import LauncherConfig
 
 WAITS = "(folder / f'up-{rank}').touch()\nwhile not (folder.parent / 'go').exists():\n    time.sleep(0.05)\n"
@@ -120,14 +120,14 @@ def test_a_job_that_lost_its_supervisor_says_so_after_two_looks(tmp_path, jobs):
 
 def test_what_a_run_has_come_to_is_read_from_its_files(tmp_path):
     run = str(tmp_path)
-    assert progress.last_step(run) == (None, None) and progress.objective(run, "heldout_loss") is None
+    assert figures.last_step(run) == (None, None) and figures.objective(run, "heldout_loss") is None
     (tmp_path / "train").mkdir()
     metrics = tmp_path / "train" / "metrics.jsonl"
     metrics.write_text('{"step": 1, "loss": 3.0, "heldout_loss": 2.5}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
-    assert progress.last_step(run) == (2, 2.0)
-    assert progress.objective(run, "heldout_loss") == 2.5
+    assert figures.last_step(run) == (2, 2.0)
+    assert figures.objective(run, "heldout_loss") == 2.5
     (tmp_path / "train" / "summary.json").write_text('{"heldout_loss": 2.25, "heldout": {"loss": 2.0}, "name": "x"}')
-    assert [progress.objective(run, key) for key in ("heldout_loss", "heldout.loss", "name")] == [2.25, 2.0, None]
+    assert [figures.objective(run, key) for key in ("heldout_loss", "heldout.loss", "name")] == [2.25, 2.0, None]
 
 
 @pytest.mark.parametrize(

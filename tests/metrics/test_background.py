@@ -1,4 +1,4 @@
-"""Trackers are fed aside: they go on with their run after a restart, and no failure of theirs reaches the training."""
+"""Trackers run in the background: they continue their run after a restart, and their failures never reach the training."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SETTINGS = {"optimizer": {"learning_rate": 1e-4, "betas": [0.9, 0.999]}, "seed":
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A module that keeps what is asked of it in place of wandb's."""
+    """A module in place of wandb's that records its calls."""
     fake = types.ModuleType("wandb")
     fake.inits, fake.lines, fake.metrics, fake.finished, fake.quiet = [], [], [], 0, []
 
@@ -42,7 +42,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def mlflow(monkeypatch):
-    """The same for mlflow: a server in memory."""
+    """A module in place of mlflow's: a server in memory."""
     fake = types.ModuleType("mlflow")
     fake.uris, fake.experiments, fake.runs = [], {}, {}
 
@@ -187,7 +187,7 @@ def run(tracker, folder, steps=3, **options):
 def test_a_failure_is_said_once_and_the_later_lines_arrive(tmp_path):
     tracker = Flaky(writes=[ConnectionError("no route"), ConnectionError("no route"), None])
     (warning,) = run(tracker, tmp_path)
-    assert "flaky fails (ConnectionError: no route)" in warning and "metrics.jsonl holds every number" in warning
+    assert "flaky fails (ConnectionError: no route)" in warning and "metrics.jsonl has every number" in warning
     assert tracker.taken == [3] and tracker.closed
 
 
@@ -228,7 +228,7 @@ def test_a_tracker_that_falls_behind_loses_lines_not_memory(tmp_path, monkeypatc
     released.set()
     sink.close()
     assert tracker.taken == [1, 2]
-    assert warnings == ["flaky is 2 lines behind the run; the run goes on without it, metrics.jsonl holds every number"]
+    assert warnings == ["flaky is 2 lines behind the run; the run continues without it, and metrics.jsonl has every number"]
 
 
 def test_an_id_is_kept_even_where_the_rest_of_the_opening_fails(tmp_path):

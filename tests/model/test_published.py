@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from alpaca_jax import __main__ as cli
 from alpaca_jax import config as configuration
 from alpaca_jax.formats import names
+from alpaca_jax.help import Catalog, header
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import ALWAYS, CAN, Architecture
+from alpaca_jax.model.tree import flatten
 from tools import goldens
 
-CATALOG = configuration.Catalog("train", [configuration.directory()])
+CATALOG = Catalog("train", [configuration.directory()])
 WITH_SOURCE = {"base", "smollm2"}  # no sizes of their own
 SCHEMES = ("huggingface", "gguf", "meta")
 
@@ -45,11 +47,11 @@ def test_its_weights_are_those_of_the_golden_table(architectures):
 
 def test_it_has_the_published_number_of_parameters(architectures):
     for name, architecture in architectures.items():
-        header = " ".join(configuration.header(CATALOG.file(f"model/{name}.yaml")))
-        total = sum(math.prod(spec.shape) for _, spec in names.leaves(llama.specs(architecture)))
+        text = " ".join(header(CATALOG.file(f"model/{name}.yaml")))
+        total = sum(math.prod(spec.shape) for spec in flatten(llama.specs(architecture)).values())
         assert total == architecture.num_parameters, name
         if name != "tiny":
-            (published,) = re.findall(r"([\d,]+) parameters", header)
+            (published,) = re.findall(r"([\d,]+) parameters", text)
             assert total == int(published.replace(",", "")), name
 
 
@@ -91,7 +93,7 @@ def relatives(draw):
 @given(relatives())
 def test_every_weight_of_any_relative_has_one_name(architecture):
     check_names(architecture)
-    specs = dict(names.leaves(llama.specs(architecture)))
+    specs = flatten(llama.specs(architecture))
     assert sum(math.prod(spec.shape) for spec in specs.values()) == architecture.num_parameters
     assert (("layers", "attention", "query_bias") in specs) == architecture.qkv_bias
     assert (("layers", "attention", "out_bias") in specs) == architecture.out_bias
@@ -100,7 +102,7 @@ def test_every_weight_of_any_relative_has_one_name(architecture):
 
 def check_names(architecture):
     """The table of names maps our weights one to one: the same paths and shapes, other names, and as many numbers there."""
-    specs, known = dict(names.leaves(llama.specs(architecture))), names.weights(architecture)
+    specs, known = flatten(llama.specs(architecture)), names.weights(architecture)
     assert known.keys() == specs.keys()
     for scheme in SCHEMES:
         theirs = {path: weight.tensors(scheme) for path, weight in known.items()}

@@ -1,4 +1,4 @@
-"""The files that the stages of a finished run leave, with figures of the size that the laptop's run has."""
+"""The output files of a finished run's stages, with figures like those of the laptop's run."""
 
 import dataclasses
 import random
@@ -26,7 +26,7 @@ SAMPLES = [
 
 @pytest.fixture
 def finished_run(tmp_path):
-    """The config and the markers of a run whose files lie in tmp_path."""
+    """The config and the markers of a run with its files in tmp_path."""
     return make(tmp_path)
 
 

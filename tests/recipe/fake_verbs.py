@@ -1,7 +1,7 @@
-"""Stands for `python -m alpaca_jax`: `fake_verbs.py VERB key=value ... [--cfg]` leaves a file in dir/VERB and does what it is told.
+"""A fake `python -m alpaca_jax`: `fake_verbs.py VERB key=value ... [--cfg]` writes a file to dir/VERB and follows its keys.
 
-Keys: dir, exit (a code to end with), sleep (seconds), hang (seconds, at its first start), restarts (end with 200 so many times
-first), spawn (start a child that sleeps), megabytes (to hold), wrong (a key that no verb has).
+Keys: dir, exit (an exit code), sleep (seconds), hang (seconds, at its first start), restarts (first exit with 200 this many times),
+spawn (start a child that sleeps), megabytes (to allocate), wrong (a key that no verb has).
 """
 
 import os

@@ -81,7 +81,7 @@ def test_page_is_whole_and_refers_to_nothing_outside(published):
 
 def test_page_shows_every_part_and_escapes_what_models_wrote(published):
     text = Page(published[1]).text
-    for part in ("Held-out loss", "Training", "Samples", "Data", "The bill", "Environment", "Make it again"):
+    for part in ("Held-out loss", "Training", "Samples", "Data", "The bill", "Environment", "Reproduce this run"):
         assert part in text
     for figure in ("1.738", "96", "16,830", "134,515,008", "7 min 24 s", "91.0%", "near duplicate"):
         assert figure in text

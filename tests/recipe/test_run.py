@@ -1,4 +1,4 @@
-"""A recipe goes on from where it was stopped, does anew what has changed, and leaves no process behind."""
+"""A recipe resumes where it was stopped, reruns what has changed, and leaves no process behind."""
 
 import json
 import os
@@ -172,7 +172,7 @@ def test_second_recipe_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("alpaca_jax.recipe.run.LOCK_SECONDS", 0.5)
     process = start(tmp_path, train={"sleep": 60})
     wait_for(lambda: len(pids(tmp_path)) == 2)
-    with pytest.raises(UserError, match="another recipe is at work"):
+    with pytest.raises(UserError, match="another recipe is running"):
         run(recipe(tmp_path), PREFIX)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)

@@ -29,7 +29,7 @@ NAME = "tiny"
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """Every byte is a token, and there are ChatML's special ones."""
+    """A tokenizer with a token for each byte, and ChatML's special tokens."""
     alphabet = SPECIALS + sorted(pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(models.BPE({token: id for id, token in enumerate(alphabet)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -60,13 +60,13 @@ def params(architecture):
 
 @pytest.fixture(scope="session")
 def batch(architecture, params):
-    """Another batch on the same weights, to compare with."""
+    """A second batch with the same weights, for comparison."""
     return batch_of(architecture, params, slots=4, max_length=200)
 
 
 @pytest.fixture(scope="session")
 def running(architecture, tokenizer):
-    """A context in which a batch is served."""
+    """A context that serves a batch."""
 
     @contextlib.contextmanager
     def run(batch):

@@ -1,4 +1,4 @@
-"""An object store on loopback: the emulator of Google's, started here and gone with the session."""
+"""An object store on loopback: an emulator of Google's, started for the test session."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ NUMBERS = itertools.count()
 
 
 def _tell_generations(server, objects):
-    """Makes the emulator name the generation of what it sends, as Google's store does and TensorStore expects of what it reads again."""
+    """Makes the emulator send the generation of an object, as Google's store does and TensorStore expects when it reads again."""
     whole = objects.download
 
     def download(request, response, storage, *args, **kwargs):
@@ -27,7 +27,7 @@ def _tell_generations(server, objects):
 
 @pytest.fixture(scope="session")
 def emulator():
-    """The address of an emulator with the bucket `bkt`; processes started later find it through the environment."""
+    """The address of an emulator with the bucket `bkt`; child processes find it through the environment."""
     pytest.importorskip("gcsfs")
     server = pytest.importorskip("gcp_storage_emulator.server")
     with socket.socket() as free:
@@ -47,5 +47,5 @@ def emulator():
 
 @pytest.fixture
 def gs(emulator):
-    """The address of a folder of its own in the bucket."""
+    """The address of a fresh folder in the bucket."""
     return f"gs://bkt/{os.getpid()}/{next(NUMBERS)}"

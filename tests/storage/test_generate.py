@@ -7,6 +7,7 @@ from alpaca_jax import records, storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import run as verb
 from alpaca_jax.generate.config import Config, Magpie
+from alpaca_jax.teacher import log
 from alpaca_jax.teacher.config import TeacherConfig
 
 
@@ -28,7 +29,8 @@ def config(gs, server, count):
     return Config(dir=gs, count=count, method="magpie", magpie=Magpie(prefix="<user>", stop=("<end>",)), teacher=teacher)
 
 
-def test_another_machine_goes_on_from_what_was_put(gs, host):
+def test_another_machine_goes_on_from_what_was_put(gs, host, monkeypatch):
+    monkeypatch.setattr(log, "SHARD", 3)
     with scripted_teacher() as server:
         home = host("one")
         verb.run(config(gs, server, 4))
@@ -42,7 +44,10 @@ def test_another_machine_goes_on_from_what_was_put(gs, host):
         assert not seeds & {body["seed"] for body in server.bodies}
     found = records.read(gs)
     assert len(found.records) == manifest.records == 8 and found.records[:4] == first.records and found.sha256 == manifest.sha256
-    assert sorted(storage.objects(storage.at(f"{gs}/records"))) == ["answers.jsonl", "config.yaml", "manifest.json", "records.jsonl"]
+    assert sorted(storage.objects(storage.at(f"{gs}/records"))) == [
+        *("answers/00000000.jsonl", "answers/00000003.jsonl", "answers/00000006.jsonl"),
+        *("config.yaml", "manifest.json", "records.jsonl"),
+    ]
 
 
 def test_a_run_whose_last_put_failed_goes_on_from_this_machine(gs, host, monkeypatch):
@@ -52,9 +57,25 @@ def test_a_run_whose_last_put_failed_goes_on_from_this_machine(gs, host, monkeyp
             patch.setattr(verb.Spool, "_put_all", lambda self: (_ for _ in ()).throw(ConnectionResetError("away")))
             with pytest.raises(UserError, match=r"can't be reached .* lies in"):
                 verb.run(config(gs, server, 4))
-        (log,) = home.rglob("answers.jsonl")
-        assert log.read_text().count("\n") > 4
+        (shard,) = home.rglob("00000000.jsonl")
+        assert shard.read_text().count("\n") > 4
         server.bodies.clear()
         verb.run(config(gs, server, 4))
         assert not server.bodies
-    assert not log.exists() and len(records.read(gs).records) == 4
+    assert not shard.exists() and len(records.read(gs).records) == 4
+
+
+def test_a_log_in_one_file_as_of_before_shards_is_gone_on_from(gs, host):
+    with scripted_teacher() as server:
+        host("one")
+        verb.run(config(gs, server, 4))
+        folder = storage.at(f"{gs}/records")
+        old = (folder / "answers" / "00000000.jsonl").read_bytes()
+        storage.remove(folder / "answers")
+        (folder / "answers.jsonl").write_bytes(old)
+        server.bodies.clear()
+        host("two")
+        verb.run(config(gs, server, 5))
+        assert len(server.bodies) == 2
+    assert len(records.read(gs).records) == 5
+    assert (folder / "answers.jsonl").read_bytes() == old

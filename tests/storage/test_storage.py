@@ -74,14 +74,14 @@ class HttpError(Exception):
     ],
 )
 def test_what_a_store_answers_is_told_in_words(error, said):
-    with pytest.raises(UserError, match=said), storage.told("gs://bkt/run"):
+    with pytest.raises(UserError, match=said), storage.explained("gs://bkt/run"):
         raise error
-    with pytest.raises(type(error)), storage.told("runs/local"):
+    with pytest.raises(type(error)), storage.explained("runs/local"):
         raise error
 
 
 def test_a_bug_of_ours_stays_one():
-    with pytest.raises(ValueError, match="wrong") as raised, storage.told("gs://bkt/run"):
+    with pytest.raises(ValueError, match="wrong") as raised, storage.explained("gs://bkt/run"):
         raise ValueError("wrong")
     assert not isinstance(raised.value, UserError)
 

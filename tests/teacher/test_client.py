@@ -77,12 +77,12 @@ def test_retry_after_is_obeyed(client):
         start = time.monotonic()
         ask(client(server.base_url))
         assert time.monotonic() - start >= 0.5
-        assert "asks for 0.5 s" in client.said[0]
+        assert "asks to wait 0.5 s" in client.said[0]
 
 
 def test_a_server_that_asks_for_too_much_patience_is_lost_at_once(client):
     with scripted_teacher(lambda number, body: error(429, retry_after="4000")) as server:
-        with pytest.raises(Lost, match="asks for 4000 s"):
+        with pytest.raises(Lost, match="asks to wait 4000 s"):
             ask(client(server.base_url))
         assert len(server.bodies) == 1
 
@@ -172,7 +172,7 @@ def test_a_missing_key_names_its_variable(monkeypatch):
     monkeypatch.delenv("TEST_KEY", raising=False)
     with pytest.raises(UserError, match="TEST_KEY is not set"):
         key(TeacherConfig(model="m", key_env="TEST_KEY"))
-    with pytest.raises(UserError, match="hosted teacher wants a key"):
+    with pytest.raises(UserError, match="hosted teacher needs a key"):
         key(TeacherConfig(model="m"))
     assert key(TeacherConfig(model="m", base_url="http://127.0.0.1:1/v1")) is None
 

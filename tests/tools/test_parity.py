@@ -6,7 +6,7 @@ import pytest
 
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Example, Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer.optimizer import OptimizerConfig
@@ -25,7 +25,7 @@ def examples():
 
 
 def batches(packing):
-    return Batches(examples(), BatchConfig(examples=STEP_EXAMPLES, sequence_length=32, packing=packing), seed=0)
+    return make_batches(examples(), BatchConfig(examples=STEP_EXAMPLES, sequence_length=32, packing=packing), seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,17 @@ def files(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """Runs of the same shapes, of which there are many here, compile their step once."""
+    """Lets the many runs with equal shapes compile their step only once."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     yield
     jax.config.update("jax_compilation_cache_dir", None)
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The job of one device that the other processes of these tests are too."""
+@pytest.fixture(autouse=True, scope="module")
+def one_device() -> Iterator[None]:
+    """Uses one device, like the child processes of these tests."""
     first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: first)
-    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        patch.setattr(jax, "device_count", lambda *_: 1)
+        yield

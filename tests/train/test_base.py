@@ -29,7 +29,8 @@ def base(files, tmp_path_factory):
 
 def settings(files, folder, base, **changes):
     optimizer = {"learning_rate": 1e-2, "frozen": FROZEN, "ema": 0.5, "warmup": 0.0}
-    return config(files, folder, **{"steps": STEPS, "model": {"source": str(base / "train")}, "optimizer": optimizer} | changes)
+    model = {"source": str(base / "train")} if base else mapping(files, folder)["model"]
+    return config(files, folder, **{"steps": STEPS, "model": model, "optimizer": optimizer} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,12 @@ def test_another_run_starts_from_it(files, tuned, tmp_path):
 
 
 def test_random_weights_have_no_base_so_checkpoints_keep_them(files, tmp_path):
-    run(settings(files, tmp_path, None, model=mapping(files, tmp_path)["model"], steps=2))
+    run(settings(files, tmp_path, None, steps=2))
     assert "embed.weight" in names(tmp_path, 2) and "base" not in json.loads((tmp_path / "train/model/architecture.json").read_text())
-    run(settings(files, tmp_path, None, model=mapping(files, tmp_path)["model"], steps=2, checkpoint={"keep": 3}))
+    before = checkpoint.restore_params(tmp_path / "train" / "checkpoints", 2)
+    shutil.rmtree(tmp_path / "train" / "checkpoints" / "2")
+    run(settings(files, tmp_path, None, steps=2))
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, checkpoint.restore_params(tmp_path / "train" / "checkpoints", 2)))
 
 
 def test_a_run_whose_checkpoints_hold_frozen_weights_goes_on_keeping_them(files, base, tuned, tmp_path, monkeypatch):

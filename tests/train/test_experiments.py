@@ -11,7 +11,7 @@ from training import losses
 
 from alpaca_jax import __main__ as cli
 from alpaca_jax.data import builder
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.trainer import optimizer as optimizers
 
@@ -37,7 +37,7 @@ def alpaca(data_dir, tmp_path_factory):
 )
 def test_the_published_recipes_take_the_published_steps(alpaca, name, epochs, steps, rows):
     config = composed(f"experiment={name}")
-    batches = Batches(alpaca.examples["train"], config.batch, config.seed, config.epochs)
+    batches = make_batches(alpaca.examples["train"], config.batch, config.seed, config.epochs)
     assert (config.epochs, config.epochs * batches.steps_per_epoch, batches.rows) == (epochs, steps, rows)
     assert batches.left_out == len(alpaca.examples["train"]) - 406 * 128
     if rows == 8:
@@ -49,7 +49,7 @@ def test_the_published_recipes_take_the_published_steps(alpaca, name, epochs, st
 
 def test_the_padded_and_the_packed_recipe_take_the_same_examples_a_step(alpaca):
     padded, packed = (
-        Batches(alpaca.examples["train"], composed(f"experiment={name}").batch, 0) for name in ("alpaca_7b", "alpaca_7b_packed")
+        make_batches(alpaca.examples["train"], composed(f"experiment={name}").batch, 0) for name in ("alpaca_7b", "alpaca_7b_packed")
     )
     for index in (0, 17, 405):
         assert padded.indices(index).tolist() == packed.indices(index).tolist()

@@ -18,7 +18,7 @@ from training import config
 from alpaca_jax import checkpoint
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.errors import Restart
-from alpaca_jax.formats import native
+from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.names import weights
 from alpaca_jax.train import run as verb
@@ -197,8 +197,8 @@ def test_the_process_ends_with_a_run_that_is_killed(made, tmp_path):
 
 def same(folder, step):
     """Whether the folder of a step holds its checkpoint bit for bit."""
-    exported = huggingface.open(folder / "train" / "hf" / str(step))
-    trained = native.open(native.find(folder / "train" / "checkpoints" / str(step)))
+    exported = huggingface.open_folder(folder / "train" / "hf" / str(step))
+    trained = pretrained.open(folder / "train" / "checkpoints" / str(step))
     assert exported.architecture == trained.architecture
     return all(exported.read(path).tobytes() == trained.read(path).tobytes() for path in weights(trained.architecture))
 
@@ -221,5 +221,5 @@ def test_a_training_run_leaves_a_folder_of_each_checkpoint_it_keeps(files, tmp_p
 
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "train" / "hf" / "6")
-    ours = huggingface.open(tmp_path / "train" / "hf" / "6").read(("embed", "weight"))
+    ours = huggingface.open_folder(tmp_path / "train" / "hf" / "6").read(("embed", "weight"))
     assert theirs.get_input_embeddings().weight.detach().numpy().tobytes() == ours.tobytes()

@@ -148,14 +148,14 @@ def test_a_checkpoint_says_what_it_was_made_with(files, tmp_path):
 
 def test_weights_that_are_no_numbers_are_named_before_the_first_step(files, tmp_path, monkeypatch):
     run(config(files, tmp_path / "first", steps=2))
-    whole = native.open
+    whole = native.open_checkpoint
 
     def broken(*arguments):
         found = whole(*arguments)
         read = lambda path, index=(): found.read(path, index) * np.float32("nan" if path[-1] == "gate" else 1)  # noqa: E731
         return dataclasses.replace(found, read=read)
 
-    monkeypatch.setattr(native, "open", broken)
+    monkeypatch.setattr(native, "open_checkpoint", broken)
     with pytest.raises(UserError, match=r"the weight layers\.mlp\.gate holds NaN or infinities"):
         run(config(files, tmp_path / "second", steps=1, model={"source": str(tmp_path / "first" / "train")}))
 

@@ -1,18 +1,21 @@
 """A step is put together and compiled from shapes alone, on a mesh of devices that hold nothing."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import by_name
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.trainer.assemble import assemble
 from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.objectives import sft
 from alpaca_jax.trainer.optimizer import OptimizerConfig
-from alpaca_jax.trainer.weights import BASE, named
+from alpaca_jax.trainer.weights import BASE
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=4)
 FROZEN = ("embed.*",)
@@ -32,19 +35,20 @@ def test_it_is_compiled_without_weights_data_or_arrays():
     assert len(jax.live_arrays()) == before
     memory = compiled.memory_analysis()
     arguments = jax.tree.leaves((made.abstract_state, made.abstract_fixed, made.abstract_batch(8, 16)))
-    assert memory.argument_size_in_bytes == sum(leaf.dtype.itemsize * leaf.size // parts(leaf) for leaf in arguments)
+    assert memory.argument_size_in_bytes == sum(shard_bytes(leaf) for leaf in arguments)
 
 
-def parts(leaf):
-    return leaf.size // max(1, jnp.prod(jnp.array(leaf.sharding.shard_shape(leaf.shape), jnp.int32)).item()) if leaf.ndim else 1
+def shard_bytes(leaf):
+    """What one device holds of an argument."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def test_the_state_holds_what_is_trained_and_fixed_the_rest():
     made = assembly()
-    trained = {name for name, _ in named(made.abstract_state.trained)}
-    fixed = {name for name, _ in named(made.abstract_fixed[BASE])}
-    assert fixed == {"embed.weight"} and trained | fixed == {name for name, _ in named(made.specs)} and not trained & fixed
-    assert {name for name, _ in named(made.abstract_state.ema)} == trained
+    trained = set(by_name(made.abstract_state.trained))
+    fixed = set(by_name(made.abstract_fixed[BASE]))
+    assert fixed == {"embed.weight"} and trained | fixed == set(by_name(made.specs)) and not trained & fixed
+    assert set(by_name(made.abstract_state.ema)) == trained
     assert made.abstract_fixed[BASE]["embed"]["weight"].sharding.spec == jax.sharding.PartitionSpec(None, ("fsdp",))
 
 

@@ -11,6 +11,7 @@ import pytest
 from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import collate
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import by_name
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer import state as states
@@ -21,7 +22,7 @@ from alpaca_jax.trainer.objectives import sft
 from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from alpaca_jax.trainer.step import accumulate
-from alpaca_jax.trainer.weights import BASE, named, whole
+from alpaca_jax.trainer.weights import BASE, whole
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
 FROZEN = ("embed.*", "layers.attention_norm.*")
@@ -123,13 +124,13 @@ def test_a_batch_without_targets_is_no_bad_step_and_no_loss_to_remember(run):
 
 
 def test_frozen_weights_stay_bit_for_bit_and_have_no_moments(run):
-    before, fixed = dict(named(copy(run.start().trained))), copy(run.fixed)
-    after = dict(named(copy(run.after(3)[0].trained)))
+    before, fixed = by_name(copy(run.start().trained)), copy(run.fixed)
+    after = by_name(copy(run.after(3)[0].trained))
     assert not [name for name in before if before[name].tobytes() == after[name].tobytes()]
-    assert {name for name, _ in named(fixed[BASE])} == {"embed.weight", "layers.attention_norm.scale"}
+    assert set(by_name(fixed[BASE])) == {"embed.weight", "layers.attention_norm.scale"}
     assert same(fixed, run.fixed)  # it was not donated
     moments = optax.tree.get(run.start().opt_state, "nu")
-    assert {name for name, _ in named(moments)} == {name for name, _ in named(run.start().ema)} == set(before)
+    assert set(by_name(moments)) == set(by_name(run.start().ema)) == set(before)
 
 
 def test_the_gradient_norm_is_of_what_is_trained(run):
@@ -137,7 +138,7 @@ def test_the_gradient_norm_is_of_what_is_trained(run):
         total, targets = response_loss(Forward(TINY), params, run.batch())
         return total / targets
 
-    grads = dict(named(jax.jit(jax.grad(everything))(whole(run.start().trained, run.fixed))))
+    grads = by_name(jax.jit(jax.grad(everything))(whole(run.start().trained, run.fixed)))
     trained = [leaf for name, leaf in grads.items() if name not in ("embed.weight", "layers.attention_norm.scale")]
     _, metrics = run.after(1)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(trained)), rel=1e-5)
@@ -146,8 +147,8 @@ def test_the_gradient_norm_is_of_what_is_trained(run):
 
 def test_the_average_follows_the_weights(run):
     first, second = copy(run.after(1)[0]), copy(run.after(2)[0])
-    weights = dict(named(second.trained))
-    for (name, before), (_, after) in zip(named(first.ema), named(second.ema), strict=True):
+    weights = by_name(second.trained)
+    for (name, before), (_, after) in zip(by_name(first.ema).items(), by_name(second.ema).items(), strict=True):
         assert after.dtype == np.float32
         np.testing.assert_allclose(after, DECAY * before + (1 - DECAY) * weights[name], rtol=1e-6, atol=1e-8)
 
@@ -209,7 +210,7 @@ def test_muon_with_all_of_it_on_is_the_same_on_a_mesh():
     mesh = {"data": 2, "fsdp": 4, "optimizer": {"embed": ("fsdp", "data")}}
     one, other = (each.after(3) for each in (Run(**muon), Run(mesh, 8, **muon)))
     assert float(one[1]["loss"]) == pytest.approx(float(other[1]["loss"]), rel=1e-5)
-    for (path, expected), (_, found) in zip(named(copy(one[0].ema)), named(copy(other[0].ema)), strict=True):
+    for (path, expected), (_, found) in zip(by_name(copy(one[0].ema)).items(), by_name(copy(other[0].ema)).items(), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=path)
     gate = {kind: tree["layers"]["mlp"]["gate"] for kind, tree in {"weights": other[0].trained, "ema": other[0].ema}.items()}
     assert {kind: leaf.addressable_shards[0].data.shape for kind, leaf in gate.items()} == {"weights": (2, 4, 24), "ema": (2, 2, 24)}

@@ -7,11 +7,12 @@ import optax
 import pytest
 
 from alpaca_jax.model.llama import WeightSpec
+from alpaca_jax.model.tree import by_name, unflatten
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.optimizer import OptimizerConfig
-from alpaca_jax.trainer.weights import name_of, named
+from alpaca_jax.trainer.weights import name_of
 
 FAMILIES = {"adamw": {}, "adafactor": {"momentum": 0.9}, "lion": {"betas": (0.9, 0.99)}, "muon": {"momentum": 0.95}}
 L, D, H, K, F, V = 2, 128, 2, 64, 160, 144
@@ -27,14 +28,7 @@ AXES = {
 
 def tree(leaf):
     """The weights of a small model as a nested dict, each what `leaf(path, axes)` says."""
-    made = {}
-    for path, axes in AXES.items():
-        *parents, last = path.split(".")
-        place = made
-        for name in parents:
-            place = place.setdefault(name, {})
-        place[last] = leaf(path, axes)
-    return made
+    return unflatten({tuple(path.split(".")): leaf(path, axes) for path, axes in AXES.items()})
 
 
 SPECS = tree(lambda _, axes: WeightSpec(tuple(axes.values()), jnp.float32, tuple(axes)))
@@ -69,7 +63,7 @@ def updates_of(optimizer, params, steps=2):
 def matrices(params):
     """Each layer's weights under their own name, heads and head_dim as one dimension."""
     flat = {}
-    for name, leaf in named(params):
+    for name, leaf in by_name(params).items():
         shape = {"layers.attention.query": (L, D, H * K), "layers.attention.out": (L, H * K, D)}.get(name, leaf.shape)
         for layer in range(L) if name.startswith("layers") else [None]:
             flat[f"{name} {layer}"] = leaf if layer is None else leaf.reshape(shape)[layer]
@@ -124,8 +118,8 @@ def test_adamw_and_lion_are_optax_s_own(name):
 def test_decay_is_the_learning_rate_times_the_weight_and_never_of_a_norm_scale(name):
     params = draw(0)
     with_decay, without = (updates_of(optimizers.make(config(name, weight_decay=decay), 10), params) for decay in (0.5, 0.0))
-    for path, found in named(jax.tree.map(jnp.subtract, with_decay, without)):
-        leaf = dict(named(params))[path]
+    for path, found in by_name(jax.tree.map(jnp.subtract, with_decay, without)).items():
+        leaf = by_name(params)[path]
         expected = 0 * leaf if path.endswith("scale") else -0.1 * 0.5 * leaf
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=path)
 
@@ -145,8 +139,8 @@ def test_every_state_has_its_place_and_the_mesh_changes_no_update(name, moments)
         updates.append(jax.tree.map(np.asarray, step(grads, step(grads, state, params)[1], params)[0]))
     # A difference in the last place may turn the rounding of a moment, which is a 256th of it.
     tolerance = {"float32": 1e-3, "bfloat16": 1e-2}[moments]
-    for path, found in named(updates[1]):
-        np.testing.assert_allclose(found, dict(named(updates[0]))[path], rtol=tolerance, atol=1e-5, err_msg=path)
+    for path, found in by_name(updates[1]).items():
+        np.testing.assert_allclose(found, by_name(updates[0])[path], rtol=tolerance, atol=1e-5, err_msg=path)
     moments_there = 0
     for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(places.opt_state), strict=True):
         of_weight = leaf.shape == tuple(AXES.get(name_of(path), {"": 0}).values())

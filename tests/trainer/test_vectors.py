@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import by_name
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer.optimizer import OptimizerConfig
-from alpaca_jax.trainer.weights import named
 
 FAMILIES = {"adamw": {}, "adafactor": {"momentum": 0.9}, "lion": {"betas": (0.9, 0.99)}, "muon": {"momentum": 0.95}}
 VECTORS = {f"layers.attention.{name}" for name in ("query_bias", "key_bias", "value_bias", "out_bias")}
@@ -27,13 +27,13 @@ def updates(params, **settings):
     settings = {"learning_rate": 0.1, "schedule": "constant", "warmup": 0.0, "clip": None} | settings
     optimizer = optimizers.make(OptimizerConfig(**settings), 10)
     grads = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape), params)
-    return dict(named(jax.jit(optimizer.update)(grads, optimizer.init(params), params)[0]))
+    return by_name(jax.jit(optimizer.update)(grads, optimizer.init(params), params)[0])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_decay_of_vectors(params, name):
     decayed, plain = (updates(params, name=name, weight_decay=decay, **FAMILIES[name]) for decay in (0.5, 0.0))
-    for path, weight in named(params):
+    for path, weight in by_name(params).items():
         expected = 0 * weight if path.endswith("scale") or path in VECTORS else -0.1 * 0.5 * weight
         np.testing.assert_allclose(decayed[path] - plain[path], expected, atol=1e-5, err_msg=path)
     assert set(decayed) >= VECTORS

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.trainer.weights import join, name_of, named, split
+from alpaca_jax.model.tree import by_name
+from alpaca_jax.trainer.weights import join, name_of, split
 
 TREE = {
     "embed": {"weight": 1},
@@ -25,8 +26,8 @@ TREE = {
 )
 def test_patterns_part_the_weights_and_join_puts_them_together(patterns, frozen):
     trained, rest = split(TREE, patterns)
-    assert {leaf for _, leaf in named(rest)} == frozen
-    assert {leaf for _, leaf in named(trained)} == {1, 2, 3, 4, 5, 6} - frozen
+    assert set(by_name(rest).values()) == frozen
+    assert set(by_name(trained).values()) == {1, 2, 3, 4, 5, 6} - frozen
     assert join(trained, rest) == TREE == join(rest, trained)
 
 
@@ -45,4 +46,4 @@ def test_all_frozen_is_an_error():
 def test_a_leaf_of_an_optimizer_state_knows_its_weight():
     state = ({"adam": (TREE, 0)}, TREE["norm"])
     names = {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
-    assert names == {name for name, _ in named(TREE)} | {"", "scale"}
+    assert names == {*by_name(TREE), "", "scale"}

@@ -1,4 +1,4 @@
-"""The Alpaca records as examples in memory; needs neither TensorFlow nor a cache."""
+"""The Alpaca records as examples in memory; requires neither TensorFlow nor a cache."""
 
 import os
 from pathlib import Path
@@ -14,30 +14,30 @@ RECORDS, TOKENIZER = "alpaca_data.json", "llama_tokenizer.model"
 
 
 def folder() -> Path:
-    """The folder of the published records and LLaMA's tokenizer; exits and says where they were looked for if they aren't there."""
+    """The folder of the published records and LLaMA's tokenizer; exits with the folder's name if they are missing."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    found = Path(os.environ.get("ALPACA_JAX_TEST_DATA", beside))
-    lacking = [name for name in (RECORDS, TOKENIZER) if not (found / name).is_file()]
+    directory = Path(os.environ.get("ALPACA_JAX_TEST_DATA", beside))
+    lacking = [name for name in (RECORDS, TOKENIZER) if not (directory / name).is_file()]
     if lacking:
-        raise SystemExit(f"{found} lacks {' and '.join(lacking)}: set ALPACA_JAX_TEST_DATA to a folder that holds them")
-    return found
+        raise SystemExit(f"{directory} lacks {' and '.join(lacking)}: set ALPACA_JAX_TEST_DATA to a folder that holds them")
+    return directory
 
 
 def examples(max_length: int = 512, limit: int | None = None, tokenizer: Tokenizer | None = None) -> Examples:
-    """The first `limit` records (None: all 52,002) in Stanford's template and LLaMA's (or the given) tokens, cut at `max_length`."""
+    """The first `limit` records (None: all 52,002) in Stanford's template and LLaMA's (or the given) tokens, truncated at `max_length`."""
     tokenizer = tokenizer or Tokenizer.load(folder() / TOKENIZER)
     recipe = example.Recipe(template.get("alpaca", tokenizer), tokenizer, max_length)
-    made, _ = example.tokenize(records.read(folder() / RECORDS).records[:limit], recipe)
-    return made
+    tokenized, _ = example.tokenize(records.read(folder() / RECORDS).records[:limit], recipe)
+    return tokenized
 
 
-def save(path: Path, made: Examples) -> None:
+def save(path: Path, tokenized: Examples) -> None:
     """Writes examples for a machine that has neither the records nor a tokenizer (all of Alpaca: 11 MB)."""
-    np.savez_compressed(path, ids=made.ids.astype(np.uint16), learnt=np.packbits(made.learnt), offsets=made.offsets)
+    np.savez_compressed(path, ids=tokenized.ids.astype(np.uint16), learnt=np.packbits(tokenized.learnt), offsets=tokenized.offsets)
 
 
 def load(path: Path | str) -> Examples:
-    """What `save` wrote."""
+    """Reads what `save` wrote."""
     stored = np.load(path)
     ids = stored["ids"].astype(np.int32)
     return Examples(ids, np.unpackbits(stored["learnt"], count=len(ids)).astype(bool), stored["offsets"])

@@ -1,11 +1,11 @@
-"""How long does a conversion take, and how much memory? A model of 1.1 B random bfloat16 weights (TinyLlama's sizes) goes every way.
+"""How long does a conversion take, and how much memory? Converts 1.1 B random bfloat16 weights (TinyLlama's sizes) in all directions.
 
 Ours: `alpaca-jax convert` from a sharded Hugging Face folder to an Orbax checkpoint, to GGUF, to another Hugging Face folder, and back from
-the first two; the dtype stays. Peer: transformers, `from_pretrained` and `save_pretrained` of the same folder (its tokenizer is not even
-looked at). Beside them `cp -r` of the folder. Every turn is a process of its own, imports included, and its clock stops when what it wrote
-is on the disk: ours waits for that before it says that it is done, transformers and cp leave it to the system. The seconds until the
-process ended stand beside it, and those of a process that only imports. The source lies in the system's cache where memory has room.
-Prints one JSON line last: `ours` and `peer` are Hugging Face to Hugging Face. Run from the root: python -m tools.benchmark.convert
+the first two, with the same dtype. Peer: transformers, `from_pretrained` and `save_pretrained` of the same folder (without its
+tokenizer). For comparison, `cp -r` of the folder. Each turn is its own process, imports included, and its clock stops when its output
+is on disk: ours waits for that before it reports success, transformers and cp leave it to the system. Also reported: the seconds until
+the process ended, and those of a process that only imports. The source is in the system's cache if memory has room.
+Finally prints one JSON line: `ours` and `peer` are Hugging Face to Hugging Face. Run from the root: python -m tools.benchmark.convert
 """
 
 import argparse
@@ -31,7 +31,7 @@ model.save_pretrained(sys.argv[2], max_shard_size="5GB")
 """
 IMPORTS = {"ours": "import alpaca_jax.convert.run", "transformers": "import torch, transformers; transformers.AutoModelForCausalLM"}
 SOURCE, PLAIN, THEIRS, COPY = "hf", "Hugging Face to Hugging Face", "transformers, Hugging Face to Hugging Face", "cp -r"
-# Published sizes, and some for trying this out.
+# Published sizes, and a small model for trying this out.
 TINYLLAMA = Architecture(
     vocab_size=32000,
     hidden_size=2048,
@@ -51,11 +51,11 @@ SMALL = Architecture(
     head_dim=64,
 )
 SHAPES = {"tiny": SMALL, "1b": TINYLLAMA, "7b": shapes.LLAMA_7B}
-ROOM = 3.3  # times the model: it, one that was made of it, and one made of that
+ROOM = 3.3  # times the model's size: the source, its conversion, and the conversion back
 
 
 class Contestant(NamedTuple):
-    """What makes `target` of `source`, both names in the scratch folder."""
+    """A command that converts `source` to `target`, both names in the scratch folder."""
 
     name: str
     source: str
@@ -64,12 +64,12 @@ class Contestant(NamedTuple):
 
 
 def main() -> None:
-    """Makes the model, lets all take turns, prints the table and the JSON line."""
+    """Creates the model, runs all contestants alternately, prints the table and the JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--warmups", type=int, default=1, help="turns before those that count")
-    parser.add_argument("--folder", type=Path, help="where the scratch folder is made (default: the system's); it is removed at the end")
+    parser.add_argument("--warmups", type=int, default=1, help="turns that don't count")
+    parser.add_argument("--folder", type=Path, help="where to create the scratch folder (default: the system's); it is removed at the end")
     arguments = parser.parse_args()
     size = 2 * SHAPES[arguments.shape].num_parameters
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="convert-") as name:
@@ -82,14 +82,14 @@ def main() -> None:
 
 
 def check_room(folder: Path, needed: float) -> None:
-    """Exits where the disk has no room for so many bytes."""
+    """Exits if the disk has not enough free bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise SystemExit(f"{needed / 1e9:.1f} GB are needed, and the disk of {folder} has {free / 1e9:.1f} GB left: give another --folder")
 
 
 def contestants(folder: Path) -> list[Contestant]:
-    """All of them, in the order of a turn."""
+    """All contestants, in the order of a turn."""
     peer = (*PYTHON, "-c", PEER, str(folder / SOURCE), str(folder / "theirs"))
     return [
         *(Contestant(f"{name}: imports only", SOURCE, "none", (*PYTHON, "-c", code)) for name, code in IMPORTS.items()),
@@ -104,27 +104,27 @@ def contestants(folder: Path) -> list[Contestant]:
 
 
 def ours(name: str, folder: Path, source: str, target: str) -> Contestant:
-    """One conversion by the command line."""
+    """A conversion through our command line."""
     settings = [f"source={folder / source}", f"target={folder / target}", f"dir={folder / 'run'}"]
     return Contestant(name, source, target, (*PYTHON, "-m", "alpaca_jax", "convert", *settings))
 
 
 def in_turns(every: Sequence[Contestant], folder: Path, number: int, warmups: int) -> dict[str, list[Spent]]:
-    """What each turn of each contestant cost. What nobody reads any more is deleted at once, outside of the clock."""
+    """The cost of each contestant's turns. Outputs that are no longer read are deleted at once, off the clock."""
     spent: dict[str, list[Spent]] = {each.name: [] for each in every}
     for turn in range(-warmups, number):
         for place, each in enumerate(every):
-            found = process.run(each.command, folder)
+            cost = process.run(each.command, folder)
             clear(folder, {SOURCE, *(later.source for later in every[place + 1 :])})
             if turn >= 0:
-                spent[each.name].append(found)
+                spent[each.name].append(cost)
             label = f"turn {turn + 1} of {number}" if turn >= 0 else "warm-up"
-            turns.console.print(f"{label}, {each.name}: {found.seconds:.2f} s, on disk {found.synced:.2f} s, {found.peak / 1e6:,.0f} MB")
+            turns.console.print(f"{label}, {each.name}: {cost.seconds:.2f} s, on disk {cost.synced:.2f} s, {cost.peak / 1e6:,.0f} MB")
     return spent
 
 
 def clear(folder: Path, kept: set[str]) -> None:
-    """Deletes all in a folder but what is kept."""
+    """Deletes everything in a folder except the names in `kept`."""
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -132,7 +132,7 @@ def clear(folder: Path, kept: set[str]) -> None:
 
 def report(spent: dict[str, list[Spent]], shape: str, size: int) -> None:
     """Prints the table and the JSON line."""
-    figures = {name: summary(found) for name, found in spent.items()}
+    figures = {name: summary(costs) for name, costs in spent.items()}
     copied = figures[COPY]["on_disk_s"]
     rows = [
         [name, f"{each['on_disk_s']:.2f}", f"{each['seconds']:.2f}", f"{each['on_disk_s'] / copied:.2f}", f"{each['peak_mb']:,.0f}"]
@@ -152,12 +152,12 @@ def report(spent: dict[str, list[Spent]], shape: str, size: int) -> None:
     print(turns.result("convert", mine["on_disk_s"], theirs["on_disk_s"], "s", packages, **more))
 
 
-def summary(found: Sequence[Spent]) -> dict[str, float]:
-    """The medians of the seconds, and the most memory of any turn."""
+def summary(costs: Sequence[Spent]) -> dict[str, float]:
+    """The median seconds, and the highest memory of any turn."""
     return {
-        "on_disk_s": round(statistics.median(each.synced for each in found), 3),
-        "seconds": round(statistics.median(each.seconds for each in found), 3),
-        "peak_mb": round(max(each.peak for each in found) / 1e6),
+        "on_disk_s": round(statistics.median(each.synced for each in costs), 3),
+        "seconds": round(statistics.median(each.seconds for each in costs), 3),
+        "peak_mb": round(max(each.peak for each in costs) / 1e6),
     }
 
 

@@ -1,7 +1,7 @@
 """How fast do we decode? SmolLM2-135M in fp32, batch 8, 32 prompt tokens, 64 new ones, greedy, against `transformers.generate`.
 
-Both read the same weights and prompts, warm up once, and are timed in turns; the figure is new tokens a second, reading the prompts
-included. Prints one JSON line last. Run from the root: python -m tools.benchmark.decode
+Both read the same weights and prompts, warm up once, and are timed alternately; the figure is new tokens per second, including the
+time to read the prompts. Finally prints one JSON line. Run from the root: python -m tools.benchmark.decode
 """
 
 import argparse
@@ -41,7 +41,7 @@ are only older than the water, which has never read one and goes where it must."
 
 
 def main() -> None:
-    """Times both, in turns, and prints the JSON line."""
+    """Times both alternately and prints the JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--turns", type=int, default=5)
     arguments = parser.parse_args()

@@ -1,17 +1,17 @@
 """How fast is the training step on this GPU? Ours against transformers + torch on the same card, on Alpaca at 128 examples a step.
 
 Needs jax, flax, optax, numpy, rich and pyyaml (the peer: torch and transformers; --output: matplotlib), and no installed alpaca_jax: run
-it from the root of the checkout. Where the records or sentencepiece are not at hand, carry the tokens there:
+it from the root of the checkout. If the records or sentencepiece are missing there, bring the tokens along:
     python -m tools.benchmark.gpu --save-tokens tokens.npz          (on a machine that has them)
     python -m tools.benchmark.gpu --tokens tokens.npz               (on the GPU)
 
---mode step: SmolLM2-135M, 1B (Llama-3.2's shape) and 7B, each in processes of its own: rows of 2048, bf16 compute, weights and moments in
-fp32 or, where the memory is too small for that, in bf16. The peer pads to the longest of 4 and runs under bf16 autocast.
+--mode step: SmolLM2-135M, 1B (Llama-3.2's shape) and 7B, each in its own processes: rows of 2048, bf16 compute, weights and moments in
+fp32 or, if memory is too small for that, in bf16. The peer pads to the longest of 4 and runs under bf16 autocast.
 --mode full: SmolLM2 on all records for 3 epochs (1,218 steps), ours and torch's from the same weights on the same examples in the same
 steps: both curves (--output) and wall times.
-Figures: real tokens a second; MFU of real tokens with attention inside segments, and as others count it, with attention over whole rows;
-both over the card's dense bf16 peak, recomputation not counted. Without a GPU it runs too (--shape tiny --steps 2), and says so.
-Prints one JSON line a shape. Run from the root: python -m tools.benchmark.gpu
+Figures: real tokens per second; MFU of real tokens with attention inside segments and, as others count it, with attention over whole
+rows; both over the card's dense bf16 peak, without recomputation. It also runs without a GPU (--shape tiny --steps 2), and says so.
+Prints one JSON line per shape. Run from the root: python -m tools.benchmark.gpu
 """
 
 import argparse
@@ -36,17 +36,17 @@ NO_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "Out of memory", "out of 
 
 
 def main() -> None:
-    """Measures the shapes, or the full run; each side in processes of its own, so that one card serves both."""
+    """Measures the shapes, or the full run; each side in its own processes, so that one card can serve both."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--mode", choices=["step", "full"], default="step")
     parser.add_argument("--shape", nargs="+", choices=shapes.SHAPES, help="step: smollm2 1b 7b; full: smollm2")
-    parser.add_argument("--steps", type=int, help="to time (10), or of the full run (all)")
+    parser.add_argument("--steps", type=int, help="steps to time (10), or of the full run (all)")
     parser.add_argument("--records", type=int, help="only so many")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--source", help="weights and tokenizer to start from, as model.source; else random weights and LLaMA's tokens")
-    parser.add_argument("--tokens", help="examples that --save-tokens wrote")
-    parser.add_argument("--save-tokens", type=Path, help="write the examples for a machine without the records, and end")
-    parser.add_argument("--output", type=Path, help="full: the folder that the curves are drawn into")
+    parser.add_argument("--source", help="initial weights and tokenizer, like model.source; default: random weights and LLaMA's tokens")
+    parser.add_argument("--tokens", help="the examples written by --save-tokens")
+    parser.add_argument("--save-tokens", type=Path, help="write the examples for a machine without the records, and exit")
+    parser.add_argument("--output", type=Path, help="full: the folder for the plot of the curves")
     arguments = parser.parse_args()
     chosen = {key: getattr(arguments, key) for key in ("mode", "steps", "records", "learning_rate", "source", "tokens")}
     for shape in arguments.shape or (["smollm2", "1b", "7b"] if arguments.mode == "step" else ["smollm2"]):
@@ -55,17 +55,17 @@ def main() -> None:
             alpaca.save(arguments.save_tokens, jobs[0].examples())
             turns.console.print(f"wrote {arguments.save_tokens}")
             return
-        found = {side: first_that_fits(side, jobs) for side in sides()}
-        if found["ours"] is None:
+        results = {side: first_that_fits(side, jobs) for side in sides()}
+        if results["ours"] is None:
             turns.console.print(f"{shape}: no plan of ours fits this device")
         elif arguments.mode == "step":
-            report_step(shape, found["ours"], found.get("theirs"))
+            report_step(shape, results["ours"], results.get("theirs"))
         else:
-            report_full(shape, found["ours"], found.get("theirs"), arguments.output)
+            report_full(shape, results["ours"], results.get("theirs"), arguments.output)
 
 
 def sides() -> list[str]:
-    """Who can be measured here."""
+    """The sides that can be measured here."""
     lacking = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if lacking:
         turns.console.print(f"no peer: {' and '.join(lacking)} not installed")
@@ -73,11 +73,11 @@ def sides() -> list[str]:
 
 
 def first_that_fits(side: str, jobs: list[Job]) -> dict[str, Any] | None:
-    """What a side measured under the first plan that the memory holds; None where it holds none of them."""
+    """A side's measurements under the first plan that fits into memory; None if none fits."""
     tried = []
     for job in jobs:
         plan = f"{job.stored}, {job.remat}, {job.microbatches}" if side == "ours" else job.stored
-        if plan in tried:  # the peer recomputes nothing and has microbatches of its own
+        if plan in tried:  # the peer recomputes nothing and has its own microbatches
             continue
         tried.append(plan)
         turns.console.print(f"{job.shape}, {side}: {plan}")
@@ -89,9 +89,9 @@ def first_that_fits(side: str, jobs: list[Job]) -> dict[str, Any] | None:
 
 
 def measure(side: str, job: Job) -> dict[str, Any] | None:
-    """What a process of its own measured; None where the memory was too small."""
+    """The measurements of a fresh process; None if memory was too small."""
     command = [sys.executable, "-W", "ignore", "-m", f"tools.benchmark.gpu_{side}", json.dumps(dataclasses.asdict(job))]
-    environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if side == "theirs" else {})  # the card is torch's then
+    environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if side == "theirs" else {})  # leaves the card to torch
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
@@ -103,10 +103,12 @@ def measure(side: str, job: Job) -> dict[str, Any] | None:
 def report_step(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None) -> None:
     """Prints the table and the JSON line of one shape's step."""
     rows = []
-    for name, found in (("ours", ours), ("transformers + torch", theirs)):
-        if found:
-            shares = [f"{found[key]:.1%}" for key in ("mfu", "mfu_full_attention", "fill")]
-            rows.append([name, f"{found['tokens_per_second']:,.0f}", f"{found['seconds']:.3f}", *shares, found["memory"], found["plan"]])
+    for name, result in (("ours", ours), ("transformers + torch", theirs)):
+        if result:
+            shares = [f"{result[key]:.1%}" for key in ("mfu", "mfu_full_attention", "fill")]
+            rows.append(
+                [name, f"{result['tokens_per_second']:,.0f}", f"{result['seconds']:.3f}", *shares, result["memory"], result["plan"]]
+            )
     columns = ["", "real tokens/s", "s a step", "MFU", "MFU, full attention", "slots filled", "peak GiB", "stored, remat, parts"]
     turns.table(f"{shape} on {ours['device']}", columns, rows)
     keys = ("mfu", "mfu_full_attention", "fill", "memory", "plan", "seconds")
@@ -116,10 +118,10 @@ def report_step(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None)
 
 
 def report_full(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None, output: Path | None) -> None:
-    """Prints both wall times and how far the curves are apart, and draws them."""
-    found = {"ours": ours} | ({"torch": theirs} if theirs else {})
+    """Prints both wall times and the distance of the curves, and draws them."""
+    results = {"ours": ours} | ({"torch": theirs} if theirs else {})
     steps = len(ours["losses"])
-    rows = [[name, f"{each['seconds']:.1f}", f"{each['losses'][0]:.4f}", f"{each['losses'][-1]:.4f}"] for name, each in found.items()]
+    rows = [[name, f"{each['seconds']:.1f}", f"{each['losses'][0]:.4f}", f"{each['losses'][-1]:.4f}"] for name, each in results.items()]
     turns.table(f"{shape}, {steps} steps on {ours['device']}", ["", "seconds", "first loss", "last loss"], rows)
     more = {"mode": "full", "shape": shape, "steps": steps, "compile_seconds": round(ours["compile_seconds"], 1)}
     if theirs:
@@ -128,8 +130,8 @@ def report_full(shape: str, ours: dict[str, Any], theirs: dict[str, Any] | None,
         turns.console.print(f"the losses are {apart.mean():.1e} apart on average, {apart.max():.1e} at most (bf16 compute on both sides)")
     if output:
         output.mkdir(parents=True, exist_ok=True)
-        (output / f"gpu-full-{shape}.json").write_text(json.dumps({name: each["losses"] for name, each in found.items()}))
-        draw(output / f"gpu-full-{shape}.png", {name: each["losses"] for name, each in found.items()})
+        (output / f"gpu-full-{shape}.json").write_text(json.dumps({name: each["losses"] for name, each in results.items()}))
+        draw(output / f"gpu-full-{shape}.png", {name: each["losses"] for name, each in results.items()})
     print(line(ours, theirs, "seconds", "s", more))
 
 
@@ -149,7 +151,7 @@ def draw(path: Path, losses: dict[str, list[float]]) -> None:
 
 
 def line(ours: dict[str, Any], theirs: dict[str, Any] | None, key: str, unit: str, more: dict[str, Any]) -> str:
-    """The JSON line; it says where the figure is not a GPU's."""
+    """The JSON line; it says so if the figure is not a GPU's."""
     on_cpu = ours["platform"] == "cpu"
     if on_cpu:
         more["note"] = "NOT a GPU's figure: this ran on a CPU, to show that the script runs"

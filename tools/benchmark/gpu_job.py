@@ -1,4 +1,4 @@
-"""What one process of the GPU benchmark is asked to measure, and the data and first weights that both sides take."""
+"""What a process of the GPU benchmark is to measure, and the data and initial weights that both sides use."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from tools.benchmark import alpaca, shapes
@@ -17,7 +17,7 @@ EXAMPLES, LENGTH, EPOCHS, THEIR_ROWS, WARMUPS = 128, 2048, 3, 4, 2
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a shape is held in memory; the peer takes the dtype alone."""
+    """How to fit a shape into memory; the peer uses only the dtype."""
 
     stored: str  # dtype of weights and moments
     remat: str
@@ -34,7 +34,7 @@ PLANS = {  # the first that fits is measured
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A mode, a shape, the plan it is held by, and what the user chose."""
+    """A mode, a shape, its plan, and the user's choices."""
 
     mode: str
     shape: str
@@ -48,28 +48,29 @@ class Job:
     tokens: str | None
 
     def examples(self) -> Examples:
-        """The examples, from a file of tokens or tokenized here, with the source's own tokenizer where there is a source."""
+        """The examples, from a file of tokens or tokenized here, with the tokenizer of the source if there is one."""
         if self.tokens:
             return alpaca.load(self.tokens)
         return alpaca.examples(limit=self.records, tokenizer=self._opened().tokenizer if self.source else None)
 
     def model(self) -> tuple[Architecture, Any]:
-        """The sizes, and the source's weights as numpy arrays; None where there is no source."""
+        """The sizes, and the source's weights as numpy arrays (None without a source)."""
         if self.source is None:
             return shapes.SHAPES[self.shape], None
-        from alpaca_jax.formats import names, tensors
+        from alpaca_jax.formats import names
+        from alpaca_jax.model.tree import unflatten
 
         opened = self._opened()
         read = {path: opened.read(path).astype(np.float32, copy=False) for path in names.weights(opened.architecture)}
-        return opened.architecture, tensors.nested(read)
+        return opened.architecture, unflatten(read)
 
     def batches(self, examples: Examples) -> Batches:
-        """Our batches, whose steps the full run of the peer takes too."""
+        """Our batches; the peer's full run uses the same examples in each step."""
         config = BatchConfig(examples=EXAMPLES, sequence_length=LENGTH)
-        return Batches(examples, config, seed=0, epochs=EPOCHS, multiple=self.microbatches)
+        return make_batches(examples, config, seed=0, epochs=EPOCHS, multiple=self.microbatches)
 
     def num_steps(self, batches: Batches) -> int:
-        """Steps to time, or of the full run."""
+        """The number of steps to time, or of the full run."""
         everything = EPOCHS * batches.steps_per_epoch
         return min(self.steps or everything, everything) if self.mode == "full" else self.steps or 10
 

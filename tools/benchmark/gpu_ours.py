@@ -1,4 +1,4 @@
-"""Our side of the GPU benchmark; `tools.benchmark.gpu` starts it as a process of its own, with a Job as JSON."""
+"""Our side of the GPU benchmark; `tools.benchmark.gpu` starts it in its own process, with a Job as JSON."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from tools.benchmark.gpu_job import LENGTH, WARMUPS, Job
 
 
 def run(job: Job) -> dict[str, Any]:
-    """What was measured; see `step` and `full`."""
+    """The measurements; see `step` and `full`."""
     architecture, params = job.model()
     batches = job.batches(job.examples())
     steps = job.num_steps(batches)
@@ -36,14 +36,14 @@ def run(job: Job) -> dict[str, Any]:
     )
     device = jax.devices()[0]
     chip = hardware.identify(HardwareConfig(), device)
-    found = {"device": device.device_kind, "platform": device.platform, "peak_source": chip.source}
+    about = {"device": device.device_kind, "platform": device.platform, "peak_source": chip.source}
     if job.mode == "full":
-        return found | full(trainer, batches.stream(0, steps), batches.batch(0))
-    return found | step(trainer, [batches.batch(index % batches.steps_per_epoch) for index in range(steps + WARMUPS)], chip, architecture)
+        return about | full(trainer, batches.stream(0, steps), batches.batch(0))
+    return about | step(trainer, [batches.batch(index % batches.steps_per_epoch) for index in range(steps + WARMUPS)], chip, architecture)
 
 
 def step(trainer: ours.Ours, batches: list[dict[str, np.ndarray]], chip: hardware.Chip, architecture: Architecture) -> dict[str, Any]:
-    """Real tokens a second, both MFU, seconds a step, the share of slots filled and peak memory, over the steps after the warm-up."""
+    """Real tokens per second, both MFU, seconds per step, the share of slots filled and peak memory, over the steps after warm-up."""
     placed = [trainer.put(batch) for batch in batches]
     for batch in placed[:WARMUPS]:
         trainer.take(batch)
@@ -71,12 +71,12 @@ def step(trainer: ours.Ours, batches: list[dict[str, np.ndarray]], chip: hardwar
 
 
 def full(trainer: ours.Ours, batches: Iterable[dict[str, np.ndarray]], first: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The loss of every step and the seconds of all of them, the making of batches included; the compilation is timed apart."""
+    """The loss of each step and the total seconds, including building the batches; compilation is timed separately."""
     start = time.perf_counter()
     trainer.step = trainer.assembly.compile(*first["tokens"].shape)
     compiled = time.perf_counter() - start
     start = time.perf_counter()
-    losses = [trainer.take(batch)["loss"] for batch in batches]  # read in the end, so that no step waits for a number
+    losses = [trainer.take(batch)["loss"] for batch in batches]  # read at the end, so that no step waits for a number
     jax.block_until_ready(trainer.state)
     seconds = time.perf_counter() - start
     return {"losses": [round(float(loss), 6) for loss in losses], "seconds": seconds, "compile_seconds": compiled}

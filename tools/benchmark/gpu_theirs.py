@@ -1,7 +1,7 @@
-"""The peer's side of the GPU benchmark, transformers + torch; `tools.benchmark.gpu` starts it as a process of its own.
+"""The peer's side of the GPU benchmark, transformers + torch; `tools.benchmark.gpu` starts it in its own process.
 
-As the recipe's script trains: micro-batches of 4 padded to their longest, bf16 autocast over fp32 weights (or all in bf16, where the plan
-says so), fused AdamW, clipping. JAX is at hand for shapes and first weights alone, on the CPU.
+It trains like the recipe's script: micro-batches of 4 padded to their longest, bf16 autocast over fp32 weights (or all in bf16, if the
+plan says so), fused AdamW, clipping. JAX provides only shapes and initial weights, on the CPU.
 """
 
 import json
@@ -41,7 +41,7 @@ class Peer:
         self.steps = 0
 
     def take(self, step: Step) -> torch.Tensor:
-        """Takes one step and returns its loss, on the device."""
+        """Takes a step and returns its loss, on the device."""
         microbatches, targets = step
         self.optimizer.param_groups[0]["lr"] = self.rates[self.steps]
         self.optimizer.zero_grad(set_to_none=True)
@@ -58,7 +58,7 @@ class Peer:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """What was measured, as our side reports it."""
+    """The measurements, in the form of our side's."""
     architecture, params = job.model()
     examples = job.examples()
     batches = job.batches(examples)
@@ -80,7 +80,7 @@ def microbatched(examples: list[Example]) -> Step:
 
 
 def step(peer: Peer, steps: list[Step], architecture: Any) -> dict[str, Any]:
-    """The figures of our side's `step`."""
+    """The same figures as our side's `step`."""
     for each in steps[:WARMUPS]:
         peer.take(each)
     synchronize()
@@ -106,19 +106,19 @@ def step(peer: Peer, steps: list[Step], architecture: Any) -> dict[str, Any]:
 
 
 def full(peer: Peer, examples: Examples, indices: Any, steps: int) -> dict[str, Any]:
-    """The loss of every step and the seconds of all of them, the making of batches included."""
+    """The loss of each step and the total seconds, including building the batches."""
     synchronize()
     start = time.perf_counter()
     losses = []
     for index in range(steps):
-        order = np.random.default_rng([1, index]).permutation(indices(index))  # like lengths stand together in ours
+        order = np.random.default_rng([1, index]).permutation(indices(index))  # ours sorts examples by length
         losses.append(peer.take(microbatched(examples.take(order.tolist()))))
     synchronize()
     return {"losses": [round(loss.item(), 6) for loss in losses], "seconds": time.perf_counter() - start}
 
 
 def peak_flops() -> float:
-    """The card's dense bf16 peak by our table; of a CPU, what was measured."""
+    """The card's dense bf16 peak from our table; for a CPU, the measured one."""
     if DEVICE == "cpu":
         return hardware.identify(HardwareConfig(), jax.devices()[0]).peak_flops or float("nan")
     return hardware.identify(HardwareConfig(name=torch.cuda.get_device_name()), jax.devices()[0]).peak_flops or float("nan")

@@ -1,14 +1,14 @@
-"""How long until the batches are there? All 52,002 Alpaca records, from the file to every batch of the first of three epochs.
+"""How long until the batches are ready? All 52,002 Alpaca records, from the file to all batches of the first of three epochs.
 
 Ours: `load_examples` and `Batches`, 128 examples a step in rows of 2048; cold (empty cache) and warm (second start). Peers:
-- published: as Stanford's script does it. Prompt, and prompt + response, tokenized one by one by the class behind `use_fast=False`, the
-  labels masked by the prompt's length, then batches of 4 padded to their longest. transformers 5 has no slow LLaMA tokenizer any more,
-  so its SentencePiece base class, which that one was, stands in.
-- published, fast: the same script with what transformers 5 makes of `use_fast=False`: the Rust tokenizer, still one text at a time.
-- trl: `datasets.map` over all cores in batches, then TRL's best-fit packing into rows of 2048. Where they aren't installed, --install-trl
-  puts them into a folder that is thrown away; else it is left out.
-Every start is a process of its own. Imports are timed apart and belong to no figure. Prints one JSON line last: `ours` is cold, `peer`
-is published. Run from the root: python -m tools.benchmark.input
+- published: as in Stanford's script. Prompt, and prompt + response, are tokenized one by one by the class behind `use_fast=False`, the
+  labels are masked by the prompt's length, and batches of 4 are padded to their longest. transformers 5 no longer has a slow LLaMA
+  tokenizer, so its SentencePiece base class, which was that tokenizer's class too, is used.
+- published, fast: the same script with what transformers 5 returns for `use_fast=False`: the Rust tokenizer, still one text at a time.
+- trl: `datasets.map` over all cores in batches, then TRL's best-fit packing into rows of 2048. If they aren't installed, --install-trl
+  puts them into a temporary folder; otherwise this peer is skipped.
+Each start is its own process. Imports are timed separately and not part of any figure. Finally prints one JSON line: `ours` is cold,
+`peer` is published. Run from the root: python -m tools.benchmark.input
 """
 
 import argparse
@@ -34,13 +34,13 @@ PROMPT_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
 )
-Marks = dict[str, Any]  # seconds since the imports were done
+Marks = dict[str, Any]  # seconds since the end of the imports
 
 
 def main() -> None:
-    """Starts every contestant in processes of their own, prints what each spent and the JSON line."""
+    """Starts each contestant in its own process, prints the times and the JSON line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--records", type=int, help="only so many")
+    parser.add_argument("--records", type=int, help="only this many")
     parser.add_argument("--skip", nargs="*", default=[], choices=["published", "published-fast", "trl"], help="peers to leave out")
     parser.add_argument("--install-trl", action="store_true", help="with pip, for this run only")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
@@ -52,20 +52,20 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shown = json.loads((alpaca.folder() / alpaca.RECORDS).read_bytes())[: arguments.records]
-        (folder / alpaca.RECORDS).write_text(json.dumps(shown))
+        selected = json.loads((alpaca.folder() / alpaca.RECORDS).read_bytes())[: arguments.records]
+        (folder / alpaca.RECORDS).write_text(json.dumps(selected))
         (folder / "tokenizer.model").write_bytes((alpaca.folder() / alpaca.TOKENIZER).read_bytes())
-        found = {name: start("ours", folder) for name in ("ours, cold", "ours, warm")}
+        results = {name: start("ours", folder) for name in ("ours, cold", "ours, warm")}
         peers = [peer for peer in ("published", "published-fast", "trl") if peer not in arguments.skip]
         if "trl" in peers and (reason := no_trl(folder / "packages" if arguments.install_trl else None)):
             turns.console.print(f"trl is left out: {reason}")
             peers.remove("trl")
-        found |= {peer: start(peer, folder) for peer in peers}
-    report(found, len(shown))
+        results |= {peer: start(peer, folder) for peer in peers}
+    report(results, len(selected))
 
 
 def no_trl(target: Path | None) -> str | None:
-    """Why TRL can't take part, or None; installs it and what it needs into `target`, if one is given."""
+    """Why TRL can't take part, or None; installs it with its requirements into `target`, if one is given."""
     lacking = [name for name in ("datasets", "trl") if importlib.util.find_spec(name) is None]
     if lacking and target is None:
         return f"{' and '.join(lacking)} not installed (--install-trl)"
@@ -80,7 +80,7 @@ def no_trl(target: Path | None) -> str | None:
 
 
 def start(contestant: str, folder: Path) -> Marks:
-    """What a fresh process of a contestant measured."""
+    """The measurements of a contestant in a fresh process."""
     turns.console.print(f"{contestant}: started")
     command = [sys.executable, "-W", "ignore", "-m", "tools.benchmark.input", "--contestant", contestant, "--folder", str(folder)]
     path = os.pathsep.join([str(folder / "packages"), os.environ.get("PYTHONPATH", "")]) if contestant == "trl" else None
@@ -91,29 +91,29 @@ def start(contestant: str, folder: Path) -> Marks:
     return marks
 
 
-def report(found: dict[str, Marks], number: int) -> None:
+def report(results: dict[str, Marks], number: int) -> None:
     """Prints the table and the JSON line."""
     columns = ("imports", "dataset", "first batch", "ready")
-    rows = [[name, *(f"{marks[column]:.2f}" for column in columns)] for name, marks in found.items()]
+    rows = [[name, *(f"{marks[column]:.2f}" for column in columns)] for name, marks in results.items()]
     turns.table(f"{number:,} records to batches: seconds since the imports", ["", *columns], rows)
-    cold, warm = found["ours, cold"], found["ours, warm"]
-    published = found.get("published")
+    cold, warm = results["ours, cold"], results["ours, warm"]
+    published = results.get("published")
     more: dict[str, Any] = {"records": number, "cold": round(cold["ready"], 3), "warm": round(warm["ready"], 3)}
     more |= {"warm_first_batch": round(warm["first batch"], 3), "utilisation": cold["utilisation"]}
-    more |= {name: round(found[name]["ready"], 3) for name in ("published-fast", "trl") if name in found}
-    more |= {f"{name}_version": number for name, number in found.get("trl", {}).get("versions", {}).items()}
+    more |= {name: round(results[name]["ready"], 3) for name in ("published-fast", "trl") if name in results}
+    more |= {f"{name}_version": number for name, number in results.get("trl", {}).get("versions", {}).items()}
     packages = ("tensorflow-datasets", "sentencepiece", "tokenizers", "transformers", "torch")
     print(turns.result("input", cold["ready"], published and published["ready"], "s", packages, **more))
 
 
 def ours(folder: Path) -> Marks:
-    """Records to the batches of the first epoch, through the store in `folder`/cache."""
+    """From the records to the batches of the first epoch, through the store in `folder`/cache."""
     mark = marker()
-    import tensorflow  # noqa: F401 - tf.data makes the batches ahead
+    import tensorflow  # noqa: F401 - tf.data builds the batches ahead
 
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
-    from alpaca_jax.data.pipeline import Batches
+    from alpaca_jax.data.pipeline import make_batches
     from alpaca_jax.tokenizer import Tokenizer
 
     mark("imports")
@@ -121,19 +121,19 @@ def ours(folder: Path) -> Marks:
     config = DataConfig(cache=str(folder / "cache"), max_length=MAX_LENGTH)
     examples = builder.load_examples(config, folder / alpaca.RECORDS, tokenizer).examples["train"]
     mark("dataset")
-    batches = Batches(examples, BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0, epochs=EPOCHS)
-    made = slots = tokens = 0
+    batches = make_batches(examples, BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0, epochs=EPOCHS)
+    count = slots = tokens = 0
     for batch in batches.stream(0, batches.steps_per_epoch):
-        if not made:
+        if not count:
             mark("first batch")
-        made += 1
+        count += 1
         slots, tokens = slots + batch["segments"].size, tokens + int((batch["segments"] > 0).sum())
-    assert made == batches.steps_per_epoch
+    assert count == batches.steps_per_epoch
     return mark("ready") | {"utilisation": round(tokens / slots, 4)}
 
 
 def published(folder: Path, fast: bool = False) -> Marks:
-    """Stanford's way; see the head of this file."""
+    """As in Stanford's script; see the docstring of this file."""
     mark = marker()
     import torch
     import transformers
@@ -173,7 +173,7 @@ def published_fast(folder: Path) -> Marks:
 
 
 def their_tokenizer(folder: Path, fast: bool) -> Any:
-    """LLaMA's tokenizer in transformers: in Rust, or on SentencePiece; with the [PAD] that Stanford's script adds."""
+    """LLaMA's tokenizer in transformers, in Rust or on SentencePiece, with the [PAD] that Stanford's script adds."""
     import transformers
 
     tokens = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}
@@ -206,10 +206,10 @@ def trl(folder: Path) -> Marks:
             "completion_mask": [([0] * len(prompt) + [1] * len(answer))[:MAX_LENGTH] for prompt, answer in both],
         }
 
-    made = datasets.load_dataset("json", data_files=str(folder / alpaca.RECORDS), split="train")
-    made = made.map(tokenized, batched=True, num_proc=turns.num_cores(), remove_columns=made.column_names)
+    dataset = datasets.load_dataset("json", data_files=str(folder / alpaca.RECORDS), split="train")
+    dataset = dataset.map(tokenized, batched=True, num_proc=turns.num_cores(), remove_columns=dataset.column_names)
     mark("dataset")
-    packed = pack_dataset(made, LENGTH, "bfd").shuffle(seed=0)
+    packed = pack_dataset(dataset, LENGTH, "bfd").shuffle(seed=0)
     for first in range(0, len(packed), 8):
         rows = packed[first : first + 8]
         arrays = {name: np.zeros((8, LENGTH), np.int32) for name in ("input_ids", "completion_mask", "position_ids")}
@@ -229,7 +229,7 @@ def prompt_of(record: dict[str, str]) -> str:
 
 
 def marker() -> Callable[[str], Marks]:
-    """A function that notes the seconds until now under a name and returns all of them; "imports" starts the clock anew."""
+    """A function that records the seconds so far under a name and returns all records; "imports" restarts the clock."""
     marks: Marks = {}
     start = time.perf_counter()
 

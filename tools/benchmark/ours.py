@@ -21,7 +21,7 @@ from alpaca_jax.trainer.weights import Fixed
 
 @dataclass
 class Ours:
-    """A training state and the step that moves it."""
+    """A training state and the step that updates it."""
 
     assembly: Assembly
     forward: Forward
@@ -50,7 +50,7 @@ def assemble(
     microbatches: int = 1,
     params: llama.Params | None = None,
 ) -> Ours:
-    """A run of `steps` steps on the first device; `params` (None: random, seed 0) are its first weights."""
+    """A run of `steps` steps on the first device; `params` (None: random, seed 0) are its initial weights."""
     mesh = MeshConfig()
     layout = Layout(make_mesh(mesh, jax.devices()[:1]), mesh)
     forward = Forward(architecture, compute_dtype, remat, layout.constrain)

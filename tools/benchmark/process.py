@@ -1,4 +1,4 @@
-"""A command as a process of its own: how long it took, until its bytes were on the disk too, and the most memory it held."""
+"""A command in its own process: its time until it ended and until its bytes were on disk, and its peak memory."""
 
 import os
 import subprocess
@@ -13,17 +13,17 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISAB
 
 
 class Spent(NamedTuple):
-    """What a command cost. `peak` counts bytes of resident memory at its highest, pages of files it had mapped among them."""
+    """The cost of a command. `peak` is the peak resident memory in bytes, including pages of mapped files."""
 
     seconds: float  # until it ended
-    synced: float  # until what it wrote was on the disk too
+    synced: float  # until its output was on disk too
     peak: int
 
 
 def run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] = OFFLINE) -> Spent:
-    """Runs a command that writes into `folder`; exits with the last lines it wrote where it fails.
+    """Runs a command that writes into `folder`; if it fails, exits with its last lines.
 
-    The kernel counts the memory of this process, as it stood at the fork, as the child's: keep this one small.
+    The kernel counts the memory of this process at the fork as the child's: keep this process small.
     """
     sync(folder)
     words, settings = [str(word) for word in command], {**os.environ, **environment}
@@ -43,7 +43,7 @@ def run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, s
 
 
 def sync(folder: Path) -> None:
-    """Returns when all that was written to the disk of `folder` is there."""
+    """Returns when everything written to the file system of `folder` is on disk."""
     if sys.platform == "linux":
         subprocess.run(["sync", "--file-system", str(folder)], check=True)
     else:

@@ -1,4 +1,4 @@
-"""A model of random weights as a sharded Hugging Face folder, for what asks about the disk and not about the answers.
+"""A model with random weights as a sharded Hugging Face folder, to measure input and output.
 
 Run from the root: python -m tools.benchmark.random_model FOLDER --shape 1b
 """
@@ -18,14 +18,14 @@ from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
-from alpaca_jax.formats.names import Path as Keys
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Path as Keys
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.tokenizer.backends import Json
 from tools.benchmark.convert import SHAPES
 
 SHARDS = 5
-# Of 16 random bits these stay, and these are set: a bfloat16 of either sign between 2**-15 and 2, which float16 holds exactly too.
+# Of 16 random bits, keep these and set these: a bfloat16 of either sign between 2**-15 and 2, which float16 also represents exactly.
 STAYS, IS_SET = 0x87FF, 0x3800
 
 
@@ -45,7 +45,7 @@ def size(architecture: Architecture) -> int:
 
 
 def write(folder: Path, architecture: Architecture, seed: int = 0) -> None:
-    """Writes bfloat16 weights and a tokenizer with a token for each row; most of the time goes into the disk."""
+    """Writes bfloat16 weights and a tokenizer with a token for each row; most of the time is spent on the disk."""
     tokenizer = _tokenizer(architecture.vocab_size)
     model = Pretrained(
         architecture=architecture,
@@ -66,16 +66,16 @@ def _tokenizer(vocab_size: int) -> Tokenizer:
     pairs = list(itertools.islice(itertools.product(alphabet, repeat=2), vocab_size - 2 - len(alphabet)))
     tokens = [*alphabet, *(first + second for first, second in pairs), "<s>", "</s>"]
     assert len(tokens) == vocab_size, vocab_size
-    made = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(tokens[-2:])
+    built = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    built.decoder = decoders.ByteLevel()
+    built.add_special_tokens(tokens[-2:])
     start, end = vocab_size - 2, vocab_size - 1
-    return Tokenizer(Json(made.to_str()), bos_id=start, eos_id=end, pad_id=end, adds_bos=True)
+    return Tokenizer(Json(built.to_str()), bos_id=start, eos_id=end, pad_id=end, adds_bos=True)
 
 
 class _Random:
-    """Gives pieces of weights; the same one twice is not the same twice."""
+    """Returns pieces of weights; asking for the same piece twice gives different values."""
 
     def __init__(self, architecture: Architecture, seed: int) -> None:
         self._known = weights(architecture)
@@ -85,12 +85,12 @@ class _Random:
         weight = self._known[path]
         shape = tuple(part.stop - part.start for part in whole(index, weight.shape))
         if not weight.name.stacked:
-            return self._made(shape)
-        # Made in the layout of the file, and seen in ours: so nothing is transposed on the way out.
-        layers = [weight.name.to_ours(self._made(weight.name.their_shape(shape[1:])), shape[1:]) for _ in range(shape[0])]
+            return self._draw(shape)
+        # Created in the layout of the file and viewed in ours, so that writing transposes nothing.
+        layers = [weight.name.to_ours(self._draw(weight.name.their_shape(shape[1:])), shape[1:]) for _ in range(shape[0])]
         return layers[0][None] if len(layers) == 1 else np.stack(layers)
 
-    def _made(self, shape: tuple[int, ...]) -> np.ndarray:
+    def _draw(self, shape: tuple[int, ...]) -> np.ndarray:
         count = int(np.prod(shape))
         bits = np.asarray(self._bits.random_raw(-(-count // 4))).view(np.uint16)[:count]
         bits &= np.uint16(STAYS)

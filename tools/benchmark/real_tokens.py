@@ -1,12 +1,12 @@
-"""How many real (non-pad) tokens a second does training on Alpaca take in? 128 examples a step, SmolLM2-135M's shape, fp32, cut at 512.
+"""How many real (non-pad) tokens per second does Alpaca training process? 128 examples a step, SmolLM2-135M's shape, fp32, cut at 512.
 
-Ours packs the step's examples into rows; transformers + torch (eager, sdpa) pads them to the longest of 4, and, the second peer, to the
+Ours packs the step's examples into rows; transformers + torch (eager, sdpa) pads them to the longest of 4 and, as a second peer, to the
 longest of the 128. A whole step takes minutes on a CPU, so each turn times a sample of it, forward and backward:
-- ours: some microbatches of a real step's packed rows. All rows have one length, so the step costs their number times that.
-- longest of 4: microbatches of a shuffle's steps, taken at evenly spaced quantiles of their length, so that they stand for all.
-- longest of 128: microbatches of the step whose longest example is the median one's; all its rows have one length.
-The optimizer's update is timed apart and charged once a step. Prints one JSON line last; `peer` is the longest of 4. Run from the root:
-python -m tools.benchmark.real_tokens
+- ours: some microbatches of a real step's packed rows. All rows have the same length, so the step's cost is proportional.
+- longest of 4: microbatches of a shuffle's steps, at evenly spaced quantiles of their length, so that they represent all.
+- longest of 128: microbatches of the step whose longest example has the median length; all its rows have the same length.
+The optimizer's update is timed separately and charged once a step. Finally prints one JSON line; `peer` is the longest of 4. Run from the
+root: python -m tools.benchmark.real_tokens
 """
 
 import argparse
@@ -26,7 +26,7 @@ import torch
 
 from alpaca_jax.data.config import BatchConfig
 from alpaca_jax.data.example import Examples
-from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
@@ -37,31 +37,31 @@ CONFIG = OptimizerConfig(learning_rate=2e-5, schedule="constant", warmup=0.0)
 
 
 class Contestant:
-    """Microbatches to time, and what they stand for: a step costs `parts` mean microbatches and one update, and takes in `tokens`."""
+    """Microbatches to time, and the step they represent: it costs `parts` mean microbatches and one update, and processes `tokens`."""
 
     def __init__(self, gradient: Callable[[int], None], update: Callable[[], None], sample: int, parts: float, tokens: float) -> None:
         self.gradient, self.update, self.sample, self.parts, self.tokens = gradient, update, sample, parts, tokens
 
     def run(self) -> None:
-        """Forward and backward of the whole sample."""
+        """Runs forward and backward on the whole sample."""
         for index in range(self.sample):
             self.gradient(index)
 
     def rate(self, seconds: list[float], update_seconds: list[float]) -> float:
-        """Real tokens a second of a whole step, from the median turn."""
+        """The real tokens per second of a whole step, from the median turn."""
         return self.tokens / (statistics.median(seconds) / self.sample * self.parts + statistics.median(update_seconds))
 
 
 def main() -> None:
-    """Times the three in turns and prints the JSON line."""
+    """Times the three alternately and prints the JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=shapes.SHAPES, default="smollm2")
     parser.add_argument("--length", type=int, default=512, help="slots of our rows")
-    parser.add_argument("--rows", type=int, default=3, help="of one microbatch of ours; 33 hold a step at 512")
+    parser.add_argument("--rows", type=int, default=3, help="rows of one of our microbatches; 33 hold a step at 512")
     parser.add_argument("--remat", default="minimal")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--records", type=int, help="only so many")
-    parser.add_argument("--sample", type=int, default=2, help="microbatches a turn of ours and of longest of 4; one of longest of 128")
+    parser.add_argument("--records", type=int, help="only this many")
+    parser.add_argument("--sample", type=int, default=2, help="microbatches per turn, ours and longest of 4; longest of 128: one")
     arguments = parser.parse_args()
     architecture = shapes.SHAPES[arguments.shape]
     examples = alpaca.examples(max_length=min(512, arguments.length), limit=arguments.records)
@@ -73,9 +73,9 @@ def main() -> None:
     seconds = turns.in_turns({name: each.run for name, each in contestants.items()}, arguments.turns)
     updates = turns.in_turns({f"update of {name}": each.update for name, each in contestants.items()}, arguments.turns)
 
-    found = {name: each.rate(seconds[name], updates[f"update of {name}"]) for name, each in contestants.items()}
-    report(found, contestants, seconds, updates)
-    mine, four, all_of_them = found.values()
+    speeds = {name: each.rate(seconds[name], updates[f"update of {name}"]) for name, each in contestants.items()}
+    report(speeds, contestants, seconds, updates)
+    mine, four, all_of_them = speeds.values()
     packages = ("jax", "flax", "optax", "torch", "transformers")
     more = {"longest_of_128": round(all_of_them, 1), "ratio_to_longest_of_128": round(mine / all_of_them, 3)}
     more |= {"shape": arguments.shape, "length": arguments.length, "rows": arguments.rows, "turns": arguments.turns}
@@ -86,9 +86,9 @@ PADDING = {"longest of 4": False, "longest of 128": True}
 
 
 def packed(architecture: Architecture, examples: Examples, arguments: argparse.Namespace) -> Contestant:
-    """Ours: rows of packed examples, gradients summed over microbatches of some rows, as the step's scan sums them."""
+    """Ours: rows of packed examples, with gradients summed over microbatches of rows as in the step's scan."""
     config = BatchConfig(examples=EXAMPLES, sequence_length=arguments.length)
-    batches = Batches(examples, config, seed=0, multiple=arguments.rows)
+    batches = make_batches(examples, config, seed=0, multiple=arguments.rows)
     turns.console.print(f"ours: {batches.rows} rows of {arguments.length} a step, {batches.fill(0):.1%} full")
     run = ours.assemble(architecture, CONFIG, 100, remat=arguments.remat)
     whole, number = batches.batch(0), batches.rows // arguments.rows
@@ -120,7 +120,7 @@ def packed(architecture: Architecture, examples: Examples, arguments: argparse.N
 
 
 def padded(model: torch.nn.Module, optimizer: torch.optim.Optimizer, examples: Examples, whole_step: bool, number: int) -> Contestant:
-    """A peer: microbatches of 4 rows, as long as the longest of them or (`whole_step`) of all 128 examples of their step."""
+    """A peer: microbatches of 4 rows, as long as the longest of them or (`whole_step`) of the step's 128 examples."""
     torch.set_num_threads(turns.num_cores())
     steps = len(examples) // EXAMPLES
     order = np.random.default_rng(0).permutation(len(examples))[: steps * EXAMPLES].reshape(steps, EXAMPLES // MICROBATCH, MICROBATCH)
@@ -148,12 +148,12 @@ def padded(model: torch.nn.Module, optimizer: torch.optim.Optimizer, examples: E
     return Contestant(gradient, update, len(microbatches), slots / (sampled / len(microbatches)), tokens)
 
 
-def report(found: dict[str, float], contestants: dict[str, Contestant], seconds: dict, updates: dict) -> None:
-    """Prints what was measured and what a step comes to."""
+def report(speeds: dict[str, float], contestants: dict[str, Contestant], seconds: dict, updates: dict) -> None:
+    """Prints the measurements and the resulting figures of a step."""
     rows = []
     for name, each in contestants.items():
         part, update = statistics.median(seconds[name]) / each.sample, statistics.median(updates[f"update of {name}"])
-        rows.append([name, f"{part:.2f}", f"{each.parts:.1f}", f"{update:.2f}", f"{each.tokens:,.0f}", f"{found[name]:.1f}"])
+        rows.append([name, f"{part:.2f}", f"{each.parts:.1f}", f"{update:.2f}", f"{each.tokens:,.0f}", f"{speeds[name]:.1f}"])
     turns.table(f"a step of {EXAMPLES} examples", ["", "s a microbatch", "microbatches", "s the update", "tokens", "tokens/s"], rows)
 
 

@@ -1,4 +1,4 @@
-"""The models that are measured, by their sizes alone."""
+"""The sizes of the models to measure."""
 
 from alpaca_jax.model.architecture import Architecture
 
@@ -34,7 +34,7 @@ LLAMA_7B = Architecture(
     head_dim=128,
     norm_eps=1e-6,
 )
-# For trying a script out. Its vocabulary is LLaMA's, so that real tokens fit.
+# For trying out a script. Its vocabulary is LLaMA's, so that real tokens fit.
 TINY = Architecture(
     vocab_size=32000,
     hidden_size=32,

@@ -1,6 +1,5 @@
-"""The peer: the same LLaMA in transformers + torch, and the rows of padded examples it trains on."""
+"""The peer: the same LLaMA in transformers + torch, and its rows of padded examples."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +10,14 @@ import transformers
 from alpaca_jax.data.example import Example
 from alpaca_jax.formats import names
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten
 
 IGNORED = -100  # the target that torch's cross-entropy skips
 Microbatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # ids, attention mask, labels, all [rows, length]
 
 
 def llama(architecture: Architecture, params: Mapping[str, Any] | None = None, **settings: Any) -> transformers.LlamaForCausalLM:
-    """Their model of these sizes in training mode, with our `params` (None: random ones)."""
+    """Their model of these sizes, in training mode, with our `params` (None: random ones)."""
     a = architecture
     config = transformers.LlamaConfig(
         vocab_size=a.vocab_size,
@@ -43,17 +43,18 @@ def llama(architecture: Architecture, params: Mapping[str, Any] | None = None, *
 
 def state_dict(architecture: Architecture, params: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Our params under their names and in their layout, fp32."""
-    found: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    ours_by_path = flatten(params)
     for path, weight in names.weights(architecture).items():
-        ours = np.asarray(functools.reduce(lambda tree, key: tree[key], path, params), np.float32)
+        ours = np.asarray(ours_by_path[path], np.float32)
         layers = ours if weight.name.stacked else ours[None]
         for (name, _), layer in zip(weight.tensors("huggingface"), layers, strict=True):
-            found[name] = torch.from_numpy(np.ascontiguousarray(weight.name.to_theirs(layer)).copy())
-    return found
+            state[name] = torch.from_numpy(np.ascontiguousarray(weight.name.to_theirs(layer)).copy())
+    return state
 
 
 def padded(examples: Sequence[Example], length: int | None = None, device: str = "cpu") -> Microbatch:
-    """The examples as rows of `length` slots (None: the longest of them), labels where a token is learnt."""
+    """The examples as rows of `length` slots (None: the longest of them), with labels for target tokens."""
     length = length or max(len(example.ids) for example in examples)
     ids = np.zeros((len(examples), length), np.int64)
     mask, labels = np.zeros_like(ids), np.full_like(ids, IGNORED)
@@ -65,7 +66,7 @@ def padded(examples: Sequence[Example], length: int | None = None, device: str =
 
 
 def summed_loss(model: transformers.LlamaForCausalLM, microbatch: Microbatch) -> torch.Tensor:
-    """The summed cross-entropy of the learnt tokens, each predicted by what stands before it."""
+    """The summed cross-entropy of the target tokens, each predicted from those before it."""
     ids, mask, labels = microbatch
     scores = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
     return torch.nn.functional.cross_entropy(scores.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")

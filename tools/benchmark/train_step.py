@@ -1,7 +1,7 @@
 """How fast is a training step? SmolLM2-135M's shape in fp32, 4 rows of 256 tokens, AdamW with clipping, against transformers + torch.
 
-Both start from random weights of the same sizes and take whole steps (loss, gradients, clipping, update) in turns; the figure is tokens
-a second of the median step. Prints one JSON line last. Run from the root: python -m tools.benchmark.train_step
+Both start from random weights of the same sizes and alternately take whole steps (loss, gradients, clipping, update); the figure is
+tokens per second of the median step. Finally prints one JSON line. Run from the root: python -m tools.benchmark.train_step
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROWS, LENGTH = 4, 256
 
 
 def main() -> None:
-    """Times both, in turns, and prints the JSON line."""
+    """Times both alternately and prints the JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--shape", choices=shapes.SHAPES, default="smollm2")
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def our_step(architecture: Architecture, tokens: np.ndarray) -> Callable[[], float]:
-    """A function that takes one step of ours and returns its loss."""
+    """A function that takes one of our steps and returns its loss."""
     config = OptimizerConfig(learning_rate=1e-4, schedule="constant")
     run = ours.assemble(architecture, config, 100, remat="minimal")
     ones = np.ones((ROWS, LENGTH), np.int32)
@@ -60,7 +60,7 @@ def our_step(architecture: Architecture, tokens: np.ndarray) -> Callable[[], flo
 
 
 def peer_step(architecture: Architecture, tokens: np.ndarray) -> Callable[[], float]:
-    """A function that takes one step of transformers + torch and returns its loss."""
+    """A function that takes a step of transformers + torch and returns its loss."""
     torch.set_num_threads(turns.num_cores())
     model = theirs.llama(architecture)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""What every benchmark shares: contestants take turns, and one JSON line says what was measured, on what, with which versions."""
+"""Common to all benchmarks: contestants run alternately, and a JSON line gives the result, the hardware and the versions."""
 
 import json
 import os
@@ -18,7 +18,7 @@ console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isat
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], turns: int, warmups: int = 1) -> dict[str, list[float]]:
-    """The seconds of each turn of each contestant; all of them take a turn before one takes the next. The warm-ups don't count."""
+    """The seconds of each contestant's turns; all take a turn before any takes the next. Warm-ups don't count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-warmups, turns):
         for name, run in runs.items():
@@ -37,29 +37,29 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, float]:
-    """What each contestant does a second, by its median turn of `amount`."""
+    """The rate per second of each contestant, from its median turn of `amount`."""
     return {name: amount / statistics.median(taken) for name, taken in seconds.items()}
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table whose first column is text and whose others are numbers."""
-    made = Table(title=title, title_justify="left")
+    grid = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left")
+        grid.add_column(column, justify="right" if number else "left")
     for row in rows:
-        made.add_row(*map(str, row))
-    console.print(made)
+        grid.add_row(*map(str, row))
+    console.print(grid)
 
 
 def result(name: str, ours: float, peer: float | None, unit: str, packages: Sequence[str], device: str = "cpu", **more: Any) -> str:
-    """The JSON line. `ratio` is how many times better ours is: peer / ours where the unit is a time ("s"), else ours / peer."""
+    """The JSON line. `ratio` says how many times better ours is: peer / ours if the unit is a time ("s"), else ours / peer."""
     ratio = None if not peer else round(peer / ours if unit == "s" else ours / peer, 3)
     line = {"name": name, "ours": round(ours, 3), "peer": None if peer is None else round(peer, 3), "ratio": ratio, "unit": unit}
     return json.dumps(line | more | {"hardware": hardware(device), "versions": versions(packages), "date": time.strftime("%Y-%m-%d")})
 
 
 def hardware(device: str = "cpu") -> str:
-    """The accelerator, if there is one, the processor and the cores that this process may use."""
+    """The accelerator, if any, the processor, and the cores that this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     cores = f"{num_cores()} cores of {processor}"
@@ -72,7 +72,7 @@ def num_cores() -> int:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """The installed version of each package; None where it isn't installed."""
+    """The installed version of each package; None if it isn't installed."""
     return {name: _version(name) for name in packages}
 
 

@@ -1,1 +1,1 @@
-"""Claims that take minutes to prove; each script exits non-zero where its claim fails."""
+"""Claims that take minutes to prove; each script exits non-zero if its claim fails."""

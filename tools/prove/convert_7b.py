@@ -1,9 +1,9 @@
 """Does a 7B model survive conversion bit for bit, in little memory, and a kill in the middle? LLaMA-7B's sizes, random bfloat16 weights.
 
 `alpaca-jax convert` takes a Hugging Face folder to GGUF and back, to an Orbax checkpoint and back, and to another Hugging Face folder; the
-last is killed (SIGKILL) once a shard is whole and the next has begun, and started again. Every tensor's sha256 must be the source's; the
-second start must leave the shards of the first alone; and no process may hold more than 1.5 GB, or, where Orbax takes part, 1.5 GB more
-than the model. Needs three times the model's 13.5 GB on the disk. Prints a table and one JSON line, and fails (exit 1) where a claim does.
+last conversion is killed (SIGKILL) once a shard is complete and the next has begun, and restarted. Each tensor's sha256 must equal the
+source's; the restart must not rewrite the shards of the first start; and no process may hold more than 1.5 GB, or, with Orbax, 1.5 GB
+more than the model. Needs three times the model's 13.5 GB on disk. Prints a table and one JSON line, and exits 1 if a claim fails.
 Run from the root: python -m tools.prove.convert_7b
 """
 
@@ -30,8 +30,8 @@ from tools.benchmark.process import Spent
 
 STREAMED = 1.5e9  # bytes that a process may hold
 BLOCK = 1 << 24
-PATIENCE = 600.0  # seconds without the moment of the kill coming
-# The verb as its command line runs it, with shards so small that even a small model has several.
+PATIENCE = 600.0  # seconds to wait for the moment of the kill
+# The verb as the command line runs it, with shards so small that even a small model has several.
 SHARDED = """
 import functools, sys
 from alpaca_jax import __main__
@@ -43,7 +43,7 @@ SHARDS = 5
 
 
 class Row(NamedTuple):
-    """One conversion: what it cost, what it may hold, and which tensors are not the source's (None: it left no folder to compare)."""
+    """One conversion: its cost, its memory limit, and the tensors that differ from the source (None: it left no folder to compare)."""
 
     name: str
     spent: Spent
@@ -56,10 +56,10 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Makes the model, converts it every way, prints what was found and judges."""
+    """Creates the model, converts it in all directions, prints the results and judges them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", choices=SHAPES, default="7b", help="a smaller one is a rehearsal")
-    parser.add_argument("--folder", type=Path, help="where the scratch folder is made (default: the system's); it is removed at the end")
+    parser.add_argument("--shape", choices=SHAPES, default="7b", help="use a smaller one as a rehearsal")
+    parser.add_argument("--folder", type=Path, help="where to create the scratch folder (default: the system's); it is removed at the end")
     arguments = parser.parse_args()
     size = 2 * SHAPES[arguments.shape].num_parameters
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="convert-") as name:
@@ -77,11 +77,11 @@ def main() -> None:
 
 
 def there_and_back(other: str, name: str, folder: Path, expected: dict[str, str], bar: float) -> list[Row]:
-    """Hugging Face to another format, and what was made of it back to Hugging Face; deletes both."""
+    """Converts Hugging Face to another format, and the result back to Hugging Face; deletes both."""
     there = process.run([*PYTHON, *convert(folder, "hf", name)], folder)
-    told(f"Hugging Face to {other}", there)
+    print_cost(f"Hugging Face to {other}", there)
     back = process.run([*PYTHON, *convert(folder, name, "back")], folder)
-    told(f"{other} to Hugging Face", back)
+    print_cost(f"{other} to Hugging Face", back)
     clear(folder, {"hf", "back"})
     differing = compare(folder / "back", expected)
     clear(folder, {"hf"})
@@ -89,7 +89,7 @@ def there_and_back(other: str, name: str, folder: Path, expected: dict[str, str]
 
 
 def convert(folder: Path, source: str, target: str) -> tuple[str, ...]:
-    """The words of one conversion behind the interpreter."""
+    """The arguments of one conversion, after the interpreter."""
     return "-m", "alpaca_jax", *verb(folder, source, target)
 
 
@@ -99,7 +99,7 @@ def verb(folder: Path, source: str, target: str) -> tuple[str, ...]:
 
 
 def killed(folder: Path, expected: dict[str, str], shard: int) -> tuple[Row, list[str]]:
-    """Hugging Face to Hugging Face, killed in the middle and started again: the second start, and what was wrong."""
+    """Hugging Face to Hugging Face, killed in the middle and restarted: the restart, and any problems."""
     target, partial = folder / "again", folder / ".again.partial"
     command = [*PYTHON, "-c", SHARDED, str(shard), *verb(folder, "hf", "again")]
     with tempfile.TemporaryFile() as said:
@@ -115,7 +115,7 @@ def killed(folder: Path, expected: dict[str, str], shard: int) -> tuple[Row, lis
     before = times(partial)
     turns.console.print(f"killed when {len(before)} of its shards were whole")
     spent = process.run(command, folder)
-    told("Hugging Face to Hugging Face, started again", spent)
+    print_cost("Hugging Face to Hugging Face, started again", spent)
     after = times(target)
     if anew := [name for name, moment in before.items() if after.get(name) != moment]:
         problems.append(f"the second start wrote {', '.join(anew)} again")
@@ -126,7 +126,7 @@ def killed(folder: Path, expected: dict[str, str], shard: int) -> tuple[Row, lis
 
 
 def came(partial: Path, started: subprocess.Popen) -> bool:
-    """Returns True once a shard is whole and another has begun; False where that never happens."""
+    """Returns True once a shard is complete and another has begun; False if that never happens."""
     deadline = time.monotonic() + PATIENCE
     while started.poll() is None and time.monotonic() < deadline:
         if any(partial.glob("model-*.safetensors")) and any(size_of(path) for path in partial.glob(".*.safetensors")):
@@ -136,7 +136,7 @@ def came(partial: Path, started: subprocess.Popen) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a file, 0 where it has just been renamed."""
+    """The bytes of a file, 0 if it has just been renamed."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -144,48 +144,48 @@ def size_of(path: Path) -> int:
 
 
 def times(folder: Path) -> dict[str, int]:
-    """When each whole shard of a folder was last written to, in nanoseconds."""
+    """When each complete shard of a folder was last written, in nanoseconds."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("model-*.safetensors")}
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each tensor's bytes, its dtype and its shape, in all safetensors files of a folder. Nothing of ours reads them."""
-    found: dict[str, str] = {}
+    """The sha256 of each tensor's bytes, dtype and shape, over all safetensors files of a folder, read without our own code."""
+    hashes: dict[str, str] = {}
     with ThreadPoolExecutor(turns.num_cores()) as pool:
         for file in sorted(folder.glob("*.safetensors")):
             with file.open("rb") as opened:
                 length = int.from_bytes(opened.read(8), "little")
                 entries = json.loads(opened.read(length))
             entries.pop("__metadata__", None)
-            assert not found.keys() & entries.keys(), file
-            found |= zip(entries, pool.map(functools.partial(digest, file, 8 + length), entries.values()), strict=True)
-    return found
+            assert not hashes.keys() & entries.keys(), file
+            hashes |= zip(entries, pool.map(functools.partial(digest, file, 8 + length), entries.values()), strict=True)
+    return hashes
 
 
 def digest(file: Path, start: int, entry: dict) -> str:
-    """The sha256 of one entry of a file whose tensors begin at byte `start`."""
+    """The sha256 of an entry of a file whose tensors begin at byte `start`."""
     first, end = entry["data_offsets"]
-    made = hashlib.sha256(f"{entry['dtype']} {entry['shape']} ".encode())
+    sha256 = hashlib.sha256(f"{entry['dtype']} {entry['shape']} ".encode())
     with file.open("rb") as opened:
         opened.seek(start + first)
         for place in range(first, end, BLOCK):
-            made.update(opened.read(min(BLOCK, end - place)))
-    return made.hexdigest()
+            sha256.update(opened.read(min(BLOCK, end - place)))
+    return sha256.hexdigest()
 
 
 def compare(folder: Path, expected: dict[str, str]) -> list[str]:
-    """The tensors that are lacking, too many, or not the same bit for bit."""
-    found = digests(folder)
-    return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    """The tensors that are missing, unexpected, or not equal bit for bit."""
+    actual = digests(folder)
+    return sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
 
 
-def told(name: str, spent: Spent) -> None:
-    """Says that a conversion is done."""
+def print_cost(name: str, spent: Spent) -> None:
+    """Prints that a conversion is done."""
     turns.console.print(f"{name}: {spent.synced:.1f} s, {spent.peak / 1e6:,.0f} MB")
 
 
 def report(rows: Sequence[Row], problems: list[str], shape: str, size: int, tensors: int) -> None:
-    """Prints the table, what went wrong and the JSON line; exits."""
+    """Prints the table, the problems and the JSON line; exits."""
     cells = [
         [row.name, f"{row.spent.synced:.1f}", f"{row.spent.peak / 1e6:,.0f}", f"{row.bar / 1e6:,.0f}", outcome(row, tensors)]
         for row in rows
@@ -193,7 +193,7 @@ def report(rows: Sequence[Row], problems: list[str], shape: str, size: int, tens
     turns.table(f"{shape}: {size / 1e9:.2f} GB of bfloat16", ["", "seconds", "peak MB", "allowed MB", "tensors"], cells)
     problems = problems + [f"{row.name}: {row.differing[:5]} differ" for row in rows if row.differing]
     problems += [f"{row.name}: {row.spent.peak / 1e6:,.0f} MB" for row in rows if row.spent.peak >= row.bar]
-    for problem in problems or ["every tensor is the source's bit for bit, memory stays within its bars, and a killed conversion goes on"]:
+    for problem in problems or ["all tensors equal the source's bit for bit, memory stays within limits, and a killed conversion resumes"]:
         turns.console.print(problem)
     paths = {row.name: {"seconds": round(row.spent.synced, 1), "peak_mb": round(row.spent.peak / 1e6)} for row in rows}
     line = {"name": "convert_7b", "shape": shape, "gigabytes": round(size / 1e9, 3), "passed": not problems, "paths": paths}
@@ -203,7 +203,7 @@ def report(rows: Sequence[Row], problems: list[str], shape: str, size: int, tens
 
 
 def outcome(row: Row, tensors: int) -> str:
-    """What the comparison found, in words."""
+    """The result of the comparison, in words."""
     if row.differing is None:
         return "see the way back"
     return f"{tensors} the same" if not row.differing else f"{len(row.differing)} of {tensors} DIFFER"

@@ -1,4 +1,4 @@
-"""Draws loss curves and how far they are apart."""
+"""Plots loss curves and their differences."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ import numpy as np
 
 from tools.prove.parity import relative
 
-SIZE, DOTS = (7.2, 5.4), 100  # inches, and pixels an inch
+SIZE, DOTS = (7.2, 5.4), 100  # inches, and pixels per inch
 
 
 def draw_parity(path: Path, losses: Mapping[str, Sequence[float]], tolerance: float) -> None:
-    """Writes the PNG of the curves "packed", "padded" and "torch" and, below, the relative differences of ours from torch's."""
+    """Writes a PNG of the curves "packed", "padded" and "torch", with the relative differences of ours from torch's below."""
     figure, (above, below) = plt.subplots(2, 1, figsize=SIZE, sharex=True, layout="constrained")
     steps = np.arange(1, len(losses["torch"]) + 1)
     styles = {"torch": ("transformers + torch, padded", "black", 3.5, "-"), "padded": ("ours, padded", "tab:orange", 2.0, "-")}
@@ -32,7 +32,7 @@ def draw_parity(path: Path, losses: Mapping[str, Sequence[float]], tolerance: fl
 
 
 def draw_published(path: Path, ours: Sequence[float], variants: Mapping[str, Sequence[float]]) -> None:
-    """Writes the PNG of our curve and of those of the variants, and of their relative differences from ours."""
+    """Writes a PNG of our curve and the variants' curves, with their relative differences from ours."""
     figure, (above, below) = plt.subplots(2, 1, figsize=SIZE, sharex=True, layout="constrained")
     steps = np.arange(1, len(ours) + 1)
     above.plot(steps, ours, label="ours", color="black")

@@ -1,8 +1,8 @@
-"""Does a run that is killed again and again end as if nothing had happened? SIGKILL at 20 moments, among them in the middle of saves.
+"""Does a repeatedly killed run end as if nothing had happened? SIGKILL at 20 moments, some of them in the middle of a save.
 
-A tiny model trains and saves at every step. Each start is killed: while it starts, right after some step, or while a save is under way.
+A tiny model trains and saves at every step. Each start is killed: during startup, right after some step, or during a save.
 The last start runs to the end. The losses in metrics.jsonl and the final weights must equal the undisturbed run's bit for bit.
-Fails (exit 1) where they don't. Run from the root: python -m tools.prove.kill_loop
+Exits 1 if they don't. Run from the root: python -m tools.prove.kill_loop
 """
 
 import argparse
@@ -29,11 +29,11 @@ from tools.benchmark import turns
 from tools.prove import tiny
 
 KINDS = ("in a save", "after a step", "at the start")
-PATIENCE = 240.0  # seconds without the moment coming
+PATIENCE = 240.0  # seconds to wait for the moment of a kill
 
 
 def main() -> None:
-    """Runs straight, runs killed, prints the table and compares."""
+    """Runs undisturbed, runs with kills, prints the table and compares."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps-a-kill", type=int, default=8)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def command(folder: Path, name: str, steps: int) -> list[str]:
-    """The command line that is given again and again."""
+    """The command line, the same for all starts."""
     settings = {
         "dir": folder / name,
         "steps": steps,
@@ -75,14 +75,14 @@ def command(folder: Path, name: str, steps: int) -> list[str]:
 
 
 def finish(folder: Path, name: str, steps: int) -> None:
-    """Runs until the last step."""
+    """Runs to the last step."""
     done = subprocess.run(command(folder, name, steps), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the run ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def kill_again_and_again(folder: Path, name: str, steps: int, arguments: argparse.Namespace) -> list[list[Any]]:
-    """Kills start after start, each a few steps further; returns the rows of the table."""
+    """Kills start after start, each a few steps later; returns the rows of the table."""
     chance = random.Random(arguments.seed)
     saved = folder / name / "train" / "checkpoints"
     rows: list[list[Any]] = []
@@ -103,7 +103,7 @@ def kill_again_and_again(folder: Path, name: str, steps: int, arguments: argpars
 
 
 def moment(kind: str, step: int, run: Path, chance: random.Random) -> Callable[[], bool]:
-    """A question that says yes when the moment has come."""
+    """A function that returns True once the moment has come."""
     if kind == "at the start":
         end = time.monotonic() + chance.uniform(0.5, 8.0)
         return lambda: time.monotonic() > end
@@ -121,7 +121,7 @@ def moment(kind: str, step: int, run: Path, chance: random.Random) -> Callable[[
 
 
 def wait_for(come: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Returns when the moment has come; exits where it never does."""
+    """Returns when the moment has come; exits if it never does."""
     deadline = time.monotonic() + PATIENCE
     while not come():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -131,7 +131,7 @@ def wait_for(come: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def compare(straight: Path, killed: Path, steps: int) -> list[str]:
-    """What differs between the two runs."""
+    """The differences between the two runs."""
     differences = []
     one, other = ([(line["step"], line["loss"]) for line in metrics.read(run / "train" / "metrics.jsonl")] for run in (straight, killed))
     if [step for step, _ in one] != list(range(1, steps + 1)):

@@ -1,8 +1,8 @@
-"""Do jobs on several hosts survive what happens to them? A real Slurm whose nodes are network namespaces, and a tiny training job.
+"""Do jobs on several hosts survive failures? A real Slurm whose nodes are network namespaces, and a tiny training job.
 
-The small recipe trains on two nodes as in one process. A sweep of 4 jobs of 2 ranks has one that fails on its rank 1. Ranks are killed,
-stopped, cut off, preempted, cancelled, and left by who watches over them; each time it is measured how long the job takes to end, and the
-run that goes on must have the losses of one that nobody has disturbed, to 1e-6. Fails (exit 1) where a claim doesn't hold.
+The small recipe trains on two nodes as in one process. In a sweep of 4 jobs of 2 ranks, one job fails on its rank 1. Ranks are killed,
+stopped, cut off, preempted, cancelled, and lose their supervisor; each time the proof measures how long the job takes to end, and the
+resumed run must have the losses of an undisturbed one, to 1e-6. Exits 1 if a claim fails.
 
 Needs root and Debian's packages: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge iproute2
 Run from the root: python -m tools.prove.many_hosts
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))  # whose Slurm it is
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))  # for slurm_cluster
 
 import network_hosts
 import numpy as np
@@ -33,9 +33,9 @@ from tools.prove import many_hosts_cases, many_hosts_recipe, many_hosts_sweep, t
 from tools.prove.many_hosts_cases import Outcome
 from tools.prove.many_hosts_job import HEARTBEAT, STEPS, Failed, Ground, Trial, claim
 
-NODES = 3  # two for the job, and one that is free when one of them is lost
+NODES = 3  # two for the job, and a spare for when one of them is lost
 RECORDS = 64
-SHOWN = 30  # lines of what the person saw
+SHOWN = 30  # lines of the user's output
 OTHERS = ("recipe", "sweep")
 
 
@@ -47,13 +47,13 @@ def main() -> None:
     if reason := slurm_cluster.missing() or network_hosts.missing():
         raise SystemExit(reason)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name, ground(Path(name)) as made:
-        found, failures = run(made, arguments.cases)
-    disturbed = [outcome for outcome in found.values() if isinstance(outcome, Outcome)]
-    show(found)
+    with tempfile.TemporaryDirectory() as name, ground(Path(name)) as site:
+        results, failures = run(site, arguments.cases)
+    disturbed = [outcome for outcome in results.values() if isinstance(outcome, Outcome)]
+    show(results)
     for failure in failures:
         turns.console.print(f"FAILED: {failure}", style="red", markup=False)
-    more = {name: facts if isinstance(facts, dict) else dataclasses.asdict(facts) for name, facts in found.items()}
+    more = {name: facts if isinstance(facts, dict) else dataclasses.asdict(facts) for name, facts in results.items()}
     for facts in more.values():
         facts.pop("said", None)
     slowest = max((outcome.seconds for outcome in disturbed), default=0.0)
@@ -65,7 +65,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def ground(folder: Path) -> Iterator[Ground]:
-    """The cluster, and what the tiny runs need; all of it is gone at the end."""
+    """The cluster and the files of the tiny runs; all are removed at the end."""
     for name in ("slurm", "shared"):
         (folder / name).mkdir()
     with slurm_cluster.cluster(folder / "slurm", nodes=NODES, namespaces=True) as cluster:
@@ -77,32 +77,32 @@ def ground(folder: Path) -> Iterator[Ground]:
         yield Ground(folder / "shared", cluster)
 
 
-def run(made: Ground, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What came of each case, and what failed."""
-    found: dict[str, Any] = {}
+def run(site: Ground, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The outcome of each case, and the failures."""
+    results: dict[str, Any] = {}
     failures: list[str] = []
-    straight = None if set(names) <= {"recipe"} else undisturbed(made)
+    straight = None if set(names) <= {"recipe"} else undisturbed(site)
     for name in names:
         turns.console.print(f"{name} ...")
         try:
             if name == "recipe":
-                found[name] = many_hosts_recipe.equal(made)
+                results[name] = many_hosts_recipe.equal(site)
             elif name == "sweep":
                 assert straight is not None
-                found[name] = many_hosts_sweep.one_fails(made, straight)
+                results[name] = many_hosts_sweep.one_fails(site, straight)
             else:
-                found[name] = many_hosts_cases.CASES[name](made, straight)
-                turns.console.print(f"  {found[name].seconds:.1f} s to the end, exit codes {found[name].codes}")
+                results[name] = many_hosts_cases.CASES[name](site, straight)
+                turns.console.print(f"  {results[name].seconds:.1f} s to the end, exit codes {results[name].codes}")
         except Failed as error:
             failures.append(f"{name}: {error}")
             turns.console.print(f"  FAILED: {error}", markup=False)
-    return found, failures
+    return results, failures
 
 
-def undisturbed(made: Ground) -> np.ndarray:
-    """The losses of the run on two nodes that nothing happens to."""
+def undisturbed(site: Ground) -> np.ndarray:
+    """The losses of the undisturbed run on two nodes."""
     began = time.monotonic()
-    trial = Trial(made, "straight")
+    trial = Trial(site, "straight")
     trial.launch()
     trial.ended()
     losses = trial.losses()
@@ -113,10 +113,10 @@ def undisturbed(made: Ground) -> np.ndarray:
     return losses
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """Prints the table and, below it, what the person saw."""
-    others = {name: facts for name, facts in found.items() if isinstance(facts, dict)}
-    outcomes = [each for each in found.values() if isinstance(each, Outcome)]
+def show(results: Mapping[str, Any]) -> None:
+    """Prints the table and, below it, the user's output."""
+    others = {name: facts for name, facts in results.items() if isinstance(facts, dict)}
+    outcomes = [each for each in results.values() if isinstance(each, Outcome)]
     for name, facts in others.items():
         turns.console.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if key != "said"), markup=False)
     table = Table(title=f"A job of 2 nodes, heartbeat {HEARTBEAT} s, disturbed after step {many_hosts_cases.MOMENT}", title_justify="left")

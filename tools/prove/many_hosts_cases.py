@@ -1,4 +1,4 @@
-"""What happens to a job of two nodes, and what has to follow: one function a case, for the proof of many hosts."""
+"""The cases of the many-hosts proof: a function for each failure of a two-node job, with the required outcome."""
 
 import contextlib
 import dataclasses
@@ -12,24 +12,24 @@ from alpaca_jax.cluster.job import State
 from alpaca_jax.cluster.slurm.backend import Slurm
 from tools.prove.many_hosts_job import HEARTBEAT, QUICK, STEPS, Ground, Trial, claim, difference, fault, gone, left_running
 
-MOMENT = STEPS // 3  # the step after which it happens
-SLURM = 20.0  # that Slurm may take to end what does not end by itself: its KillWait, and its own rounds
+MOMENT = STEPS // 3  # the step after which the failure happens
+SLURM = 20.0  # seconds that Slurm may take to end what does not end by itself: its KillWait plus its polling
 Act = Callable[[Trial, list[psutil.Process]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of one case. `seconds` are from the event until no process of its attempt was left on any host."""
+    """The outcome of a case. `seconds` count from the failure until no process of the attempt was left on any host."""
 
     case: str
     seconds: float
     limit: float
     codes: list[int | None]  # exit codes of the attempts
     restarted: str
-    state: str  # the job's, at the very end
+    state: str  # of the job, at the very end
     went_on_from: int  # the step of the checkpoint
-    difference: float  # of the losses, from the straight run's
-    said: list[str]  # what the person saw, in lines
+    difference: float  # of the losses from the undisturbed run's
+    said: list[str]  # the user's output, in lines
 
 
 def kill_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
@@ -38,18 +38,18 @@ def kill_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
 
 
 def kill_the_coordinator(ground: Ground, straight: np.ndarray) -> Outcome:
-    """SIGKILL to rank 0, where JAX's coordinator is."""
+    """SIGKILL to rank 0, which runs JAX's coordinator."""
     return _started_again(ground, straight, "coordinator", "kill -9 of rank 0, the coordinator's", QUICK, lambda _, ranks: ranks[0].kill())
 
 
 def stop_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
-    """SIGSTOP to rank 1: it is there, and stuck."""
+    """SIGSTOP to rank 1: alive but stuck."""
     limit = 2 * HEARTBEAT + SLURM
     return _started_again(ground, straight, "stuck", "a stuck rank (SIGSTOP of rank 1)", limit, lambda _, ranks: ranks[1].suspend())
 
 
 def cut_a_link(ground: Ground, straight: np.ndarray) -> Outcome:
-    """The link of rank 1's host goes down and stays so; a third host is free."""
+    """The network link of rank 1's host goes down and stays down; a third host is free."""
     hosts = ground.cluster.hosts
     assert hosts is not None
     trial, limit = Trial(ground, "cut"), 2 * HEARTBEAT + SLURM
@@ -69,14 +69,14 @@ def cut_a_link(ground: Ground, straight: np.ndarray) -> Outcome:
 
 
 def raise_on_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
-    """A Python exception in a step of rank 1: no restart can mend that; mended, the same launch goes on."""
+    """A Python exception in a step of rank 1: a restart can't help; once the code is fixed, the same launch resumes."""
     mended = ground.folder / "mended"
     with _relaunched(ground, "raises", fault(MOMENT, mended, "train")) as trial:
         ranks = _started(trial)
         trial.until(lambda: trial.step >= MOMENT - 1, f"step {MOMENT - 1}")
         seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
-        found = trial.ended()
-        claim((found.state, found.exit_code, len(found.attempts)) == (State.failed, 1, 1), f"{found.state} with {found.exit_code}")
+        record = trial.ended()
+        claim((record.state, record.exit_code, len(record.attempts)) == (State.failed, 1, 1), f"{record.state} with {record.exit_code}")
         said = trial.said()
         claim(any("fault of step" in line for line in said), f"the traceback is not what is said first: {said}")
         mended.touch()
@@ -84,7 +84,7 @@ def raise_on_a_rank(ground: Ground, straight: np.ndarray) -> Outcome:
 
 
 def kill_the_supervisor(ground: Ground, straight: np.ndarray) -> Outcome:
-    """SIGKILL to what watches over the job on its first node."""
+    """SIGKILL to the job's supervisor on its first node."""
     with _relaunched(ground, "supervisor") as trial:
         ranks = _at_the_moment(trial)
         trial.supervisor().kill()
@@ -109,7 +109,7 @@ def cancel(ground: Ground, straight: np.ndarray) -> Outcome:
 
 
 def preempt(ground: Ground, straight: np.ndarray) -> Outcome:
-    """A job of a partition that goes before takes the nodes: this one saves, leaves and queues itself again."""
+    """A job of a partition with priority takes the nodes: this one saves, exits and is requeued."""
     trial = Trial(ground, "preempted")
     trial.launch(["partition=main", "exclusive=true"])
     ranks = _at_the_moment(trial)
@@ -146,19 +146,19 @@ def _at_the_moment(trial: Trial) -> list[psutil.Process]:
 
 
 def _started_again(ground: Ground, straight: np.ndarray, name: str, case: str, limit: float, act: Act) -> Outcome:
-    """What happens to a rank, and the supervisor starts all of them again in the same allocation."""
+    """A failure of one rank, after which the supervisor restarts all ranks in the same allocation."""
     trial = Trial(ground, name)
     trial.launch()
     ranks = _at_the_moment(trial)
     act(trial, ranks)
     seconds = trial.until(lambda: gone(ranks), "the end of all ranks", 120)
-    found = trial.ended()
-    return _compared(trial, straight, case, seconds, limit, [attempt.exit_code for attempt in found.attempts[:-1]], trial.said())
+    record = trial.ended()
+    return _compared(trial, straight, case, seconds, limit, [attempt.exit_code for attempt in record.attempts[:-1]], trial.said())
 
 
 @contextlib.contextmanager
 def _relaunched(ground: Ground, name: str, environment: dict[str, str] | None = None) -> Iterator[Trial]:
-    """A job that is launched, comes to an end which is not its own, and is launched again by the same command."""
+    """A job that is launched, ended from outside, and launched again by the same command."""
     trial = Trial(ground, name)
     trial.launch(environment=environment)
     yield trial
@@ -167,7 +167,7 @@ def _relaunched(ground: Ground, name: str, environment: dict[str, str] | None = 
 
 
 def _wait_for_the_next_attempt(trial: Trial) -> list[int | None]:
-    """Returns the exit codes of the attempts before it."""
+    """Returns the exit codes of the earlier attempts."""
     before = len(trial.written.attempts)
 
     def begun() -> bool:
@@ -189,11 +189,11 @@ def _compared(
     said: list[str],
     restarted: str = "by itself",
 ) -> Outcome:
-    """Waits for the end of the run, and compares it with the straight one."""
-    found = trial.ended()
-    claim(found.state is State.done and found.exit_code == 0, f"{case}: in the end {found.state.value}, exit code {found.exit_code}")
+    """Waits for the end of the run, and compares it with the undisturbed one."""
+    record = trial.ended()
+    claim(record.state is State.done and record.exit_code == 0, f"{case}: in the end {record.state.value}, exit code {record.exit_code}")
     claim(seconds <= limit, f"{case}: {seconds:.1f} s to the end, {limit:.0f} allowed")
     claim(not left_running(trial.folder), f"{case}: still running: {left_running(trial.folder)}")
     apart = difference(trial.losses(), straight)
-    codes = [*codes, found.exit_code]
-    return Outcome(case, round(seconds, 1), limit, codes, restarted, found.state.value, trial.went_on_from(), apart, said)
+    codes = [*codes, record.exit_code]
+    return Outcome(case, round(seconds, 1), limit, codes, restarted, record.state.value, trial.went_on_from(), apart, said)

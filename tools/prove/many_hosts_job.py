@@ -1,4 +1,4 @@
-"""A tiny training job on a real Slurm, for the proof of many hosts: launched as a person does it, watched through its files."""
+"""A tiny training job on a real Slurm, for the many-hosts proof: launched as a user would, watched through its files."""
 
 import dataclasses
 import functools
@@ -23,10 +23,10 @@ from alpaca_jax.cluster.slurm import queue as slurm_queue
 from alpaca_jax.cluster.slurm.backend import Slurm
 from tools.prove import tiny
 
-STEPS, SAVED = 200, 10  # of a run, and from one checkpoint to the next
+STEPS, SAVED = 200, 10  # steps of a run, and between checkpoints
 HEARTBEAT = 10  # seconds
-PATIENCE = 300.0  # seconds for what has to come
-QUICK = 15.0  # seconds in which a job ends whose end is heard at once
+PATIENCE = 300.0  # seconds to wait for an expected event
+QUICK = 15.0  # seconds within which a job must end if the failure is noticed at once
 ROOT = Path(__file__).parents[2]
 FAULTY = Path(__file__).parent / "faulty"
 EQUAL = 1e-6  # of a loss
@@ -39,18 +39,18 @@ class Failed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """The cluster, and the folder that all its hosts see."""
+    """The cluster, and the folder shared by its hosts."""
 
     folder: Path
     cluster: slurm_cluster.Cluster
 
-    def shown(self, lines: Sequence[str]) -> list[str]:
-        """The lines with paths that mean something elsewhere too."""
+    def relative(self, lines: Sequence[str]) -> list[str]:
+        """The lines with relative paths, which make sense elsewhere too."""
         names = {f"{self.folder}/": "", f"{ROOT}/": ""}
         return [functools.reduce(lambda text, name: text.replace(name, names[name]), names, line) for line in lines]
 
     def settings(self, name: str, seed: int | None = 0) -> list[str]:
-        """The words of a tiny run of its own."""
+        """The arguments of a separate tiny run."""
         chosen = {
             "dir": self.folder / name,
             "steps": STEPS,
@@ -67,7 +67,7 @@ class Ground:
 
 
 class Trial:
-    """One job of two nodes and what becomes of it."""
+    """A job on two nodes, and what happens to it."""
 
     def __init__(self, ground: Ground, name: str, words: Sequence[str] | None = None) -> None:
         self.ground, self.name, self.folder = ground, name, ground.folder / name
@@ -75,7 +75,7 @@ class Trial:
         self._read = 0  # of the supervisor's log
 
     def launch(self, options: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
-        """Queues it by the command that a person gives."""
+        """Queues it by the user's command."""
         chosen = [word for option in options for word in ("--option", option)]
         command = [sys.executable, "-m", "alpaca_jax.cluster", "slurm", "--nodes", "2", *chosen, "train", *self.words]
         done = subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True)
@@ -89,36 +89,36 @@ class Trial:
 
     @property
     def step(self) -> int:
-        """The newest step that was written down, 0 before the first."""
+        """The newest step in metrics.jsonl, 0 before the first."""
         lines = metrics.read(self.folder / "train" / "metrics.jsonl")
         return lines[-1]["step"] if lines else 0
 
     def reach(self, step: int) -> None:
-        """Returns once so many steps have been taken and a checkpoint is whole."""
+        """Returns once `step` has been taken and a checkpoint is complete."""
         self.until(lambda: self.step >= step and checkpoint.steps(self.folder / "train" / "checkpoints"), f"step {step}")
 
     def ranks(self) -> list[psutil.Process]:
-        """The processes of the newest attempt, by rank: all hosts share this machine's process ids."""
+        """The processes of the newest attempt, by rank; all hosts share this machine's process ids."""
         return [psutil.Process(int(self._head(each)["pid"])) for each in range(2)]
 
     def has_begun(self) -> bool:
-        """Whether both ranks of the newest attempt have a log with a head."""
+        """Whether both ranks of the newest attempt have begun their logs."""
         folder = logs.folder_of(self.folder, self.written.attempts[-1].number)
-        found = [rank.log_of(folder, each) for each in range(2)]
-        return all(log.exists() and "\n" in log.read_text(errors="replace") for log in found)
+        head_logs = [rank.log_of(folder, each) for each in range(2)]
+        return all(log.exists() and "\n" in log.read_text(errors="replace") for log in head_logs)
 
     def host(self, number: int) -> str:
         """The host of a rank of the newest attempt."""
         return self._head(number)["host"]
 
     def supervisor(self) -> psutil.Process:
-        """The process that watches over the ranks, on the first node."""
+        """The process that supervises the ranks, on the first node."""
         launcher = self.written.launcher
         assert launcher is not None
         return psutil.Process(launcher["pid"])
 
     def until(self, true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> float:
-        """Returns the seconds until it is so; Failed where it takes too long, or where the job ends before."""
+        """Returns the seconds until `true()` holds; Failed if that takes too long or the job ends first."""
         began = time.monotonic()
         while not true():
             if time.monotonic() > began + seconds:
@@ -127,41 +127,41 @@ class Trial:
         return time.monotonic() - began
 
     def ended(self) -> record.Record:
-        """The record once the job has come to its end and left its nodes."""
+        """The record once the job has ended and released its nodes."""
         self.until(lambda: Slurm().state(self.folder).state.final, "the end")
         self.until(lambda: (slurm_queue.described(self.written.id or "") or {}).get("JobState") not in HOLDS, "that the nodes are free")
         return self.written
 
     def state(self) -> State:
-        """Where it stands, by Slurm too."""
+        """Its state, checked with Slurm."""
         return Slurm().state(self.folder).state
 
     def went_on_from(self) -> int:
-        """The step from whose checkpoint the newest attempt has gone on; Failed where it began anew."""
+        """The step of the checkpoint from which the newest attempt resumed; Failed if it started over."""
         text = rank.log_of(logs.folder_of(self.folder, self.written.attempts[-1].number), 0).read_text()
-        found = re.search(r"resuming from the checkpoint of step (\d+)", text)
-        if found is None:
-            raise Failed(f"{self.name}: it has not gone on from a checkpoint: {text[-2000:]}")
-        return int(found[1])
+        match = re.search(r"resuming from the checkpoint of step (\d+)", text)
+        if match is None:
+            raise Failed(f"{self.name}: it has not resumed from a checkpoint: {text[-2000:]}")
+        return int(match[1])
 
     def begin_now(self) -> None:
-        """Has a requeued job begin: Slurm lets it wait for two minutes, which an administrator may shorten."""
+        """Starts a requeued job: Slurm delays it for two minutes, which an administrator may shorten."""
         subprocess.run(["scontrol", "update", f"jobid={self.written.id}", "StartTime=now"], capture_output=True)
 
     def note(self) -> None:
-        """What the supervisor says from here on is news."""
+        """Marks everything in the supervisor's log so far as read."""
         path = self.folder / logs.FOLDER / logs.SUPERVISOR
         self._read = path.stat().st_size if path.exists() else 0
 
     def said(self) -> list[str]:
-        """What it has said since, but for what it says of the checkout."""
+        """The supervisor's unread lines, except those about the checkout."""
         with open(self.folder / logs.FOLDER / logs.SUPERVISOR, "rb") as file:
             file.seek(self._read)
             lines = file.read().decode(errors="replace").splitlines()
-        return self.ground.shown([line for line in lines if not line.startswith("the checkout ")])
+        return self.ground.relative([line for line in lines if not line.startswith("the checkout ")])
 
     def losses(self) -> np.ndarray:
-        """The loss of each step; Failed unless every step was written once."""
+        """The loss of each step; Failed unless every step was written exactly once."""
         lines = [line for line in metrics.read(self.folder / "train" / "metrics.jsonl") if "loss" in line]
         steps = [line["step"] for line in lines]
         if steps != list(range(1, len(steps) + 1)):
@@ -169,7 +169,7 @@ class Trial:
         return np.array([line["loss"] for line in lines])
 
     def summary(self) -> dict[str, Any]:
-        """What the run wrote at its end."""
+        """The summary that the run wrote at its end."""
         return rundir.read_json(self.folder / "train" / "summary.json")
 
     def _head(self, number: int) -> dict[str, str]:
@@ -179,26 +179,26 @@ class Trial:
         return head
 
     def _last_words(self) -> str:
-        found = self.folder / logs.FOLDER
-        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-1500:]}" for path in sorted(found.glob("**/*.log")))
+        log_folder = self.folder / logs.FOLDER
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-1500:]}" for path in sorted(log_folder.glob("**/*.log")))
 
 
 def claim(true: object, what: str) -> None:
-    """Raises Failed, which says what is wrong, unless it is as claimed."""
+    """Raises Failed with `what` unless `true`."""
     if not true:
         raise Failed(what)
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest relative difference of the losses; Failed where it is too large."""
-    claim(len(found) == len(expected), f"{len(found)} losses, {len(expected)} expected")
-    largest = float(np.max(np.abs(found - expected) / np.abs(expected)))
+def difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest relative difference of the losses; Failed if it is too large."""
+    claim(len(actual) == len(expected), f"{len(actual)} losses, {len(expected)} expected")
+    largest = float(np.max(np.abs(actual - expected) / np.abs(expected)))
     claim(largest <= EQUAL, f"losses differ by {largest:.1e} of their value")
     return largest
 
 
 def gone(processes: Sequence[psutil.Process]) -> bool:
-    """Whether none of them lives."""
+    """Whether all of them have ended."""
     return not any(map(_lives, processes))
 
 
@@ -210,17 +210,17 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def left_running(folder: Path) -> list[str]:
-    """The commands of living processes that name `folder`, but for the cluster's own daemons."""
-    found = []
+    """The command lines of running processes that name `folder`, except the cluster's own daemons."""
+    commands = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or ()
         ours = any(word.startswith(str(folder)) or f"dir={folder}" in word for word in words)
         if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(words)[:100])
-    return found
+            commands.append(" ".join(words)[:100])
+    return commands
 
 
 def fault(step: int, unless: Path, word: str, on: int = 1) -> dict[str, str]:
-    """The environment in which that step raises on rank `on` of the command that has this word, until the file is there."""
-    told = {"rank": on, "step": step, "word": word, "unless": str(unless)}
-    return {"PYTHONPATH": str(FAULTY), "PROVE_FAULT": json.dumps(told)}
+    """The environment that makes `step` raise on rank `on` of a command with this word, until the file `unless` exists."""
+    spec = {"rank": on, "step": step, "word": word, "unless": str(unless)}
+    return {"PYTHONPATH": str(FAULTY), "PROVE_FAULT": json.dumps(spec)}

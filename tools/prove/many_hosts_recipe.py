@@ -10,7 +10,7 @@ from tools.prove.many_hosts_job import Ground, Trial, claim, difference
 
 
 def equal(ground: Ground) -> dict[str, Any]:
-    """Returns seconds, losses and how far they are apart."""
+    """Returns the seconds, the losses and their difference."""
     own = [
         "experiment=alpaca_packed_small",
         f"data.records={alpaca.folder() / 'alpaca_data.json'}",
@@ -22,8 +22,8 @@ def equal(ground: Ground) -> dict[str, Any]:
     claim(done.returncode == 0, f"the run in one process ended with {done.returncode}: {done.stderr[-2000:]}")
     between = time.monotonic()
     double.launch()
-    found = double.ended()
-    claim(found.exit_code == 0, f"the run on two nodes ended with {found.exit_code}")
+    ended = double.ended()
+    claim(ended.exit_code == 0, f"the run on two nodes ended with {ended.exit_code}")
     end = time.monotonic()
     claim(double.summary()["hardware"]["devices"] == 2, "the run on two nodes has not used two devices")
     one, two = single.losses(), double.losses()

@@ -1,4 +1,4 @@
-"""A sweep of 4 jobs of 2 ranks on Slurm, one of which fails on its rank 1; and the sweep's own process is killed on the way."""
+"""A sweep of 4 jobs of 2 ranks on Slurm: one job fails on its rank 1, and the sweep's own process is killed and restarted midway."""
 
 import datetime
 import os
@@ -21,7 +21,7 @@ STEP = 30  # of the fault
 
 
 def one_fails(ground: Ground, straight: np.ndarray) -> dict[str, Any]:
-    """Returns what came of the jobs, how long it took, and the first lines that the person saw."""
+    """Returns the outcome of the jobs, the time it took, and the first lines of the user's output."""
     folder, mended = ground.folder / "sweep", ground.folder / "sweep-mended"
     environment = os.environ | fault(STEP, mended, f"seed={FAILING}")
     command = _command(ground)
@@ -35,8 +35,8 @@ def one_fails(ground: Ground, straight: np.ndarray) -> dict[str, Any]:
     began = time.monotonic()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=4 * PATIENCE)
     seconds = time.monotonic() - began
-    found = sweep.read(folder).entries
-    results = [entry.result or {} for entry in found]
+    entries = sweep.read(folder).entries
+    results = [entry.result or {} for entry in entries]
     states = [result.get("state") for result in results]
     said = f"{done.stdout}\n{done.stderr}"
     claim(states == ["failed" if number == FAILING else "done" for number in range(JOBS)], f"states {states}: {said}")
@@ -68,7 +68,7 @@ def one_fails(ground: Ground, straight: np.ndarray) -> dict[str, Any]:
         "attempts after the sweep's own process was killed": [1] * JOBS,
         "attempts after mending": attempts,
         "difference": f"{apart:.1e}",
-        "said": ground.shown(lines[first:]),
+        "said": ground.relative(lines[first:]),
     }
 
 
@@ -80,7 +80,7 @@ def _command(ground: Ground) -> list[str]:
 
 
 def _queued(folder: Path) -> bool:
-    """Whether all jobs have a number of Slurm's, and the first one trains."""
+    """Whether all jobs have a Slurm job id and the first one is training."""
     numbers = [record.exists(folder / str(number)) and _record(folder, number).id for number in range(JOBS)]
     return all(numbers) and (folder / "0" / "train" / "metrics.jsonl").exists()
 
@@ -90,10 +90,10 @@ def _record(folder: Path, number: int) -> record.Record:
 
 
 def _seconds_to_the_end(folder: Path) -> float:
-    """From the exception to the end of all ranks of the job in which it was raised."""
-    found = _record(folder, FAILING)
-    raised = logs.ends(logs.folder_of(folder / str(FAILING), 0), found.job.processes)[1].failed
-    return (datetime.datetime.fromisoformat(found.attempts[0].ended or "") - raised).total_seconds()
+    """The seconds from the exception to the end of all ranks of its job."""
+    failing = _record(folder, FAILING)
+    raised = logs.ends(logs.folder_of(folder / str(FAILING), 0), failing.job.processes)[1].failed
+    return (datetime.datetime.fromisoformat(failing.attempts[0].ended or "") - raised).total_seconds()
 
 
 def _wait(true: Any, driver: subprocess.Popen, output: Path) -> None:

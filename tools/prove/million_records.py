@@ -1,9 +1,9 @@
-"""Does memory stay flat when the records become many? A tenth of them and all of them go through the builder and into 50 batches.
+"""Does memory stay flat as the number of records grows? A tenth of them, then all, go through the builder and into 50 batches.
 
-Synthetic instruction records are written as JSONL shards. Each phase is a process of its own whose memory is sampled, children included:
-building the store (`load_examples` on an empty cache), then opening it and making the first 50 batches of 128 examples in rows of 2048.
-Resident memory is shown whole and without the pages of mapped files, which the kernel takes back when it needs room. Fails (exit 1)
-where the latter grows by more than 30% and 200 MB from a tenth of the records to all. Run from the root:
+Synthetic instruction records are written as JSONL shards. Each phase is its own process whose memory is sampled, children included:
+building the store (`load_examples` on an empty cache), then opening it and building the first 50 batches of 128 examples in rows of 2048.
+Resident memory is reported in total and without the pages of mapped files, which the kernel reclaims when it needs memory. Exits 1
+if the latter grows by more than 30% and 200 MB from a tenth of the records to all. Run from the root:
 python -m tools.prove.million_records
 """
 
@@ -28,7 +28,7 @@ PHASES = ("build", "batches")
 
 
 def main() -> None:
-    """Writes the records, runs the phases on a tenth and on all, prints the table and judges."""
+    """Writes the records, runs the phases on a tenth and on all, prints the table and judges it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def grown(phase: str, peaks: dict[tuple[str, int], float], number: int) -> bool:
-    """Whether a phase's memory grows with the records; says so."""
+    """Whether a phase's memory grows with the records; prints the answer."""
     few, all_of_them = peaks[phase, number // 10], peaks[phase, number]
     grows = all_of_them - few > MEGABYTES and all_of_them > few * (1 + SHARE)
     turns.console.print(f"{phase}: {few:.0f} MB, then {all_of_them:.0f} MB with ten times the records: {'NOT flat' if grows else 'flat'}")
@@ -61,7 +61,7 @@ def grown(phase: str, peaks: dict[tuple[str, int], float], number: int) -> bool:
 
 
 def write(folder: Path, number: int) -> None:
-    """Writes so many records as shards of JSONL, and the tokenizer."""
+    """Writes `number` records as JSONL shards, and the tokenizer."""
     tiny.write_tokenizer(folder / "tokenizer")
     (folder / "records").mkdir()
     for start in range(0, number, SHARD):
@@ -70,13 +70,13 @@ def write(folder: Path, number: int) -> None:
 
 
 def sampled(phase: str, folder: Path) -> tuple[float, float, float]:
-    """Seconds, peak resident MB, and peak MB without mapped files, of a phase in a process of its own and its children."""
+    """Seconds, peak resident MB, and peak MB without mapped files, of a phase in its own process and its children."""
     command = [sys.executable, "-W", "ignore", "-m", "tools.prove.million_records", "--phase", phase, "--folder", str(folder)]
     start, resident, own = time.monotonic(), 0, 0
     process = psutil.Popen(command)
     while process.poll() is None:
-        found = [memory for each in family(process) if (memory := memory_of(each)) is not None]
-        resident, own = max(resident, sum(rss for rss, _ in found)), max(own, sum(private for _, private in found))
+        memories = [memory for each in family(process) if (memory := memory_of(each)) is not None]
+        resident, own = max(resident, sum(rss for rss, _ in memories)), max(own, sum(private for _, private in memories))
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{phase} ended with {process.returncode}")
@@ -92,7 +92,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def memory_of(process: psutil.Process) -> tuple[int, int] | None:
-    """Resident bytes, and those that are no file's; None where the process has just ended."""
+    """Resident bytes, in total and without file pages; None if the process has just ended."""
     try:
         memory = process.memory_info()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -101,16 +101,16 @@ def memory_of(process: psutil.Process) -> tuple[int, int] | None:
 
 
 def run_phase(phase: str, folder: Path) -> None:
-    """What a child does; the phase `batches` finds the store that `build` left."""
+    """The work of a child process; the phase `batches` opens the store left by `build`."""
     from alpaca_jax.data import builder
     from alpaca_jax.data.config import BatchConfig, DataConfig
-    from alpaca_jax.data.pipeline import Batches
+    from alpaca_jax.data.pipeline import make_batches
     from alpaca_jax.tokenizer import Tokenizer
 
     config = DataConfig(cache=str(folder / "cache"), max_length=512)
     data = builder.load_examples(config, folder / "records", Tokenizer.load(folder / "tokenizer"))
     if phase == "batches":
-        batches = Batches(data.examples["train"], BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0)
+        batches = make_batches(data.examples["train"], BatchConfig(examples=EXAMPLES, sequence_length=LENGTH), seed=0)
         count = sum(1 for _ in batches.stream(0, min(BATCHES, batches.steps_per_epoch)))
         turns.console.print(f"{count} batches of {batches.rows} rows, the first {batches.fill(0):.1%} full")
 

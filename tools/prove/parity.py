@@ -19,7 +19,7 @@ Progress = Callable[[int, float], None]  # called with each step and its loss
 
 
 def silent(step: int, loss: float) -> None:
-    """Shows nothing."""
+    """Prints nothing."""
 
 
 def our_losses(
@@ -31,7 +31,7 @@ def our_losses(
     microbatches: int = 1,
     progress: Progress = silent,
 ) -> tuple[list[float], llama.Params]:
-    """The loss of every step of ours from these params, and the params after the last one."""
+    """The loss of each of our steps from these params, and the params after the last one."""
     run = ours.assemble(architecture, config, steps, microbatches=microbatches, remat="minimal", params=params)
     losses = []
     for step, batch in enumerate(batches):
@@ -49,9 +49,9 @@ def their_losses(
     rows: int = 4,
     progress: Progress = silent,
 ) -> list[float]:
-    """The loss of every step of theirs, which moves `model`: microbatches of `rows` examples padded to the longest of them.
+    """The loss of each of their steps, which update `model`: microbatches of `rows` examples padded to the longest of them.
 
-    A step's loss is the sum over its target tokens divided by their number, AdamW and clipping have our hyper-parameters.
+    A step's loss is the sum over its target tokens divided by their number; AdamW and clipping have our hyperparameters.
     """
     assert config.name == "adamw" and config.weight_decay == 0 and config.clip is not None
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=config.betas, eps=config.eps, weight_decay=0.0)
@@ -75,7 +75,7 @@ def their_losses(
 
 
 def _summed_loss(model: torch.nn.Module, microbatch: theirs.Microbatch) -> torch.Tensor:
-    """The summed cross-entropy of the learnt tokens; no scores are computed for the others."""
+    """The summed cross-entropy of the target tokens; no logits are computed for the others."""
     ids, mask, labels = microbatch
     hidden, following = model.model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1], labels[:, 1:]
     learnt = following != theirs.IGNORED
@@ -83,13 +83,13 @@ def _summed_loss(model: torch.nn.Module, microbatch: theirs.Microbatch) -> torch
 
 
 def relative(losses: Sequence[float], reference: Sequence[float]) -> np.ndarray:
-    """The relative difference of two curves at every step."""
+    """The relative difference of two curves at each step."""
     one, other = np.asarray(losses), np.asarray(reference)
     return np.abs(one - other) / np.abs(other)
 
 
 def distances(params: Any, reference: Any, start: Any) -> dict[str, float]:
-    """How far two models are apart: the largest difference of a weight, and the norm of all of them over how far training moved them."""
+    """The distance of two models: the largest difference of a weight, and the norm of all differences over that of their movement."""
     flat, other, first = (
         np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)]) for tree in (params, reference, start)
     )

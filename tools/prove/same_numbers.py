@@ -1,9 +1,9 @@
-"""Does a change leave every number of training as it was? The same runs on two commits, compared bit for bit.
+"""Does a change leave all numbers of training unchanged? The same runs on two commits, compared bit for bit.
 
-Each case trains a tiny model for 20 steps, on one device and on a mesh of 2 x 2, once with the code of an earlier commit and once with the
-code at hand. Losses, every leaf of the last checkpoint, and the exported Hugging Face weights must be equal to the last bit. Each case is
-also started on the earlier commit, stopped halfway and finished by the code at hand: the new code resumes the old checkpoints.
-Fails (exit 1) where anything differs. Run from the root: python -m tools.prove.same_numbers REVISION
+Each case trains a tiny model for 20 steps, on one device and on a mesh of 2 x 2, once with the code of an earlier commit and once with
+the current code. Losses, all leaves of the last checkpoint, and the exported Hugging Face weights must be equal to the last bit. Each
+case is also started on the earlier commit, stopped halfway and finished by the current code: the new code resumes the old checkpoints.
+Exits 1 if anything differs. Run from the root: python -m tools.prove.same_numbers REVISION
 """
 
 import argparse
@@ -41,14 +41,14 @@ CASES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """What a run left: its losses in the order of the steps, and the bytes of each array by its name."""
+    """The results of a run: its losses in the order of the steps, and the bytes of each array by name."""
 
     losses: list[tuple[int, float]]
     arrays: dict[str, bytes]
 
 
 def main() -> None:
-    """Runs both commits, prints what differs and exits 1 where anything does."""
+    """Runs both commits, prints the differences and exits 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("revision", help="the commit to compare with")
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
@@ -60,16 +60,16 @@ def main() -> None:
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", before, arguments.revision], check=True)
         try:
             write_files(folder)
-            train(before, folder, "1 device", "source", STEPS, ["packed"])  # whose weights BASE stands for
+            train(before, folder, "1 device", "source", STEPS, ["packed"])  # provides the weights for BASE
             for mesh in MESHES:
                 train(before, folder, mesh, "before", STEPS, arguments.only)
                 train(ROOT, folder, mesh, "after", STEPS, arguments.only)
                 train(before, folder, mesh, "across", STEPS // 2, arguments.only)
                 train(ROOT, folder, mesh, "across", STEPS, arguments.only)
                 for case in arguments.only:
-                    found = list(compare(folder, mesh, case))
-                    print(f"{mesh}, {case}: {'; '.join(found) or 'equal'}", flush=True)
-                    differences += found
+                    different = list(compare(folder, mesh, case))
+                    print(f"{mesh}, {case}: {'; '.join(different) or 'equal'}", flush=True)
+                    differences += different
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", before], check=True)
     print(f"{len(differences)} differences between {arguments.revision} and the code at hand, over {STEPS} steps of each case")
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def write_files(folder: Path) -> None:
-    """The tokenizer and the records that all runs read."""
+    """Writes the tokenizer and the records of all runs."""
     from tools.prove import tiny
 
     tiny.write_tokenizer(folder / "tokenizer")
@@ -153,7 +153,7 @@ for settings in work:
 
 
 def compare(folder: Path, mesh: str, case: str) -> Iterator[str]:
-    """What differs between the run before, the run after and the run that was resumed across."""
+    """The differences between the run before, the run after and the run resumed across the change."""
     before, after, across = (read(folder / mesh / name / case) for name in ("before", "after", "across"))
     for name, other in (("after", after), ("across", across)):
         if before.losses != other.losses:
@@ -164,7 +164,7 @@ def compare(folder: Path, mesh: str, case: str) -> Iterator[str]:
                 yield f"{name}: {array} is new"
             elif content != before.arrays[array]:
                 yield f"{name}: {array} differs"
-        # Weights that a step doesn't change need not be in a checkpoint; the exported weights hold them all.
+        # Weights that a step doesn't change need not be in a checkpoint; the exported weights contain them all.
         frozen = CASES[case].get("optimizer", {}).get("frozen")
         if missing := [] if frozen else sorted(before.arrays.keys() - other.arrays.keys()):
             yield f"{name}: {', '.join(missing)} missing"

@@ -1,4 +1,4 @@
-"""A tiny model, a tokenizer of bytes and records that take no time, for proofs that are about something else."""
+"""A tiny model, a byte tokenizer and short records, for proofs about something else."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,17 +23,17 @@ def write_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["<s>", "</s>"])
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
     folder.mkdir(parents=True, exist_ok=True)
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
 def record(number: int) -> dict[str, str]:
-    """Record `number`: each is another, some have an input, and their lengths vary."""
+    """Record `number`: all differ, some have an input, and their lengths vary."""
     output = " ".join(str(number + step) for step in range(1 + number % 7))
     return {
         "instruction": f"Count on from {number}.",
@@ -43,7 +43,7 @@ def record(number: int) -> dict[str, str]:
 
 
 def overrides(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A nested mapping as the `key=value` words of a command line."""
+    """A nested mapping as the `key=value` arguments of a command line."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from overrides(value, f"{prefix}{key}.")

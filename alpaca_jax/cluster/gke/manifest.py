@@ -1,53 +1,53 @@
-"""What a job is to Kubernetes: a JobSet (jobset.x-k8s.io/v1alpha2) for pools of TPU slices or of GPU nodes.
+"""A job as a JobSet (jobset.x-k8s.io/v1alpha2) for pools of TPU slices or GPU nodes.
 
-launch/gke_jobset.yaml is an example of what `manifest` makes. No secret is in it: the pods read a Secret that is named in it.
+launch/gke_jobset.yaml is an example of what `manifest` returns. It contains no secrets: the pods read a Secret that it names.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca_jax.cluster.job import Job
+from alpaca_jax.cluster.job import Job, is_true
 from alpaca_jax.errors import UserError
 
 API_VERSION = "jobset.x-k8s.io/v1alpha2"
 CONTAINER = "alpaca-jax"
 REPLICATED_JOB = "workers"
-CHECKPOINT_SECONDS = "alpaca-jax/checkpoint-seconds"  # an annotation: what saving takes, for gke_rules
+CHECKPOINT_SECONDS = "alpaca-jax/checkpoint-seconds"  # an annotation: how long saving takes, for `rules`
 COORDINATOR_PORT = 8476
-# A restart can't mend these: an unexpected error, the user's mistake, a command that isn't there, Ctrl-C.
+# A restart can't fix these: an unexpected error, the user's mistake, a missing command, Ctrl-C.
 FINAL_CODES = (1, 2, 126, 127, 130)
-KEPT_SECONDS = 86400  # that a finished job's pods, hence their logs, stay
+KEPT_SECONDS = 86400  # how long a finished job's pods, and so their logs, are kept
 DEFAULT_CHECKPOINT_SECONDS = 60
-MARGIN_SECONDS = 30  # to agree on a step and leave
-# Google's label of a kind of TPU: the dimensions of its topologies.
+MARGIN_SECONDS = 30  # to agree on a step and to leave
+# The number of dimensions of a TPU's topologies, by GKE's label.
 TPUS = {"tpu-v4-podslice": 3, "tpu-v5p-slice": 3, "tpu7x": 3, "tpu-v5-lite-podslice": 2, "tpu-v6e-slice": 2}
 OPTIONS = {
-    "image": "the container image, made by launch/Dockerfile",
-    "namespace": "default where it isn't given",
-    "context": "of kubectl's configuration",
-    "tpu": "the kind of TPU, as GKE's label calls it, such as tpu-v5-lite-podslice",
+    "image": "the container image, built from launch/Dockerfile",
+    "namespace": "default by default",
+    "context": "in kubectl's configuration",
+    "tpu": "the kind of TPU, by GKE's label, such as tpu-v5-lite-podslice",
     "topology": "of a slice, such as 4x4",
-    "slices": "how many of them, 1 where it isn't given",
-    "gpu": "the kind of GPU, as GKE's label calls it, such as nvidia-h100-80gb",
-    "gpus_per_node": "8 where it isn't given",
-    "spot": "true: nodes that may be taken away",
-    "service_account": "Kubernetes' account whose rights on the bucket the pods have",
+    "slices": "how many, 1 by default",
+    "gpu": "the kind of GPU, by GKE's label, such as nvidia-h100-80gb",
+    "gpus_per_node": "8 by default",
+    "spot": "true: nodes that may be preempted",
+    "service_account": "the Kubernetes service account, for access to the bucket",
     "queue": "a queue of Kueue",
-    "checkpoint_seconds": f"what saving takes, {DEFAULT_CHECKPOINT_SECONDS} where it isn't given",
-    "grace_seconds": f"between SIGTERM and SIGKILL, checkpoint_seconds and {MARGIN_SECONDS} where it isn't given",
+    "checkpoint_seconds": f"how long saving takes, {DEFAULT_CHECKPOINT_SECONDS} by default",
+    "grace_seconds": f"between SIGTERM and SIGKILL, checkpoint_seconds + {MARGIN_SECONDS} by default",
 }
 
 
 def nodes(options: Mapping[str, Any]) -> int | None:
-    """Returns how many hosts the slices have that the options ask for, None for GPUs, whose nodes are counted by the job."""
+    """Returns the number of hosts of the TPU slices that the options ask for, None for GPUs, whose nodes the job counts."""
     if not options.get("tpu"):
         return None
     return slices(options) * math.ceil(chips(options) / _chips_per_host(str(options["tpu"]), chips(options)))
 
 
 def slices(options: Mapping[str, Any]) -> int:
-    """Returns the number of slices; nodes of GPUs are all one."""
+    """Returns the number of slices; GPU nodes count as one."""
     return _whole(options, "slices", 1)
 
 
@@ -61,23 +61,23 @@ def chips(options: Mapping[str, Any]) -> int:
 
 
 def manifest(job: Job) -> dict[str, Any]:
-    """Returns the JobSet of a job as a value for YAML or JSON; a UserError names the option that is absent or wrong."""
+    """Returns a job's JobSet as a value for YAML or JSON; a UserError names an option that is missing or wrong."""
     options = job.options
     job.check_options(OPTIONS, "GKE")
     if bool(options.get("tpu")) == bool(options.get("gpu")):
-        raise UserError("give tpu= and topology=, or gpu=: the kind of node that the job runs on, as GKE's labels call it")
+        raise UserError("give tpu= and topology=, or gpu=: the kind of node that the job runs on, by GKE's label")
     if not options.get("image"):
-        raise UserError("image= is needed: build launch/Dockerfile, push it, and give image=REGISTRY/NAME:TAG")
+        raise UserError("image= is missing: build launch/Dockerfile, push it, and give image=REGISTRY/NAME:TAG")
     if job.processes_per_node != 1:
-        raise UserError(f"processes_per_node={job.processes_per_node}: a pod runs one process, which has all devices of its node; give 1")
+        raise UserError(f"processes_per_node={job.processes_per_node}: a pod runs one process with all devices of its node; give 1")
     if job.time_limit is not None:
-        raise UserError("time_limit: a JobSet has none that holds over its restarts; leave it out")
+        raise UserError("time_limit: a JobSet has no limit that spans its restarts; leave it out")
     replicas = slices(options)
     if job.nodes % replicas:
         raise UserError(f"nodes={job.nodes} can't be shared evenly by slices={replicas}: give nodes= of all slices together")
     annotations = {CHECKPOINT_SECONDS: str(_whole(options, "checkpoint_seconds", DEFAULT_CHECKPOINT_SECONDS, least=0))}
     if options.get("tpu"):
-        annotations["alpha.jobset.sigs.k8s.io/exclusive-topology"] = "cloud.google.com/gke-nodepool"  # a slice each
+        annotations["alpha.jobset.sigs.k8s.io/exclusive-topology"] = "cloud.google.com/gke-nodepool"  # one slice per Job
     metadata: dict[str, Any] = {"name": job.name, "namespace": str(options.get("namespace") or "default"), "annotations": annotations}
     if options.get("queue"):
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": str(options["queue"])}
@@ -97,7 +97,7 @@ def secret_name(job: Job) -> str:
 
 
 def _job(job: Job, pods: int) -> dict[str, Any]:
-    """The Job of one slice, or of all nodes of GPUs: any pod that fails ends it, and how says whether the JobSet starts it again."""
+    """The Job of one slice, or of all GPU nodes: any pod's failure ends it, and the exit code decides whether the JobSet restarts it."""
     final = {"containerName": CONTAINER, "operator": "In", "values": list(FINAL_CODES)}
     return {
         "completionMode": "Indexed",
@@ -129,7 +129,7 @@ def _pod(job: Job, pods: int) -> dict[str, Any]:
     }
     if options.get("service_account"):
         pod["serviceAccountName"] = str(options["service_account"])
-    if str(options.get("spot")).lower() == "true":
+    if is_true(options, "spot"):
         selector["cloud.google.com/gke-spot"] = "true"
         pod["tolerations"] = [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     container: dict[str, Any] = {
@@ -143,7 +143,7 @@ def _pod(job: Job, pods: int) -> dict[str, Any]:
     if job.secrets:
         container["envFrom"] = [{"secretRef": {"name": secret_name(job)}}]
     if options.get("gpu"):
-        # NCCL shares memory between a node's GPUs; a container's own /dev/shm has 64 MB.
+        # NCCL shares memory between a node's GPUs; by default a container's /dev/shm has 64 MB.
         container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
         pod["volumes"] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
     pod["containers"] = [container]
@@ -151,7 +151,7 @@ def _pod(job: Job, pods: int) -> dict[str, Any]:
 
 
 def _environment(job: Job, pods: int) -> list[dict[str, Any]]:
-    """What tells a pod where it stands (Kubernetes sets JOB_COMPLETION_INDEX by itself), then what the job says."""
+    """The variables from which a pod knows its rank (Kubernetes sets JOB_COMPLETION_INDEX itself), then the job's own."""
     keys = {"JOBSET_NAME": "jobset-name", "REPLICATED_JOB_NAME": "replicatedjob-name", "JOB_INDEX": "job-index"}
     keys["ALPACA_JAX_ATTEMPT"] = "restart-attempt"
     fields = [
@@ -164,12 +164,12 @@ def _environment(job: Job, pods: int) -> list[dict[str, Any]]:
 
 def _chips_per_host(tpu: str, count: int) -> int:
     if tpu not in TPUS:
-        raise UserError(f"tpu={tpu}: not a kind of TPU that this version knows ({', '.join(TPUS)})")
+        raise UserError(f"tpu={tpu}: unknown kind of TPU (this version knows {', '.join(TPUS)})")
     return count if TPUS[tpu] == 2 and count <= 8 else 4
 
 
 def _whole(options: Mapping[str, Any], option: str, default: int, least: int = 1) -> int:
     text = str(default if options.get(option) is None else options[option])
     if not text.isdigit() or int(text) < least:
-        raise UserError(f"{option}={text}: give a whole number from {least} on")
+        raise UserError(f"{option}={text}: give a whole number of at least {least}")
     return int(text)

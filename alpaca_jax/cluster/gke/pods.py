@@ -1,4 +1,4 @@
-"""The pods of a JobSet: which rank each is, how it ended, and its log while it is written."""
+"""The pods of a JobSet: which rank each one is, how it ended, and its log while it is written."""
 
 import contextlib
 import datetime
@@ -9,48 +9,46 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from alpaca_jax import children
 from alpaca_jax.cluster.gke import kubectl
 from alpaca_jax.cluster.gke.manifest import CONTAINER
 from alpaca_jax.cluster.job import now
-from alpaca_jax.cluster.rank import TRACEBACK, values
-from alpaca_jax.cluster.remote import line
+from alpaca_jax.cluster.rank import TRACEBACK, line, values
 from alpaca_jax.errors import UserError
 
 PREFIX = "jobset.sigs.k8s.io/"
 INDEX = "batch.kubernetes.io/job-completion-index"
-AGAIN_SECONDS = 2.0  # before a log that broke off is asked for again
+AGAIN_SECONDS = 2.0  # before a log that broke off is requested again
 TRIES = 30  # in a row without a new line
 
 
 def attempt_of(pod: Mapping[str, Any]) -> int:
-    """Returns how many times the JobSet had been started again when it made this pod."""
-    return int(_notes(pod).get(f"{PREFIX}restart-attempt", 0))
+    """Returns how many times the JobSet had been restarted when it created this pod."""
+    return int(_metadata(pod).get(f"{PREFIX}restart-attempt", 0))
 
 
 def rank_of(pod: Mapping[str, Any], pods_each: int) -> int:
-    """Returns the rank of a pod of Jobs with `pods_each` pods."""
-    return int(_notes(pod).get(f"{PREFIX}job-index", 0)) * pods_each + int(_notes(pod).get(INDEX, 0))
+    """Returns the rank of a pod, in Jobs of `pods_each` pods."""
+    return int(_metadata(pod).get(f"{PREFIX}job-index", 0)) * pods_each + int(_metadata(pod).get(INDEX, 0))
 
 
 def has_started(pod: Mapping[str, Any]) -> bool:
-    """True once its container has run, so that there is a log."""
+    """True once its container runs or has run, so that there is a log."""
     return bool({"running", "terminated"} & _state(pod).keys())
 
 
 def trouble(pod: Mapping[str, Any]) -> str:
-    """Returns why a pod can't start, in Kubernetes' words, "" where nothing is known."""
+    """Returns why a pod can't start, in Kubernetes' words, "" if no reason is known."""
     for condition in pod.get("status", {}).get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return str(condition.get("message", ""))
     waiting = _state(pod).get("waiting", {})
-    return (
-        ""
-        if waiting.get("reason") in (None, "ContainerCreating", "PodInitializing")
-        else f"{waiting['reason']}: {waiting.get('message', '')}"
-    )
+    if waiting.get("reason") in (None, "ContainerCreating", "PodInitializing"):
+        return ""
+    return f"{waiting['reason']}: {waiting.get('message', '')}"
 
 
-def _notes(pod: Mapping[str, Any]) -> dict[str, str]:
+def _metadata(pod: Mapping[str, Any]) -> dict[str, str]:
     return pod["metadata"].get("labels", {}) | pod["metadata"].get("annotations", {})
 
 
@@ -65,16 +63,16 @@ class Log:
     def __init__(self, options: Mapping[str, Any], pod: Mapping[str, Any], rank: int, path: Path, show: Callable[[str], None]) -> None:
         self.options, self.name, self.rank, self.path, self.show = options, pod["metadata"]["name"], rank, path, show
         self.host = pod.get("spec", {}).get("nodeName", self.name)
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
-        self._newest = ""  # time of the last line, as Kubernetes has it
-        self._ended = False  # the rank has said how it ended
+        self._newest = ""  # Kubernetes' time of the last line
+        self._ended = False  # the rank's own last line has arrived
         self._traceback: str | None = None
         self._thread = threading.Thread(target=self._copy, daemon=True)
         self._thread.start()
 
     def finish(self, seconds: float) -> None:
-        """Returns when all is copied, after `seconds` at the latest."""
+        """Returns once everything is copied, after `seconds` at the latest."""
         self._thread.join(seconds)
         self._stopped = True
         if self._process is not None and self._process.poll() is None:
@@ -91,7 +89,7 @@ class Log:
                 if pod is None:
                     break
                 if ended := _state(pod).get("terminated"):
-                    self._follow(file)  # what came in between
+                    self._follow(file)  # what was written in between
                     self._close(file, ended)
                     break
                 time.sleep(AGAIN_SECONDS)
@@ -100,13 +98,13 @@ class Log:
         """Copies until the stream ends; returns whether there was a new line."""
         since = [f"--since-time={self._newest}"] if self._newest else []
         command = kubectl.command(self.options, "logs", self.name, f"--container={CONTAINER}", "--follow", "--timestamps", *since)
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._process = children.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self._process.stdout is not None
         before = self._newest
         with self._process.stdout as stream:
             for each in stream:
                 stamp, _, text = each.partition(b" ")
-                if stamp.decode() > before:  # the second of --since-time comes again
+                if stamp.decode() > before:  # --since-time repeats the lines of its second
                     self._take(file, stamp.decode(), text)
         self._process.wait()
         return self._newest > before
@@ -116,14 +114,14 @@ class Log:
         file.write(text)
         if TRACEBACK in text:
             self._traceback = stamp
-        said = values(text.decode(errors="replace"))
-        if said is None:
+        entry = values(text.decode(errors="replace"))
+        if entry is None:
             self.show(text.decode(errors="replace"))
-        elif "exit" in said:
+        elif "exit" in entry:
             self._ended = True
 
     def _close(self, file: BinaryIO, ended: Mapping[str, Any]) -> None:
-        """Writes the end of a rank that was killed before it could."""
+        """Writes the last line for a rank that was killed before it could."""
         if not self._ended:
             when = _as_iso(ended["finishedAt"]) if ended.get("finishedAt") else now()
             traceback = _as_iso(self._traceback) if self._traceback else "none"
@@ -132,11 +130,11 @@ class Log:
     def _pod(self) -> dict[str, Any] | None:
         with contextlib.suppress(UserError):
             return kubectl.get(self.options, "pod", self.name)
-        return {}  # no answer is not the pod's end
+        return {}  # no answer doesn't mean that the pod has ended
 
 
 def _as_iso(stamp: str) -> str:
-    """Kubernetes' time (nanoseconds, Z) as a rank writes it."""
+    """Kubernetes' time (nanoseconds, Z) in the format of a rank."""
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     when = datetime.datetime.fromisoformat(f"{whole}.{(fraction + '000')[:3]}+00:00")
     return when.isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""Watches a JobSet: writes its pods' logs beside the job and keeps job.json. The job goes on without it; started again, it catches up."""
+"""Watches a JobSet: writes its pods' logs and job.json. The job doesn't need this process; started again, it catches up."""
 
 import time
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from alpaca_jax.cluster.rank import log_of
 from alpaca_jax.cluster.record import Record
 from alpaca_jax.errors import Lost, UserError
 
-POLL_SECONDS = 2.0  # a pod that ends sooner, and is taken away for the next attempt, leaves no log
-PATIENCE = 150  # answers in a row that may fail to come
-FINISH_SECONDS = 60.0  # for the logs to come to their end
-FILE = "jobset.json"  # what was given to Kubernetes, its uid there, and the number of the first attempt
+POLL_SECONDS = 2.0  # a pod that ends sooner, and is deleted for the next attempt, leaves no log
+PATIENCE = 150  # requests in a row that may fail
+FINISH_SECONDS = 60.0  # for the logs to be complete
+FILE = "jobset.json"  # the manifest, its uid on the cluster, and the number of the first attempt
 
 
 def state_of(jobset: dict[str, Any]) -> tuple[State, str]:
-    """Returns where a JobSet stands, and why in its own words."""
+    """Returns the state of a JobSet, and the reason in its own words."""
     status = jobset.get("status", {})
     for condition in status.get("conditions", []):
         kind = {"Completed": State.done, "Failed": State.failed, "Suspended": State.queued}.get(condition["type"])
@@ -33,20 +33,19 @@ def state_of(jobset: dict[str, Any]) -> tuple[State, str]:
     ready = sum(each.get("ready", 0) + each.get("succeeded", 0) for each in status.get("replicatedJobsStatus", []))
     if running and ready:
         return State.running, ""
-    return (State.restarting if status.get("restarts") else State.queued), "not all of its pods run yet"
+    return (State.restarting if status.get("restarts") else State.queued), "not all of its pods are running yet"
 
 
 class Watch:
     """One JobSet, until it ends or is deleted."""
 
-    def __init__(self, found: Record, say: Callable[[str], None], show: Callable[[str], None] = lambda text: None) -> None:
-        self.record, self.say, self.show = found, say, show
-        self.job = found.job
-        self._given = given = rundir.read_json(self.job.folder / FILE)
-        self.uid, self.first = given["uid"], given["first_attempt"]
-        self.pods_each = given["manifest"]["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"]
+    def __init__(self, job_record: Record, say: Callable[[str], None], show: Callable[[str], None] = lambda text: None) -> None:
+        self.record, self.say, self.show = job_record, say, show
+        self.job = job_record.job
+        self._jobset = rundir.read_json(self.job.folder / FILE)
+        self.uid, self.first = self._jobset["uid"], self._jobset["first_attempt"]
+        self.pods_each = self._jobset["manifest"]["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"]
         self._logs: dict[tuple[int, int], gke_pods.Log] = {}
-        self._said = ""
 
     def run(self) -> int:
         """Returns the exit code of the job's last attempt."""
@@ -72,7 +71,7 @@ class Watch:
             state, reason = state_of(jobset)
             if state.final:
                 return self._finish(state, reason, 0 if state is State.done else None)
-            self._tell(state, reason, pods)
+            self._report(state, reason, pods)
             time.sleep(POLL_SECONDS)
 
     def _follow(self, pods: list[dict[str, Any]]) -> None:
@@ -87,7 +86,7 @@ class Watch:
                 self._logs[key] = gke_pods.Log(self.job.options, pod, key[1], log_of(folder, key[1]), show)
 
     def _attempts(self, restarts: int, begun: bool) -> None:
-        """Ends the attempts in job.json that the JobSet has left behind, and begins the one it is at."""
+        """Closes in job.json the attempts that the JobSet has finished, and begins the current one."""
         while begun and (self.first is None or self.record.attempts[-1].number < self.first + restarts):
             if self.record.broken is not None:
                 code = self._end(self.record.broken.number)
@@ -95,19 +94,19 @@ class Watch:
             attempt = self.record.begin()
             if self.first is None:
                 self.first = attempt.number
-                rundir.write_json(self.job.folder / FILE, self._given | {"first_attempt": self.first})
-            if changed := checkout.write(logs.folder_of(self.job.folder, attempt.number)):
-                self.say(f"{changed} (the image may have been built from another)")
+                rundir.write_json(self.job.folder / FILE, self._jobset | {"first_attempt": self.first})
+            if notice := checkout.write_diff(logs.folder_of(self.job.folder, attempt.number)):
+                self.say(f"{notice} (the image may have been built from another one)")
 
     def _end(self, number: int) -> int:
         for (restart, _), log in self._logs.items():
             if self.first + restart == number:
                 log.finish(FINISH_SECONDS)
-        found = logs.ends(logs.folder_of(self.job.folder, number), self.job.processes)
-        code = logs.exit_code(found)
+        ends = logs.ends(logs.folder_of(self.job.folder, number), self.job.processes)
+        code = logs.exit_code(ends)
         self.record.end(code)
-        if told := logs.explain(found):
-            self.say(told)
+        if failure := logs.explain(ends):
+            self.say(failure)
         return code
 
     def _finish(self, state: State, reason: str, code: int | None) -> int:
@@ -119,7 +118,7 @@ class Watch:
         self.say(f"the job {self.job.name}: {state.value}{f' ({reason})' if reason else ''}")
         return self.record.exit_code
 
-    def _tell(self, state: State, reason: str, pods: list[dict[str, Any]]) -> None:
+    def _report(self, state: State, reason: str, pods: list[dict[str, Any]]) -> None:
         stuck = next((f"{pod['metadata']['name']}: {why}" for pod in pods if (why := gke_pods.trouble(pod))), "")
         if (self.record.state, self.record.reason) != (state, stuck or reason):
             self.record.settle(state, stuck or reason)
@@ -127,5 +126,5 @@ class Watch:
 
 
 def watch(folder: Path, say: Callable[[str], None], show: Callable[[str], None] = lambda text: None) -> int:
-    """Watches the job that `folder`'s job.json describes; returns its exit code."""
+    """Watches the job that job.json in `folder` describes; returns its exit code."""
     return Watch(record.read(folder), say, show).run()

@@ -1,4 +1,4 @@
-"""The backend of Slurm: a job is one batch job, whose script is the supervisor on its first node."""
+"""The Slurm backend: a job is one batch job, whose script is the supervisor on its first node."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
 
 NAME = "slurm"
-# An option of a job, and the option of sbatch that it becomes; `container` becomes srun's --container-image.
+# A job's options, and sbatch's names for them; `container` becomes srun's --container-image.
 OPTIONS = {
     "account": "account",
     "constraint": "constraint",
@@ -32,80 +32,74 @@ OPTIONS = {
     "qos": "qos",
     "reservation": "reservation",
 }
-SAVE_SECONDS = 120  # from the signal to the time limit: what a checkpoint may take
+SAVE_SECONDS = 120  # between the signal and the time limit, for a checkpoint
 CANCEL_SECONDS = 120.0
-NUMBER_SECONDS = 60.0  # for the number of a job to stand in job.json after it has begun
+NUMBER_SECONDS = 60.0  # for the number of a job that has begun to appear in job.json
 
 
 class Slurm:
     """Jobs on a Slurm cluster whose nodes share the run's folder and the code."""
 
     def check(self, job: Job) -> None:
-        """Raises a UserError for what Slurm would refuse or this job lacks; nothing is queued."""
+        """Raises a UserError for what Slurm would refuse or the job lacks; queues nothing."""
         job.check_options(tuple(OPTIONS), "Slurm")
         job.check_secrets()
         _check_partition(job)
-        if record.exists(job.folder) and not self.state(job.folder).state.final:
-            raise UserError(f"the job in {job.folder} is queued or running already; cancel it first, or give another dir=")
+        record.check_not_active(self, job.folder)
         slurm_queue.ask("sbatch", "--test-only", *_arguments(job), text=_script(job))
 
     def submit(self, job: Job) -> None:
-        """Queues the job; one that is done is left alone."""
+        """Queues the job; does nothing for a job that is done."""
         self.check(job)
         if not record.is_done(job):
             _queue(record.renewed(NAME, job))
 
     def state(self, folder: Path) -> Status:
-        """Returns where the job stands, by job.json and by what Slurm says of it."""
-        found = record.read(folder)
-        state, reason = found.state, found.reason
-        if not state.final and found.id is not None:
-            state, reason = _by_slurm(found)
-        attempt = found.attempts[-1].number if found.attempts else None
-        return Status(state, found.id, attempt, found.exit_code, reason)
+        """Returns the job's status, from job.json and from Slurm."""
+        job_record = record.read(folder)
+        if job_record.state.final or job_record.id is None:
+            return job_record.status()
+        return job_record.status(*_by_slurm(job_record))
 
     def cancel(self, folder: Path) -> None:
-        """Has Slurm end the job (it may save within the cluster's KillWait) and returns when it has left the nodes."""
-        found = record.read(folder)
-        if found.id is None or self.state(folder).state.final:
+        """Has Slurm end the job, which may save within the cluster's KillWait; returns once it has left its nodes."""
+        job_record = record.read(folder)
+        if job_record.id is None or self.state(folder).state.final:
             return
-        slurm_queue.ask("scancel", found.id)
+        slurm_queue.ask("scancel", job_record.id)
         end = time.monotonic() + CANCEL_SECONDS
-        while (job := slurm_queue.described(found.id)) is not None and job.get("JobState") not in slurm_queue.STATES:
+        while (job := slurm_queue.described(job_record.id)) is not None and job.get("JobState") not in slurm_queue.STATES:
             if time.monotonic() > end:
-                raise UserError(f"Slurm's job {found.id} is {job['JobState']} {CANCEL_SECONDS:.0f} s after scancel; see squeue")
+                raise UserError(f"Slurm job {job_record.id} is still {job['JobState']} {CANCEL_SECONDS:.0f} s after scancel; see squeue")
             time.sleep(0.2)
-        found = record.read(folder)
-        if not found.state.final:
-            found.settle(State.cancelled, "cancelled")
+        record.settle_cancelled(folder)
 
     def run_here(self, job: Job) -> int:
-        """Supervises `job` in the allocation that this process is in; returns its exit code. A requeued batch job goes on counting."""
+        """Supervises `job` in the current allocation; returns its exit code. A requeued batch job continues its count of attempts."""
         job.check_secrets()
         id = os.environ["SLURM_JOB_ID"]
         requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0 and record.exists(job.folder) and record.read(job.folder).id == id
         if not requeued and not record.is_done(job):
-            if record.exists(job.folder) and not self.state(job.folder).state.final:
-                raise UserError(f"the job in {job.folder} is queued or running already; cancel it first, or give another dir=")
-            found = record.renewed(NAME, job)
-            found.id = id
-            found.write()
+            record.check_not_active(self, job.folder)
+            job_record = record.renewed(NAME, job)
+            job_record.id = id
+            job_record.write()
         return Supervisor(record.read(job.folder), SlurmRanks(), requeue=_requeue_same).run()
 
 
 def supervise_in_allocation(folder: Path) -> int:
-    """Supervises the job that `submit` has queued, as its batch script; returns its exit code."""
+    """Supervises the job that `submit` has queued, from its batch script; returns its exit code."""
     id = os.environ["SLURM_JOB_ID"]
     end = time.monotonic() + NUMBER_SECONDS
-    while (found := record.read(folder)).id != id:  # submit writes it after sbatch has answered
+    while (job_record := record.read(folder)).id != id:  # submit writes it once sbatch has answered
         if time.monotonic() > end:
-            raise UserError(f"{folder / record.FILE} is of Slurm's job {found.id}, and this is {id}; launch it again")
+            raise UserError(f"{folder / record.FILE} belongs to Slurm job {job_record.id}, and this is {id}; launch it again")
         time.sleep(0.1)
-    return Supervisor(found, SlurmRanks(), requeue=_requeue).run()
+    return Supervisor(job_record, SlurmRanks(), requeue=_requeue).run()
 
 
 def _check_partition(job: Job) -> None:
-    """Raises a UserError for a partition that isn't there, is down, or whose limits the job is beyond: Slurm may let that wait for ever."""
+    """Raises a UserError for a partition that is unknown, down or too small for the job, which Slurm may leave pending for ever."""
     known = slurm_queue.partitions()
     named = str(job.options["partition"]).split(",") if job.options.get("partition") else []
     for name in named:
@@ -121,40 +115,40 @@ def _problem(job: Job, partition: slurm_queue.Partition) -> str | None:
     if not partition.up:
         return f"the partition {partition.name} is down"
     if partition.nodes is not None and job.nodes > partition.nodes:
-        return f"{job.nodes} nodes: the partition {partition.name} gives a job {partition.nodes} at most"
+        return f"{job.nodes} nodes: the partition {partition.name} allows a job at most {partition.nodes}"
     if partition.minutes is not None and job.time_limit is not None and job.time_limit > partition.minutes:
-        return f"time_limit: {job.time_limit} minutes are more than the {partition.minutes:.0f} of the partition {partition.name}"
+        return f"time_limit: {job.time_limit} minutes exceed the {partition.minutes:.0f} of the partition {partition.name}"
     return None
 
 
-def _queue(found: Record) -> None:
-    job = found.job
+def _queue(job_record: Record) -> None:
+    job = job_record.job
     (job.folder / logs.FOLDER).mkdir(parents=True, exist_ok=True)
-    found.state, found.id = State.queued, None
-    found.write()
+    job_record.state, job_record.id = State.queued, None
+    job_record.write()
     try:
-        found.id = slurm_queue.ask("sbatch", "--parsable", *_arguments(job), text=_script(job)).strip().split(";")[0]
+        job_record.id = slurm_queue.ask("sbatch", "--parsable", *_arguments(job), text=_script(job)).strip().split(";")[0]
     except UserError as error:
-        found.settle(State.failed, str(error))
+        job_record.settle(State.failed, str(error))
         raise
-    found.write()
+    job_record.write()
 
 
-def _requeue(found: Record) -> None:
-    """Queues the job that this process is in once more, under its number, or as a new job where the cluster doesn't allow that."""
+def _requeue(job_record: Record) -> None:
+    """Queues the current job again, under its number, or as a new job if the cluster doesn't allow that."""
     try:
-        _requeue_same(found)
+        _requeue_same(job_record)
     except UserError:
-        _queue(found)
+        _queue(job_record)
 
 
-def _requeue_same(found: Record) -> None:
-    # First what the next start reads: the requeue ends this process.
-    found.settle(State.queued, "queued again before its nodes are taken away")
+def _requeue_same(job_record: Record) -> None:
+    # Written first, for the next start: the requeue ends this process.
+    job_record.settle(State.queued, "queued again because its nodes are being taken away")
     try:
         slurm_queue.ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
     except UserError as error:
-        found.settle(State.cancelled, f"saved, and not queued again: {error}; submit it again")
+        job_record.settle(State.cancelled, f"saved, but not queued again: {error}; submit it again")
         raise
 
 
@@ -174,8 +168,8 @@ def _arguments(job: Job) -> list[str]:
         f"--chdir={job.directory}",
         f"--output={job.folder / logs.FOLDER / logs.SUPERVISOR}",
         "--open-mode=append",
-        "--export=ALL",  # the one way in which environment and secrets reach the workers
-        "--requeue",  # when a node fails; a job that ends by itself in time queues itself again
+        "--export=ALL",  # the only way in which environment and secrets reach the workers
+        "--requeue",  # if a node fails; before its time limit a job queues itself again
         f"--signal=B:USR1@{save}",
         *limited,
         *own,
@@ -187,14 +181,14 @@ def _script(job: Job) -> str:
     return f"#!/bin/sh\nexec {shlex.join(command)}\n"
 
 
-def _by_slurm(found: Record) -> tuple[State, str]:
-    """Where a job stands that job.json calls queued, running or restarting."""
-    assert found.id is not None
-    job = slurm_queue.described(found.id)
+def _by_slurm(job_record: Record) -> tuple[State, str]:
+    """The state and reason of a job that job.json calls queued, running or restarting."""
+    assert job_record.id is not None
+    job = slurm_queue.described(job_record.id)
     if job is None:
-        return State.lost, f"Slurm doesn't know its job {found.id} any more; launch it again to go on from the last checkpoint"
+        return State.lost, f"Slurm no longer knows its job {job_record.id}; launch it again to continue from the last checkpoint"
     words = f"Slurm says {job['JobState']} ({job.get('Reason', 'None')})"
     state = slurm_queue.STATES.get(job["JobState"])
     if state is None:
-        return (found.state if found.state is not State.queued else State.running), found.reason
+        return (job_record.state if job_record.state is not State.queued else State.running), job_record.reason
     return state, words

@@ -1,17 +1,17 @@
-"""What is asked of Slurm's commands. Accounting (`sacct`) is left out: many clusters have none."""
+"""What this package asks of Slurm's commands. It doesn't use accounting (`sacct`), which many clusters lack."""
 
 import dataclasses
 import os
 import re
 import shutil
-import subprocess
 
+from alpaca_jax.cluster.command import ask as ask_command
 from alpaca_jax.cluster.job import State, clean_environment
 from alpaca_jax.errors import UserError
 
-SECONDS = 60.0  # for one command to answer
+SECONDS = 60.0  # for a command to answer
 
-# Slurm's words for a job; what isn't here (COMPLETING, SIGNALING, STAGE_OUT ...) is a job that still holds its nodes.
+# Slurm's states of a job; in those not listed (COMPLETING, SIGNALING, STAGE_OUT ...) it still holds its nodes.
 STATES = {
     "PENDING": State.queued,
     "CONFIGURING": State.queued,
@@ -22,7 +22,7 @@ STATES = {
     "RESV_DEL_HOLD": State.queued,
     "CANCELLED": State.cancelled,
     "REVOKED": State.cancelled,
-    "COMPLETED": State.lost,  # a supervisor that came to its end would have said so in job.json
+    "COMPLETED": State.lost,  # a supervisor that ended normally would have said so in job.json
     "PREEMPTED": State.lost,
     "NODE_FAIL": State.lost,
     "FAILED": State.failed,
@@ -34,31 +34,23 @@ STATES = {
 
 
 def ask(*command: str, text: str = "") -> str:
-    """Returns what one of Slurm's commands prints; raises a UserError with what it complains of."""
+    """Returns what one of Slurm's commands prints; a UserError says what it complains of."""
     if shutil.which(command[0]) is None:
         raise UserError(f"there is no Slurm here: {command[0]} is not on the PATH; launch from a login node, or choose another backend")
-    try:
-        found = subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECONDS, env=outside_environment())
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{command[0]} gave no answer in {SECONDS:.0f} s: is Slurm's controller up? (scontrol ping)") from error
-    if found.returncode != 0:
-        raise UserError(f"Slurm refuses ({' '.join(command[:2])}): {complaint(found.stderr or found.stdout)}")
-    return found.stdout
-
-
-def complaint(text: str) -> str:
-    """Returns the lines of a command's complaint in one, without the command's name before each."""
-    return "; ".join(re.sub(r"^\w+: (error: |fatal: )?", "", line) for line in text.splitlines() if line.strip())
+    hint = "is Slurm's controller up? (scontrol ping)"
+    return ask_command(
+        command, f"Slurm refuses ({' '.join(command[:2])})", SECONDS, text=text, environment=outside_environment(), hint=hint
+    )
 
 
 def outside_environment() -> dict[str, str]:
-    """Returns the environment without what the job that this runs in was told of itself: srun and sbatch would take it as options."""
+    """Returns the environment without the variables of the job that this runs in: srun and sbatch would take them as options."""
     inside = "SLURM_JOB_ID" in os.environ
     return {name: value for name, value in clean_environment().items() if not (inside and _of_a_job(name))}
 
 
 def described(id: str) -> dict[str, str] | None:
-    """Returns the fields of `scontrol show job`, None where Slurm has forgotten the job (some minutes after its end)."""
+    """Returns the fields of `scontrol show job`, None once Slurm has forgotten the job (some minutes after its end)."""
     try:
         text = ask("scontrol", "show", "job", "--oneliner", id)
     except UserError as error:
@@ -69,23 +61,23 @@ def described(id: str) -> dict[str, str] | None:
 
 
 def signals_whole_trees() -> bool:
-    """True where the cluster signals what a task has started as well as the task; with cgroups it signals the task alone."""
+    """True if the cluster signals a task and everything it has started; with cgroups it signals the task alone."""
     return "proctrack/linuxproc" in ask("scontrol", "show", "config")
 
 
 def node_address(name: str) -> str:
-    """Returns the address at which Slurm itself reaches a node; its name need not resolve on the others."""
+    """Returns the address at which Slurm reaches a node, whose name need not resolve on the others."""
     return _fields(ask("scontrol", "show", "node", "--oneliner", name))["NodeAddr"]
 
 
 def nodes(expression: str) -> list[str]:
-    """Returns the names that stand in a list such as n[1-3,7]."""
+    """Returns the names in a list such as n[1-3,7]."""
     return ask("scontrol", "show", "hostnames", expression).split()
 
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """A partition's limits on one job; None is no limit."""
+    """A partition's limits for one job; None means no limit."""
 
     name: str
     default: bool
@@ -96,19 +88,19 @@ class Partition:
 
 def partitions() -> dict[str, Partition]:
     """Returns the cluster's partitions by name."""
-    found = {}
+    by_name = {}
     for line in ask("sinfo", "--noheader", "--format=%R|%P|%a|%l|%s").splitlines():
         name, starred, available, limit, size = line.split("|")
         nodes = size.split("-")[-1]
-        found[name] = Partition(name, starred.endswith("*"), available == "up", _minutes(limit), int(nodes) if nodes.isdigit() else None)
-    return found
+        by_name[name] = Partition(name, starred.endswith("*"), available == "up", _minutes(limit), int(nodes) if nodes.isdigit() else None)
+    return by_name
 
 
 def _minutes(text: str) -> float | None:
     """Reads Slurm's [days-]hours:minutes:seconds; None for words such as infinite."""
-    if not (found := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)):
+    if not (match := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)):
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return days * 1440 + hours * 60 + minutes + seconds / 60
 
 

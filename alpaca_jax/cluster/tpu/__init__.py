@@ -1,1 +1,1 @@
-"""The TPU pod backend: a job's ranks run on the workers of slices from Google's queued resources."""
+"""The TPU pod backend: a job's ranks run on the workers of slices, which are Google Cloud's queued resources."""

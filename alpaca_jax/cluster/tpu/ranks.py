@@ -1,51 +1,50 @@
-"""One attempt of a job on the workers of TPU slices: a connection to each, through which its command, its log and its signals go."""
+"""One attempt of a job on the workers of TPU slices: a connection to each carries its command, its log and its signals."""
 
 import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alpaca_jax.cluster import code, logs
+from alpaca_jax import children
+from alpaca_jax.cluster import checkout, logs
 from alpaca_jax.cluster.job import Job, Tenure, now
-from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks
-from alpaca_jax.cluster.rank import END_NOW, log_of
-from alpaca_jax.cluster.remote import line
+from alpaca_jax.cluster.processes import GRACE_SECONDS, LocalRanks, job_variables
+from alpaca_jax.cluster.rank import END_NOW, line, log_of
 from alpaca_jax.cluster.tpu import gcloud
 from alpaca_jax.cluster.tpu.slices import Slices, Worker
 from alpaca_jax.errors import Lost, UserError
 
-PORT = 8476  # of rank 0's coordinator
-REACH_SECONDS = 300.0  # until a new machine answers ssh
-HOME = "alpaca-jax"  # below the home of the worker's user: a virtual environment, and the code of each job
+PORT = 8476  # of the coordinator, on the lead's host
+REACH_SECONDS = 300.0  # for a new machine to answer ssh
+HOME = "alpaca-jax"  # below the worker's home: a virtual environment, and the code of each job
 PYTHON = f'"$HOME/{HOME}/venv/bin/python"'
-# The images of TPU VMs have an older Python than this package needs; uv brings one.
+# The images of TPU VMs have a Python too old for this package; uv installs one.
 SETUP = (
     "python3 -m pip install --quiet --user uv"
     f' && python3 -m uv venv --quiet --allow-existing --python 3.12 "$HOME/{HOME}/venv"'
     f" && python3 -m uv pip install --quiet --python {PYTHON} --constraint constraints.txt --editable '.[tpu,gcs]'"
 )
-# A connection whose other end is gone ends within a minute; no terminal, which would change what goes through.
+# A connection whose other end is gone ends within a minute. No terminal: it would alter the data.
 SSH = ("--ssh-flag=-T", "--ssh-flag=-oServerAliveInterval=15", "--ssh-flag=-oServerAliveCountMax=4")
 
 
 class TpuRanks(LocalRanks):
-    """Runs the attempts of a job on its slices; what rank 0 writes goes on to `show`."""
+    """Runs the attempts of a job on its slices; `show` gets what the lead writes."""
 
     def __init__(self, slices: Slices, show: Callable[[str], None] = lambda text: None, grace: float = GRACE_SECONDS) -> None:
         super().__init__(show, grace)
         self.slices = slices
 
     def tenure(self) -> Tenure:
-        """Stays: what is taken away is asked for again by the next attempt."""
+        """Stays: the next attempt asks for preempted slices again."""
         return Tenure.stays
 
     def run(self, job: Job, attempt: int) -> int:
-        """Returns the exit code of one attempt once no connection of it is left."""
+        """Runs one attempt; returns its exit code once none of its connections is left."""
         folder = logs.folder_of(job.folder, attempt)
         folder.mkdir(parents=True, exist_ok=True)
         workers: list[Worker] | None = None
@@ -73,22 +72,22 @@ class TpuRanks(LocalRanks):
         return logs.exit_code(logs.ends(folder, job.processes))
 
     def _copy_code(self, job: Job, workers: list[Worker]) -> None:
-        """Copies the archive of the launch to every worker; a machine that is new may take a while to answer."""
+        """Copies the archive of the code to every worker; a new machine may take a while to answer."""
         end = time.monotonic() + REACH_SECONDS
         for tpu in dict.fromkeys(worker.tpu for worker in workers):
             while True:
                 try:
                     target = f"{tpu}:{_archive(job)}"
-                    gcloud.ask(job.options, "tpu-vm", "scp", str(job.folder / code.FILE), target, "--worker=all")
+                    gcloud.ask(job.options, "tpu-vm", "scp", str(job.folder / checkout.ARCHIVE), target, "--worker=all")
                     break
                 except UserError as error:
                     if self._pending or time.monotonic() > end:
-                        raise Lost(f"{tpu}: the code can't be copied there: {error}") from error
+                        raise Lost(f"{tpu}: can't copy the code there: {error}") from error
                     time.sleep(min(5.0, REACH_SECONDS / 10))
 
 
 class Connection:
-    """One rank's worker at the end of gcloud's ssh; has what LocalRanks asks of a process."""
+    """A connection to one rank's worker, through gcloud's ssh; LocalRanks treats it like a process."""
 
     def __init__(self, job: Job, attempt: int, rank: int, worker: Worker, coordinator: str, log: Path) -> None:
         self.rank, self._end_at = rank, float("inf")
@@ -104,12 +103,12 @@ class Connection:
 
     @property
     def returncode(self) -> int | None:
-        """The command's exit code, as ssh passes it on; 255 where the connection was lost."""
+        """The command's exit code, as ssh reports it; 255 if the connection was lost."""
         return self._process.returncode
 
     def poll(self) -> int | None:
-        """Returns the exit code, None while the connection is there."""
-        if time.monotonic() > self._end_at:  # nobody at its other end does what it is told
+        """Returns the exit code, None while the connection lasts."""
+        if time.monotonic() > self._end_at:  # the other end doesn't react
             self._kill()
         return self._process.poll()
 
@@ -124,7 +123,7 @@ class Connection:
         self._write(str(int(number)))
 
     def close(self) -> None:
-        """Ends the connection and what runs at its end; returns when it has ended here."""
+        """Ends the connection and the command at its other end; returns once it has ended here."""
         self.send_signal(END_NOW)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
@@ -135,8 +134,7 @@ class Connection:
 
     def _kill(self) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # gcloud, and the ssh that it has started
-            self._process.wait()
+            children.kill_group(self._process)  # gcloud and its ssh
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
@@ -146,24 +144,18 @@ class Connection:
 
 
 def _environment(job: Job, attempt: int, rank: int, coordinator: str) -> dict[str, str]:
-    """What the command gets in its environment: what it is told about the job, what the job says, and the secrets."""
-    told = {
-        "ALPACA_JAX_COORDINATOR": coordinator,
-        "ALPACA_JAX_PROCESSES": str(job.processes),
-        "ALPACA_JAX_PROCESS": str(rank),
-        "ALPACA_JAX_ATTEMPT": str(attempt),
-        "PYTHONUNBUFFERED": "1",  # or a log lacks the lines before a kill
-    }
-    return dict(job.environment) | {name: os.environ[name] for name in job.secrets} | told
+    """The variables that the command gets: the job's own, its secrets, and what describes its rank."""
+    secrets = {name: os.environ[name] for name in job.secrets}
+    return dict(job.environment) | secrets | job_variables(job, attempt, coordinator) | {"ALPACA_JAX_PROCESS": str(rank)}
 
 
 def _script(job: Job, rank: int, worker: Worker) -> str:
-    """What a worker's shell runs: unpack, install, then the rank, which reads its command from the connection."""
+    """The script for a worker's shell: unpack, install, then run the rank, which reads its command from the connection."""
     folder = f'"$HOME/{HOME}/{job.name}"'
     ended = line(rank, worker.host, exit=UserError.exit_code, ended="$(date -u +%Y-%m-%dT%H:%M:%S+00:00)", traceback="none").strip()
     unpack = f"rm -rf {folder} && mkdir -p {folder} && cd {folder} && tar -xzf ~/{_archive(job)}"
     setup = str(job.options.get("setup") or SETUP)
-    install = f"( ( {setup} ) || ( sleep 5; {setup} ) )"  # twice: it loads from the network
+    install = f"( ( {setup} ) || ( sleep 5; {setup} ) )"  # twice: it downloads from the network
     refused = f'{{ echo "the setup has failed"; echo "{ended}"; exit {UserError.exit_code}; }}'
     python = shlex.quote(str(job.options["python"])) if job.options.get("python") else PYTHON
     return f"{{ {unpack} && {install} </dev/null; }} 2>&1 || {refused}; exec {python} -m alpaca_jax.cluster.remote 2>&1"

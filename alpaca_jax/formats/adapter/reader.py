@@ -15,7 +15,7 @@ from alpaca_jax.formats.adapter.lora import Lora
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, Weight, weights, whole
-from alpaca_jax.formats.tensors import Read, Stored, abbreviated
+from alpaca_jax.formats.tensors import Read, StoredTensor, abbreviated
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ def base_of(folder: Path) -> str:
     return base
 
 
-def open(folder: Path, base: Pretrained) -> Pretrained:
+def merge(folder: Path, base: Pretrained) -> Pretrained:
     """Returns `base` with the adapter in `folder` merged into it as it is read, with the tokenizer of the folder where it has one.
 
     A UserError names every tensor that has no place in the base, or another size there.
@@ -122,7 +122,7 @@ class _Changes:
         return self.loras[name].merged(plain, weight.name, weight.layer_shape, index) if name in self.loras else plain(index)
 
 
-def _tensors(folder: Path) -> tuple[Path, Mapping[str, Stored], Callable[[str, Index], np.ndarray]]:
+def _tensors(folder: Path) -> tuple[Path, Mapping[str, StoredTensor], Callable[[str, Index], np.ndarray]]:
     """The file of an adapter, what it holds, and what reads a piece of a tensor of it."""
     file = folder / "adapter_model.safetensors"
     if file.is_file():
@@ -138,7 +138,7 @@ def _changes(
     folder: Path,
     config: Mapping[str, Any],
     base: Pretrained,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, StoredTensor],
     load: Callable[[str, Index], np.ndarray],
 ) -> _Changes:
     shapes = {name: shape for weight in weights(base.architecture).values() for name, shape in weight.tensors("huggingface")}
@@ -172,7 +172,7 @@ def _changes(
 
 
 def _sorted(
-    stored: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]]
+    stored: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, dict[str, str]], dict[str, str], list[str]]:
     """The file's names of the parts of each low-rank change and of each whole tensor, by the tensor's own name, and those of neither."""
     parts: dict[str, dict[str, str]] = {}
@@ -190,7 +190,7 @@ def _sorted(
     return parts, replaced, unknown
 
 
-def _misfits(tensor: str, found: Mapping[str, str], stored: Mapping[str, Stored], shape: tuple[int, ...], rank: int) -> list[str]:
+def _misfits(tensor: str, found: Mapping[str, str], stored: Mapping[str, StoredTensor], shape: tuple[int, ...], rank: int) -> list[str]:
     """What is wrong with the low-rank change of one tensor, in words."""
     outputs, inputs = shape
     wanted = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}

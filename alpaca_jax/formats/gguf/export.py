@@ -20,7 +20,6 @@ from gguf.quants import quantize
 from gguf.utility import size_label
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats.ahead import ahead
 from alpaca_jax.formats.dtypes import contiguous, finite
 from alpaca_jax.formats.gguf import header as gguf_header
 from alpaca_jax.formats.gguf import rope as gguf_rope
@@ -28,7 +27,7 @@ from alpaca_jax.formats.gguf import vocabulary as gguf_vocabulary
 from alpaca_jax.formats.gguf.reader import PLAIN, RECEIPT
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
-from alpaca_jax.formats.partial import Partial, told_when_full
+from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
 from alpaca_jax.model.architecture import Architecture
 
 Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
@@ -43,7 +42,7 @@ _PIECE = 1 << 24  # numbers of a table, read and written at a time
 _FILE = "model.gguf"  # in the folder of what is not whole yet
 
 
-class Tensor(NamedTuple):
+class TensorInfo(NamedTuple):
     """One tensor of the file to be: its shape as in every other format, the name of its dtype (float32, Q8_0, ...) and its bytes."""
 
     name: str
@@ -55,7 +54,7 @@ class Tensor(NamedTuple):
 class _Source(NamedTuple):
     """Where a tensor comes from: a weight of ours (one layer of it), or, without one, RoPE's factors."""
 
-    tensor: Tensor
+    tensor: TensorInfo
     kind: GGMLQuantizationType
     weight: Weight | None = None
     layer: int = 0
@@ -66,7 +65,7 @@ class _Source(NamedTuple):
         return _padded(self.tensor.nbytes)
 
 
-def listing(model: Pretrained, dtype: Dtype) -> list[Tensor]:
+def listing(model: Pretrained, dtype: Dtype) -> list[TensorInfo]:
     """Returns the tensors that an export writes, in their order; a UserError where llama.cpp has no such model."""
     gguf_header.keys(model.architecture)
     return [source.tensor for source in _sources(model.architecture, dtype)]
@@ -96,8 +95,8 @@ def export(
     whole = {"dtype": dtype, "header": hashlib.sha256(header).hexdigest()}
     partial = Partial(path, whole, len(header) + sum(source.end for source in sources))
     try:
-        with told_when_full(path), (partial.folder / _FILE).open("ab") as file:
-            for source, piece, last in ahead(_pieces(_rest(file, header, sources, progress), model)):
+        with explains_full_disk(path), (partial.folder / _FILE).open("ab") as file:
+            for source, piece, last in read_ahead(_pieces(_rest(file, header, sources, progress), model)):
                 file.write(memoryview(piece.reshape(-1).view(np.uint8)))
                 if last:
                     file.write(bytes(source.end - source.tensor.nbytes))
@@ -126,7 +125,7 @@ def _source(name: str, shape: tuple[int, ...], dtype: Dtype, weight: Weight | No
     kind = kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
     block, nbytes = GGML_QUANT_SIZES[kind]
     shown = PLAIN[kind].name if kind in PLAIN else kind.name
-    return _Source(Tensor(name, shape, shown, math.prod(shape) // block * nbytes), kind, weight, layer)
+    return _Source(TensorInfo(name, shape, shown, math.prod(shape) // block * nbytes), kind, weight, layer)
 
 
 def _header(

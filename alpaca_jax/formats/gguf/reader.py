@@ -31,7 +31,7 @@ RECEIPT = "alpaca_jax.conversion"  # the key of what a file was made from
 _PIECE = 1 << 18  # numbers that are dequantised at a time: the gguf package makes several copies of them, which a cache should hold
 
 
-class Stored(NamedTuple):
+class GGUFTensor(NamedTuple):
     """A tensor and where it lies: `offset` counts bytes from the beginning of the file."""
 
     offset: int
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
         return PLAIN[self.kind].name if self.kind in PLAIN else self.kind.name
 
 
-def open(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
+def open_file(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
     """Returns the model in a GGUF file (with `tokenizer` where it has none); a UserError where it is damaged or another model.
 
     Quantised weights are read as float32.
@@ -88,7 +88,7 @@ def receipt(path: Path) -> Any:
         return None
 
 
-def read(file: WeightFile, tensor: Stored, index: Index = ()) -> np.ndarray:
+def read(file: WeightFile, tensor: GGUFTensor, index: Index = ()) -> np.ndarray:
     """Returns the piece `index` of a tensor, float32 where it is quantised; only its rows are read, some at a time."""
     shape = (1, *tensor.shape)[-2:]  # one dimension is one row
     rows, columns = whole(index if len(tensor.shape) == 2 else (slice(None), *index), shape)
@@ -111,7 +111,7 @@ def _dequantized(raw: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     return dequantize(raw.reshape(1, -1), kind).reshape(len(raw), -1)
 
 
-def _parts(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+def _parts(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     """The header and where each tensor lies. Nothing of the file stays mapped: the pages that a map touches count as memory."""
     try:
         reader = _Reader(path)
@@ -119,7 +119,7 @@ def _parts(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
     return header, {
-        tensor.name: Stored(
+        tensor.name: GGUFTensor(
             int(tensor.data_offset), tuple(int(size) for size in reversed(tensor.shape)), tensor.tensor_type, int(tensor.n_bytes)
         )
         for tensor in reader.tensors
@@ -171,7 +171,7 @@ class _Reader(GGUFReader):
         return end - orig_offs, [kind, count, *texts], list(range(2, 2 + len(texts))), types
 
 
-def _check_kinds(path: Path, stored: Mapping[str, Stored]) -> None:
+def _check_kinds(path: Path, stored: Mapping[str, GGUFTensor]) -> None:
     for kind in {tensor.kind for tensor in stored.values()} - set(PLAIN):
         try:
             with np.errstate(all="ignore"):
@@ -183,7 +183,7 @@ def _check_kinds(path: Path, stored: Mapping[str, Stored]) -> None:
             ) from error
 
 
-def _most(stored: Mapping[str, Stored]) -> str:
+def _most(stored: Mapping[str, GGUFTensor]) -> str:
     """What most numbers are stored as."""
     counts: dict[str, int] = {}
     for tensor in stored.values():

@@ -17,23 +17,22 @@ import numpy as np
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import safetensors
-from alpaca_jax.formats.ahead import ahead
 from alpaca_jax.formats.dtypes import Dtype, contiguous, finite, numpy_dtype
 from alpaca_jax.formats.huggingface import config as huggingface_config
+from alpaca_jax.formats.huggingface.reader import INDEX
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
-from alpaca_jax.formats.partial import Partial, told_when_full
 from alpaca_jax.formats.tensors import VOCABULARY
+from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
 from alpaca_jax.model.architecture import Architecture
 
-STEM = "model"
 SHARD_BYTES = 5 * 10**9
 PIECE_BYTES = 64 * 10**6  # of a table, read and written at a time
 CODES = {name: code for code, name in safetensors.NAMES.items()}
 Progress = Callable[[str], None]
 
 
-class Tensor(NamedTuple):
+class ShardTensor(NamedTuple):
     """One tensor of the folder to be."""
 
     name: str
@@ -43,11 +42,11 @@ class Tensor(NamedTuple):
     layer: int
 
 
-def listing(architecture: Architecture, dtype: str) -> list[Tensor]:
+def listing(architecture: Architecture, dtype: str) -> list[ShardTensor]:
     """Returns the tensors that an export writes, in their order."""
     size = numpy_dtype(dtype).itemsize
     return [
-        Tensor(name, shape, size * int(np.prod(shape)), weight, layer)
+        ShardTensor(name, shape, size * int(np.prod(shape)), weight, layer)
         for weight in weights(architecture).values()
         for layer, (name, shape) in enumerate(weight.tensors("huggingface"))
     ]
@@ -61,24 +60,20 @@ def export(
     progress: Progress = lambda name: None,
     shard_bytes: int = SHARD_BYTES,
     plan: Mapping[str, Any] = MappingProxyType({}),
-    stem: str = STEM,
-    stored: str | None = None,
 ) -> None:
     """Writes `folder` (absent or empty until then): weights in `dtype` (default: as stored), configs, tokenizer, `extra` files.
 
     The folder appears whole or not at all; one with the same `plan` that was killed is gone on with. `progress(name)` is called after each
-    tensor. `stem` begins the names of the shards; `stored` is the dtype that `model.read` gives where that is not the one of the
-    configs. A UserError where a weight is not finite in `dtype`, or the disk has no room.
+    tensor. A UserError where a weight is not finite in `dtype`, or the disk has no room.
     """
     dtype = dtype or model.dtype
-    stored = stored or dtype
-    shards = _shards(listing(model.architecture, stored), shard_bytes, stem)
+    shards = _shards(listing(model.architecture, dtype), shard_bytes)
     size = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
-    partial = Partial(folder, {"plan": dict(plan), "dtype": stored, "shards": {file: len(shard) for file, shard in shards.items()}}, size)
+    partial = Partial(folder, {"plan": dict(plan), "dtype": dtype, "shards": {file: len(shard) for file, shard in shards.items()}}, size)
     try:
-        with told_when_full(folder):
-            _write_shards(partial.folder, shards, model, stored, progress)
-            _write_settings(partial.folder, shards, model, dtype, extra, stem)
+        with explains_full_disk(folder):
+            _write_shards(partial.folder, shards, model, dtype, progress)
+            _write_settings(partial.folder, shards, model, dtype, extra)
         partial.finish()
     except UserError as error:
         if not isinstance(error.__cause__, OSError):
@@ -86,9 +81,9 @@ def export(
         raise
 
 
-def _shards(tensors: Sequence[Tensor], limit: int, stem: str) -> dict[str, list[Tensor]]:
+def _shards(tensors: Sequence[ShardTensor], limit: int) -> dict[str, list[ShardTensor]]:
     """The tensors of each file, none of which is larger than `limit` bytes where it can be helped."""
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[ShardTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.nbytes > limit:
@@ -97,17 +92,17 @@ def _shards(tensors: Sequence[Tensor], limit: int, stem: str) -> dict[str, list[
         shards[-1].append(tensor)
         size += tensor.nbytes
     if len(shards) == 1:
-        return {f"{stem}.safetensors": shards[0]}
-    return {f"{stem}-{number + 1:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards)}
+        return {"model.safetensors": shards[0]}
+    return {f"model-{number + 1:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards)}
 
 
-def _write_shards(folder: Path, shards: dict[str, list[Tensor]], model: Pretrained, dtype: str, progress: Progress) -> None:
+def _write_shards(folder: Path, shards: dict[str, list[ShardTensor]], model: Pretrained, dtype: str, progress: Progress) -> None:
     """Writes the shards that are not there yet. The next piece is read, and the last shard synced to disk, while one is written."""
     with ThreadPoolExecutor(1) as syncer:
         synced: Future[None] | None = None
         for file, shard in shards.items():
             if not (folder / file).is_file():
-                _write_shard(folder / f".{file}", shard, ahead(_pieces(shard, model, dtype)), dtype, progress)
+                _write_shard(folder / f".{file}", shard, read_ahead(_pieces(shard, model, dtype)), dtype, progress)
                 if synced is not None:
                     synced.result()
                 synced = syncer.submit(_put_in_place, folder / f".{file}", folder / file)
@@ -119,7 +114,7 @@ def _write_shards(folder: Path, shards: dict[str, list[Tensor]], model: Pretrain
 
 
 def _write_shard(
-    path: Path, shard: list[Tensor], pieces: Iterator[tuple[Tensor, np.ndarray, bool]], dtype: str, progress: Progress
+    path: Path, shard: list[ShardTensor], pieces: Iterator[tuple[ShardTensor, np.ndarray, bool]], dtype: str, progress: Progress
 ) -> None:
     with path.open("wb") as file:
         file.write(_header(shard, dtype))
@@ -129,7 +124,7 @@ def _write_shard(
                 progress(tensor.name)
 
 
-def _header(shard: list[Tensor], dtype: str) -> bytes:
+def _header(shard: list[ShardTensor], dtype: str) -> bytes:
     ends = list(itertools.accumulate(tensor.nbytes for tensor in shard))
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for tensor, end in zip(shard, ends, strict=True):
@@ -146,7 +141,7 @@ def _put_in_place(written: Path, path: Path) -> None:
     os.replace(written, path)
 
 
-def _pieces(shard: list[Tensor], model: Pretrained, dtype: str) -> Iterator[tuple[Tensor, np.ndarray, bool]]:
+def _pieces(shard: list[ShardTensor], model: Pretrained, dtype: str) -> Iterator[tuple[ShardTensor, np.ndarray, bool]]:
     """Yields each tensor of a shard, tables in pieces of their rows, and whether the piece is its last."""
     target = numpy_dtype(dtype)
     for tensor in shard:
@@ -166,7 +161,7 @@ def _pieces(shard: list[Tensor], model: Pretrained, dtype: str) -> Iterator[tupl
             yield tensor, piece, not index or index[0].stop == tensor.shape[0] or name.stacked
 
 
-def indices(tensor: Tensor) -> list[tuple[slice, ...]]:
+def indices(tensor: ShardTensor) -> list[tuple[slice, ...]]:
     """Returns the pieces of our weight that a tensor is read in, one after the other: a layer, the whole, or some rows of a table."""
     if tensor.weight.name.stacked:
         return [(slice(tensor.layer, tensor.layer + 1),)]
@@ -176,15 +171,13 @@ def indices(tensor: Tensor) -> list[tuple[slice, ...]]:
     return [(slice(start, min(start + rows, tensor.shape[0])),) for start in range(0, tensor.shape[0], rows)]
 
 
-def _write_settings(
-    folder: Path, shards: dict[str, list[Tensor]], model: Pretrained, dtype: Dtype, extra: Mapping[str, str], stem: str
-) -> None:
+def _write_settings(folder: Path, shards: dict[str, list[ShardTensor]], model: Pretrained, dtype: Dtype, extra: Mapping[str, str]) -> None:
     settings = huggingface_config.files(model.architecture, model.tokenizer, dtype, model.eos_ids or (model.tokenizer.eos_id,))
     texts = {name: to_json(value) for name, value in settings.items()} | dict(extra)
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
         places = {tensor.name: file for file, shard in shards.items() for tensor in shard}
-        texts[f"{stem}.safetensors.index.json"] = to_json({"metadata": {"total_size": total}, "weight_map": places})
+        texts[INDEX] = to_json({"metadata": {"total_size": total}, "weight_map": places})
     for name, content in {**model.tokenizer.files(), **{name: text.encode() for name, text in texts.items()}}.items():
         (folder / name).write_bytes(content)
 

@@ -12,7 +12,7 @@ from alpaca_jax.formats.dtypes import widest
 from alpaca_jax.formats.huggingface import config as huggingface_config
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index
-from alpaca_jax.formats.tensors import Stored, Tensors, abbreviated
+from alpaca_jax.formats.tensors import StoredTensor, Tensors, abbreviated
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.rundir import read_json
 from alpaca_jax.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ KINDS = {  # the file of all weights, or the index of several, in the order they
 ROWS = 1 << 14  # of a table, compared at a time
 
 
-def open(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
+def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
     """Returns the model in a folder (with `tokenizer` where it has none); a UserError where it is another model, or not whole."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model: neither config.json (Hugging Face) nor train/model/ (a run of ours) is there")
@@ -78,7 +78,7 @@ def _places(index: Path) -> dict[str, str]:
     return places
 
 
-def _stored(files: list[Path]) -> tuple[Mapping[str, tuple[Path, Stored]], Callable[[str, Index], np.ndarray]]:
+def _stored(files: list[Path]) -> tuple[Mapping[str, tuple[Path, StoredTensor]], Callable[[str, Index], np.ndarray]]:
     """Each tensor with its file, and what reads a piece of one."""
     stored: dict[str, tuple[Path, Any]] = {}
     for file in files:
@@ -94,7 +94,7 @@ def _stored(files: list[Path]) -> tuple[Mapping[str, tuple[Path, Stored]], Calla
     return stored, load
 
 
-def _check_index(index: Path, stored: Mapping[str, tuple[Path, Stored]]) -> None:
+def _check_index(index: Path, stored: Mapping[str, tuple[Path, StoredTensor]]) -> None:
     if not index.is_file():
         return
     places = _places(index)

@@ -13,7 +13,7 @@ from alpaca_jax.formats.dtypes import numpy_dtype, widest
 from alpaca_jax.formats.meta import params as meta_params
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, whole
-from alpaca_jax.formats.tensors import Stored, Tensors, abbreviated
+from alpaca_jax.formats.tensors import StoredTensor, Tensors, abbreviated
 from alpaca_jax.tokenizer import Tokenizer, tiktoken
 
 EMBED, HEAD = "tok_embeddings.weight", "output.weight"
@@ -33,7 +33,7 @@ class Joined(NamedTuple):
     nbytes: int
 
 
-def open(folder: Path, tokenizer: Tokenizer | None = None, max_positions: int | None = None) -> Pretrained:
+def open_folder(folder: Path, tokenizer: Tokenizer | None = None, max_positions: int | None = None) -> Pretrained:
     """Returns the model in a folder (with `tokenizer` where it has none); a UserError where a part is missing or does not fit.
 
     `notes` says what params.json leaves open and was guessed: among others `max_positions`, where it is not given.
@@ -65,7 +65,7 @@ def open(folder: Path, tokenizer: Tokenizer | None = None, max_positions: int | 
     )
 
 
-def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray], list[Mapping[str, Stored]]]:
+def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray], list[Mapping[str, StoredTensor]]]:
     """The files of weights in their order, what reads a piece of a tensor of one, and what each holds."""
     files = sorted(path for path in folder.glob("consolidated.*.pth") if re.fullmatch(r"consolidated\.\d+\.pth", path.name))
     if files:
@@ -79,7 +79,7 @@ def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray]
     raise UserError(f"{folder} holds params.json and no weights: neither consolidated.00.pth nor consolidated.safetensors; fetch it again")
 
 
-def _check_count(folder: Path, headers: list[Mapping[str, Stored]], params: Mapping[str, Any]) -> None:
+def _check_count(folder: Path, headers: list[Mapping[str, StoredTensor]], params: Mapping[str, Any]) -> None:
     queries = headers[0].get("layers.0.attention.wq.weight")
     wanted = params["n_heads"] * meta_params.head_dim(params) // queries.shape[0] if queries is not None and queries.shape[0] else 1
     if len(headers) < wanted:
@@ -87,7 +87,7 @@ def _check_count(folder: Path, headers: list[Mapping[str, Stored]], params: Mapp
         raise UserError(f"{folder} holds {len(headers)} of {wanted} parts: {lacking} is missing; fetch it again")
 
 
-def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, Stored]], params: Mapping[str, Any]) -> dict[str, Joined]:
+def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, StoredTensor]], params: Mapping[str, Any]) -> dict[str, Joined]:
     first = headers[0]
     problems = []
     for file, header in zip(files[1:], headers[1:], strict=True):
@@ -106,11 +106,11 @@ def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, Stored]]
     return {name: _join(name, [header[name] for header in headers], params["dim"]) for name in first}
 
 
-def _kind(tensor: Stored) -> tuple[tuple[int, ...], str]:
+def _kind(tensor: StoredTensor) -> tuple[tuple[int, ...], str]:
     return tensor.shape, tensor.dtype
 
 
-def _join(name: str, parts: list[Stored], width: int) -> Joined:
+def _join(name: str, parts: list[StoredTensor], width: int) -> Joined:
     shape = parts[0].shape
     if name == EMBED:
         axis = 0 if shape[-1] == width else 1  # LLaMA 1 and 2 split the width of the embedding, Llama 3 its vocabulary

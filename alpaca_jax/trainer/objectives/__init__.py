@@ -6,12 +6,13 @@ needs beside the trained weights (frozen weights, a base model, a reference, a t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
+from alpaca_jax.model.tree import Tree
 from alpaca_jax.trainer.forward import Batch, Forward
-from alpaca_jax.trainer.weights import Fixed, Tree
+from alpaca_jax.trainer.weights import Fixed
 
 Sum = tuple[jax.Array, jax.Array]  # a sum and the weight it is divided by, fp32 scalars
 
@@ -36,7 +37,7 @@ class Objective:
     weight: str = "targets"
     reports: tuple[str, ...] = field(default=())
 
-    def select(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def select(self, batch: Batch) -> dict[str, Any]:
         """The arrays of `batch` that this objective reads."""
         missing = self.reads.keys() - batch.keys()
         assert not missing, f"the objective reads {sorted(missing)}; the batch has {sorted(batch)}"

@@ -4,10 +4,11 @@ import jax
 from jaxtyping import Array, Float
 
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import Tree
 from alpaca_jax.trainer.forward import Batch, Forward
 from alpaca_jax.trainer.loss import CHUNK, summed_cross_entropy
 from alpaca_jax.trainer.objectives import Objective, Terms
-from alpaca_jax.trainer.weights import Fixed, Tree, whole
+from alpaca_jax.trainer.weights import Fixed, whole
 
 READS = {"tokens": "int32", "targets": "int32", "segments": "int32", "positions": "int32", "weights": "float32"}
 

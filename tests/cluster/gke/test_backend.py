@@ -26,7 +26,7 @@ from alpaca_jax.distributed.config import DistributedConfig
 from alpaca_jax.distributed.environment import find
 from alpaca_jax.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "launch" / "gke_jobset.yaml"
 TPU = {"image": "i", "tpu": "tpu-v5-lite-podslice", "topology": "4x4"}
 GPU = {"image": "i", "gpu": "nvidia-h100-80gb"}

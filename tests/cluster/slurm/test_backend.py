@@ -209,7 +209,7 @@ def test_what_slurm_would_refuse_is_refused_before_anything_is_queued(scripted, 
 
 
 def test_launch_slurm_sbatch_runs_a_job_by_hand(tmp_path):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [
         "sbatch",
         "--parsable",

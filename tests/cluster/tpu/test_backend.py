@@ -13,8 +13,7 @@ import pytest
 import stand_in_gcloud as stand_in
 from cluster_jobs import eventually, running_below
 
-from alpaca_jax.cluster import code as source
-from alpaca_jax.cluster import record, supervise
+from alpaca_jax.cluster import checkout, record, supervise
 from alpaca_jax.cluster.job import State
 from alpaca_jax.cluster.logs import folder_of
 from alpaca_jax.cluster.tpu import gcloud
@@ -227,10 +226,11 @@ def test_a_wait_outlasts_answers_that_do_not_come(pod_job, google, monkeypatch):
 
 
 def test_the_code_is_packed_without_what_it_leaves_behind(tmp_path):
-    source.pack(tmp_path / "code.tar.gz")
+    checkout.pack(tmp_path / "code.tar.gz")
     with tarfile.open(tmp_path / "code.tar.gz") as archive:
         names = archive.getnames()
-    assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs/train.yaml", "alpaca_jax/cluster/code.py"} <= set(names)
+    needed = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs/train.yaml", "alpaca_jax/cluster/checkout.py"}
+    assert needed <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", ".git", "runs"))]
 
 
@@ -282,7 +282,7 @@ def test_the_hosts_of_a_slice():
 
 
 def test_launch_tpu_pod_sh_runs_the_command_line(tmp_path, google):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     stand_in.make_tpu(google, "mine", 1)
     options = [word for key, value in {**HERE, "tpu": "mine"}.items() for word in ("--option", f"{key}={value}")]
     command = [root / "launch" / "tpu_pod.sh", *options, "train", f"dir={tmp_path / 'run'}", "no_such_key=1"]

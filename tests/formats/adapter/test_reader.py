@@ -74,9 +74,9 @@ def _check(model: Pretrained, expected: dict[str, np.ndarray], atol: float = 2e-
 def test_merged_as_peft_does(kind: str, make_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, model = make_llama()
     expected = _train(model, tmp_path, **KINDS[kind])
-    base = huggingface.open(folder)
+    base = huggingface.open_folder(folder)
     monkeypatch.setattr(lora, "_BLOCK", 100)  # so that changes are worked out in many pieces
-    found = adapter.open(tmp_path, base)
+    found = adapter.merge(tmp_path, base)
     _check(found, expected)
     assert dataclasses.replace(found.architecture) == base.architecture
     assert set(found.files) == {*base.files, tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"}
@@ -89,7 +89,7 @@ def test_a_pickled_adapter(make_llama: Any, tmp_path: Path) -> None:
     file = tmp_path / "adapter_model.safetensors"
     torch.save({name: torch.from_numpy(tensor) for name, tensor in load_file(file).items()}, tmp_path / "adapter_model.bin")
     file.unlink()
-    _check(adapter.open(tmp_path, huggingface.open(folder)), expected)
+    _check(adapter.merge(tmp_path, huggingface.open_folder(folder)), expected)
 
 
 def test_a_larger_vocabulary(make_llama: Any, tiny_tokenizer: Path, tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_a_larger_vocabulary(make_llama: Any, tiny_tokenizer: Path, tmp_path: Pa
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
     tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 18, "content": "<end>"})
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    base = huggingface.open(folder)
-    found = adapter.open(tmp_path, base)
+    base = huggingface.open_folder(folder)
+    found = adapter.merge(tmp_path, base)
     _check(found, expected)
     assert found.architecture.vocab_size == 101
     assert any("from 96 to 101" in note for note in found.notes)
@@ -111,7 +111,7 @@ def test_a_larger_vocabulary(make_llama: Any, tiny_tokenizer: Path, tmp_path: Pa
     file = tmp_path / "adapter_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(file).items() if "lm_head" not in name}, file)
     with pytest.raises(UserError, match=r"both model\.embed_tokens\.weight and lm_head\.weight"):
-        adapter.open(tmp_path, base)
+        adapter.merge(tmp_path, base)
 
 
 @pytest.mark.parametrize("changed", ["head", "both the same", "neither"])
@@ -123,7 +123,7 @@ def test_a_base_that_ties_its_output(changed: str, make_llama: Any, tmp_path: Pa
     rows = np.random.default_rng(0).normal(size=(96, 32)).astype(np.float32)
     more = {"head": ["lm_head"], "both the same": ["lm_head", "model.embed_tokens"], "neither": []}[changed]
     save_file({**load_file(file), **{f"base_model.model.{name}.weight": rows for name in more}}, file)
-    found = adapter.open(tmp_path, huggingface.open(folder))
+    found = adapter.merge(tmp_path, huggingface.open_folder(folder))
     assert found.architecture.tie_embeddings == (changed != "head")
     assert any("no longer tied" in note for note in found.notes) == (changed == "head")
     _check(found, {**expected, **{f"{name}.weight": rows for name in more}})
@@ -132,10 +132,10 @@ def test_a_base_that_ties_its_output(changed: str, make_llama: Any, tmp_path: Pa
 def test_the_dtype_of_the_base_stays(make_llama: Any, tmp_path: Path) -> None:
     folder, model = make_llama()
     expected = _train(model, tmp_path, target_modules=LINEAR, modules_to_save=["norm"])
-    base = huggingface.open(folder)
+    base = huggingface.open_folder(folder)
     read = base.read
     half = dataclasses.replace(base, read=lambda path, index=(): read(path, index).astype(ml_dtypes.bfloat16), dtype="bfloat16")
-    found = adapter.open(tmp_path, half)
+    found = adapter.merge(tmp_path, half)
     for path, weight in weights(base.architecture).items():
         assert found.read(path).dtype.name == "bfloat16"
         if path == ("layers", "mlp", "up"):  # one rounding, of the sum
@@ -150,10 +150,10 @@ def test_the_dtype_of_the_base_stays(make_llama: Any, tmp_path: Path) -> None:
 def test_the_base_is_not_written_into(make_llama: Any, tmp_path: Path) -> None:
     folder, model = make_llama()
     _train(model, tmp_path, target_modules=LINEAR)
-    base = huggingface.open(folder)
+    base = huggingface.open_folder(folder)
     held = {path: base.read(path) for path in weights(base.architecture)}
     before = {path: weight.copy() for path, weight in held.items()}
-    found = adapter.open(tmp_path, dataclasses.replace(base, read=lambda path, index=(): held[path][index]))
+    found = adapter.merge(tmp_path, dataclasses.replace(base, read=lambda path, index=(): held[path][index]))
     for path in held:
         found.read(path)
         np.testing.assert_array_equal(held[path], before[path])
@@ -170,13 +170,13 @@ def trained(make_llama: Any, tmp_path: Path) -> tuple[Path, Pretrained]:
     )
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "base_model_name_or_path": str(folder)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    return tmp_path, huggingface.open(folder)
+    return tmp_path, huggingface.open_folder(folder)
 
 
 def test_by_hand(trained: tuple[Path, Pretrained]) -> None:
     folder, base = trained
     assert adapter.base_of(folder) == base.source
-    found = adapter.open(folder, base)
+    found = adapter.merge(folder, base)
     query = ("layers", "attention", "query")
     np.testing.assert_allclose(found.read(query)[0], base.read(query)[0] + 2 / 2 * 4, rtol=1e-6)
     np.testing.assert_array_equal(found.read(query)[1:], base.read(query)[1:])
@@ -202,7 +202,7 @@ def test_other_configs(change: dict[str, Any], message: str, trained: tuple[Path
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(UserError, match=message):
-        adapter.open(folder, base)
+        adapter.merge(folder, base)
 
 
 def test_tensors_that_do_not_fit(trained: tuple[Path, Pretrained]) -> None:
@@ -219,7 +219,7 @@ def test_tensors_that_do_not_fit(trained: tuple[Path, Pretrained]) -> None:
     }
     save_file(tensors | more, file)
     with pytest.raises(UserError) as caught:
-        adapter.open(folder, base)
+        adapter.merge(folder, base)
     for part in (
         "no part of",
         *list(more)[:3],
@@ -230,7 +230,7 @@ def test_tensors_that_do_not_fit(trained: tuple[Path, Pretrained]) -> None:
         assert part in str(caught.value)
     file.unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
-        adapter.open(folder, base)
+        adapter.merge(folder, base)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(UserError, match="names no base_model_name_or_path"):
         adapter.base_of(folder)
@@ -239,4 +239,4 @@ def test_tensors_that_do_not_fit(trained: tuple[Path, Pretrained]) -> None:
 def test_a_tokenizer_of_its_own(trained: tuple[Path, Pretrained], tiny_tokenizer: Path) -> None:
     folder, base = trained
     Tokenizer.load(tiny_tokenizer).with_chat_template("{{ 1 }}").save(folder)
-    assert adapter.open(folder, base).tokenizer.chat_template == "{{ 1 }}"
+    assert adapter.merge(folder, base).tokenizer.chat_template == "{{ 1 }}"

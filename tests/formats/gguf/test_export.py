@@ -32,7 +32,7 @@ def _model(**changes: Any) -> Pretrained:
 
 def _export(path: Path, model: Pretrained, dtype: gguf_export.Dtype = "float32", **rest: Any) -> Pretrained:
     gguf_export.export(path, model, dtype, **rest)
-    return reader.open(path)
+    return reader.open_file(path)
 
 
 # --- what is written is what is read --------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_every_quantisation_that_the_gguf_package_reads(kind: gguf.GGMLQuantizat
     block, size = gguf.GGML_QUANT_SIZES[kind]
     raw = np.random.default_rng(0).integers(0, 255, (6, 2 * size), np.uint8)
     (tmp_path / "weights").write_bytes(b"before" + raw.tobytes())
-    stored = reader.Stored(6, (6, 2 * block), kind, raw.nbytes)
+    stored = reader.GGUFTensor(6, (6, 2 * block), kind, raw.nbytes)
     with np.errstate(all="ignore"):  # random bits make NaN and infinities, too
         whole = gguf.quants.dequantize(raw, kind)
         for index in ((), (slice(2, 4),), (slice(1, 2), slice(3, block + 5))):

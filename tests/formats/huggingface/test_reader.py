@@ -24,6 +24,7 @@ from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
+from alpaca_jax.model.tree import flatten
 from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.objectives.sft import response_loss
 
@@ -114,7 +115,7 @@ def test_gradients(kind: str, make_llama: Any) -> None:
     their_loss.backward()
     assert float(loss) == pytest.approx(their_loss.item(), abs=1e-5)
     expected = {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
-    ours = dict(names.leaves(gradients))
+    ours = flatten(gradients)
     for path, weight in names.weights(model.architecture).items():
         layers = ours[path] if weight.name.stacked else ours[path][None]
         for (name, shape), layer in zip(weight.tensors("huggingface"), np.asarray(layers), strict=True):

@@ -104,8 +104,8 @@ def test_weights_equal_those_of_transformers(
     count: int, embed_axis: int, params: Any, source: Any, tensors: Any, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     folder = _write(tmp_path / "7B", params, *_split(tensors, count, embed_axis))
-    model = meta.open(folder, tokenizer)
-    expected = huggingface.open(source[0])
+    model = meta.open_folder(folder, tokenizer)
+    expected = huggingface.open_folder(source[0])
     _check_same(model, expected)
     a, b = model.architecture, expected.architecture
     assert (a.vocab_size, a.intermediate_size, a.head_dim, a.num_kv_heads, a.norm_eps) == (96, 48, 8, 2, b.norm_eps)
@@ -113,7 +113,7 @@ def test_weights_equal_those_of_transformers(
     assert not a.tie_embeddings and a.rope_scaling is None and a.family == "llama"
     assert len(model.files) == count and model.dtype == "float32" and "Meta" in model.format
     assert any(str(a.max_positions) in note and "Llama" in note for note in model.notes)
-    assert meta.open(folder, tokenizer, max_positions=100).architecture.max_positions == 100
+    assert meta.open_folder(folder, tokenizer, max_positions=100).architecture.max_positions == 100
 
 
 def _reference(tensors: dict[str, Any], params: dict[str, Any], tokens: Any, factor: float | None) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_logits_as_meta_computes_them(
 ) -> None:
     if tied:  # as in Llama 3.2: the embedding is stored a second time
         tensors = {**tensors, "output.weight": tensors["tok_embeddings.weight"].clone()}
-    model = meta.open(_write(tmp_path / "m", params, *_split(tensors, 2, 0)), tokenizer)
+    model = meta.open_folder(_write(tmp_path / "m", params, *_split(tensors, 2, 0)), tokenizer)
     assert model.architecture.tie_embeddings == tied
     assert model.architecture.max_positions == positions
     assert any(f"taken as {factor or 0:.0f}" in note and "RoPE" in note for note in model.notes) == (factor in (8.0, 32.0))
@@ -186,14 +186,14 @@ def test_logits_as_meta_computes_them(
 
 def test_tied_without_a_table_of_the_output(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     del (tensors := dict(tensors))["output.weight"]
-    model = meta.open(_write(tmp_path / "m", LLAMA_3, tensors), tokenizer)
+    model = meta.open_folder(_write(tmp_path / "m", LLAMA_3, tensors), tokenizer)
     assert model.architecture.tie_embeddings
     np.testing.assert_array_equal(model.read(("embed", "weight")), tensors["tok_embeddings.weight"].numpy())
 
 
 def test_bfloat16(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     parts = _split({name: tensor.bfloat16() for name, tensor in tensors.items()}, 2, 1)
-    model = meta.open(_write(tmp_path / "m", LLAMA_2, *parts), tokenizer)
+    model = meta.open_folder(_write(tmp_path / "m", LLAMA_2, *parts), tokenizer)
     assert model.dtype == model.read(("embed", "weight")).dtype.name == "bfloat16"
     expected = tensors["tok_embeddings.weight"].bfloat16().float().numpy()
     np.testing.assert_array_equal(model.read(("embed", "weight")).astype(np.float32), expected)
@@ -205,7 +205,7 @@ def test_a_piece_reads_only_the_parts_that_hold_it(
     read = []
     plain = meta.pickled.read
     monkeypatch.setattr(meta.pickled, "read", lambda tensor, index: read.append((tensor.file.path.name, index)) or plain(tensor, index))
-    model = meta.open(_write(tmp_path / "m", LLAMA_2, *_split(tensors, 2, 1)), tokenizer)
+    model = meta.open_folder(_write(tmp_path / "m", LLAMA_2, *_split(tensors, 2, 1)), tokenizer)
     read.clear()
     model.read(("layers", "mlp", "gate"), (slice(1, 2), slice(None), slice(30, 40)))
     assert read == [("consolidated.01.pth", (slice(6, 16), slice(0, 32)))]
@@ -216,8 +216,8 @@ def test_files_of_mistral(make_llama: Any, tokenizer: Tokenizer, tmp_path: Path)
     params = {"dim": 32, "n_layers": 3, "head_dim": 12, "hidden_dim": 48, "n_heads": 4, "n_kv_heads": 2, "norm_eps": 1e-5}
     (tmp_path / "params.json").write_text(json.dumps({**params, "vocab_size": 96, "rope_theta": 1e6, "sliding_window": 16}))
     save_file({name: tensor.numpy() for name, tensor in _as_meta(model, 12).items()}, tmp_path / "consolidated.safetensors")
-    found = meta.open(tmp_path, tokenizer)
-    _check_same(found, huggingface.open(folder))
+    found = meta.open_folder(tmp_path, tokenizer)
+    _check_same(found, huggingface.open_folder(folder))
     a = found.architecture
     assert (a.family, a.sliding_window, a.head_dim, a.rope_theta, a.max_positions) == ("mistral", 16, 12, 1e6, 32768)
     assert "Mistral" in found.format
@@ -233,7 +233,7 @@ def test_files_of_mistral(make_llama: Any, tokenizer: Tokenizer, tmp_path: Path)
 )
 def test_the_longest_text(params: Any, positions: int, make_llama: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
     tensors = _as_meta(make_llama(**SIZES, num_key_value_heads=params["n_kv_heads"] or 4)[1])
-    model = meta.open(_write(tmp_path / "m", {"model": params}, tensors), tokenizer)
+    model = meta.open_folder(_write(tmp_path / "m", {"model": params}, tensors), tokenizer)
     assert model.architecture.max_positions == positions
     assert bool(model.notes) == (positions != 77)
 
@@ -242,7 +242,7 @@ def test_tokenizer_of_llama_3_beside_the_folder(make_llama: Any, tmp_path: Path)
     lines = (base64.b64encode(bytes([byte])) + b" %d" % byte for byte in range(256))
     (tmp_path / "tokenizer.model").write_bytes(b"\n".join(lines))
     tensors = _as_meta(make_llama(**SIZES, vocab_size=512)[1])
-    model = meta.open(_write(tmp_path / "8B", {**LLAMA_3, "vocab_size": 512}, tensors))
+    model = meta.open_folder(_write(tmp_path / "8B", {**LLAMA_3, "vocab_size": 512}, tensors))
     assert model.tokenizer.encode("Aa") == [65, 97]
     assert model.eos_ids == (257, 264, 265)  # end_of_text, eom_id, eot_id
 
@@ -258,7 +258,7 @@ def test_bad_folders(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None
         if without is not None:
             (folder / without).unlink()
         with pytest.raises(UserError) as caught:
-            meta.open(folder, None if without == "tokenizer" else tokenizer)
+            meta.open_folder(folder, None if without == "tokenizer" else tokenizer)
         return str(caught.value)
 
     assert "lacks consolidated.00.pth" in problem(LLAMA_2, *parts, without="consolidated.00.pth")
@@ -279,4 +279,4 @@ def test_bad_folders(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None
     assert "multiple of num_kv_heads" in problem({**LLAMA_2, "n_kv_heads": 3}, tensors)
     _write(folder, LLAMA_2, tensors)
     with pytest.raises(UserError, match=r"holds no tokenizer\.model"):
-        meta.open(folder)
+        meta.open_folder(folder)

@@ -1,7 +1,7 @@
-"""A fault on one rank, for the proofs: Python imports this by itself in every process that has this folder in its PYTHONPATH.
+"""A fault on one rank, for the proofs: Python imports this module in every process that has this folder in its PYTHONPATH.
 
-PROVE_FAULT is JSON: {"rank", "step", "word", "unless"}. In the process of that rank whose command has that word, the step raises, unless
-that file is there.
+PROVE_FAULT is JSON: {"rank", "step", "word", "unless"}. In the process of that rank whose command contains that word, the step raises,
+unless that file exists.
 """
 
 import importlib.util
@@ -14,13 +14,13 @@ MODULE = "alpaca_jax.train.loop"
 
 
 class Fault(MetaPathFinder):
-    """Puts the fault into the loop when it is imported."""
+    """Injects the fault into the loop when it is imported."""
 
     def __init__(self, step: int, unless: str) -> None:
         self.step, self.unless = step, unless
 
     def find_spec(self, name, path=None, target=None):
-        """Finds the module as the others do, and changes what comes of it."""
+        """Finds the module as the other finders do, and patches the result."""
         if name != MODULE:
             return None
         sys.meta_path.remove(self)

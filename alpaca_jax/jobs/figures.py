@@ -1,4 +1,4 @@
-"""How far a run has come, read from the files that it writes; none of them needs to be there."""
+"""The figures of a run and its job, read from the files that they write; each file may be missing."""
 
 import datetime
 import json
@@ -16,34 +16,34 @@ SUMMARIES = ("train/summary.json", "summary.json")
 
 
 def last_step(run: str) -> tuple[int | None, float | None]:
-    """Returns (step, loss) of the newest step that train/metrics.jsonl of a run's dir tells of."""
+    """Returns (step, loss) of the newest step in train/metrics.jsonl of a run's dir."""
     line = next((line for line in _newest_first(run) if "loss" in line), {})
     return line.get("step"), line.get("loss")
 
 
 def objective(run: str, key: str) -> float | None:
-    """Returns the figure `key` (`a.b` is one inside another) of a finished run's summary, or the newest of its metrics; None without."""
-    found: Any = summary(run)
+    """Returns the figure `key` (`a.b` is nested) of a finished run's summary, else the newest in its metrics, else None."""
+    figure: Any = summary(run)
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    if found is None:
-        found = next((line[key] for line in _newest_first(run, whole=True) if key in line), None)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        figure = figure.get(part) if isinstance(figure, dict) else None
+    if figure is None:
+        figure = next((line[key] for line in _newest_first(run, whole=True) if key in line), None)
+    return float(figure) if isinstance(figure, int | float) and not isinstance(figure, bool) else None
 
 
 def summary(run: str) -> dict[str, Any]:
-    """Returns what the run wrote at its end, an empty dict where it didn't."""
+    """Returns the summary that the run wrote at its end, an empty dict without one."""
     for name in SUMMARIES:
         try:
-            found = rundir.read_json(os.path.join(run, name))
-        except UserError:  # it isn't there, or the store can't be reached now
+            content = rundir.read_json(os.path.join(run, name))
+        except UserError:  # it doesn't exist, or the store can't be reached now
             continue
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
     return {}
 
 
 def hours(record: Record) -> float:
-    """Returns how long the attempts of a job took together; one that was cut off counts nothing."""
+    """Returns the total hours of a job's attempts; an attempt that was cut off counts as zero."""
     spans = [_at(attempt.ended) - _at(attempt.started) for attempt in record.attempts if attempt.ended]
     return sum(spans, datetime.timedelta()).total_seconds() / 3600
 
@@ -59,7 +59,7 @@ def _at(time: str) -> datetime.datetime:
 
 
 def _newest_first(run: str, whole: bool = False) -> Iterator[dict[str, Any]]:
-    """The lines of metrics.jsonl from its end; with `whole` all of them."""
+    """The lines of metrics.jsonl from its end; all of them with `whole`."""
     path = os.path.join(run, "train", "metrics.jsonl")
     try:
         piece = storage.at(path).read_bytes() if storage.is_remote(path) else _end(Path(path), whole)
@@ -67,11 +67,11 @@ def _newest_first(run: str, whole: bool = False) -> Iterator[dict[str, Any]]:
         return
     for line in reversed(piece.splitlines()):
         try:
-            found = json.loads(line)
+            content = json.loads(line)
         except ValueError:  # torn at either end
             continue
-        if isinstance(found, dict):
-            yield found
+        if isinstance(content, dict):
+            yield content
 
 
 def _end(path: Path, whole: bool) -> bytes:

@@ -1,25 +1,26 @@
-"""What is being written beside its target, under a hidden name, until all of it is there."""
+"""What every export shares: a target that appears whole or not at all, and reading the next piece while the last one is written."""
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.rundir import write_json
 
+T = TypeVar("T")
 PLAN = "plan.json"
 SPARE = 64 * 10**6  # bytes left free beside what is written
 
 
 class Partial:
-    """The folder `.NAME.partial` in which a target is made. It survives a kill, and is taken up again by the same `plan`.
+    """The folder `.NAME.partial` that a target is written in. It survives a kill, and the next export of the same `plan` continues it.
 
-    `size` is how many bytes the whole will have: a UserError where the disk has no room for them.
+    `size`: the bytes that the target will take; a UserError where the disk has no room for them.
     """
 
     def __init__(self, target: Path, plan: Mapping[str, Any], size: int = 0) -> None:
@@ -30,7 +31,7 @@ class Partial:
             self.discard()
         self.resumed = self.folder.is_dir()
         self._check_room(size)
-        with told_when_full(self.folder):
+        with explains_full_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / PLAN, wanted)
 
@@ -44,7 +45,7 @@ class Partial:
             self.discard()
 
     def discard(self) -> None:
-        """Removes what there is."""
+        """Deletes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _plan(self) -> Any:
@@ -65,11 +66,21 @@ class Partial:
 
 
 @contextmanager
-def told_when_full(folder: Path) -> Iterator[None]:
-    """Turns the error of a full disk into a UserError; what is whole by then stays, for the next start."""
+def explains_full_disk(folder: Path) -> Iterator[None]:
+    """Turns the error of a full disk into a UserError; what was written completely stays for the next start."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_is_full(error):
             raise
         raise UserError(f"{folder}: the disk is full; make room and start the same command again, it goes on from there") from error
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yields `items`; a thread prepares the next one while the caller uses the last. Its errors are raised here."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]

@@ -1,0 +1,34 @@
+"""Runs one command of a cluster's command line (kubectl, gcloud, Slurm's) and turns what it complains of into a UserError."""
+
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from alpaca_jax.errors import UserError
+
+MOST_CHARACTERS = 600  # of a complaint
+
+
+def ask(
+    line: Sequence[str],
+    name: str,
+    seconds: float,
+    *,
+    text: str = "",
+    environment: Mapping[str, str] | None = None,
+    hint: str = "check the connection",
+) -> str:
+    """Returns what the command prints; `text` is its standard input. A UserError begins with `name`, `hint` is the remedy for no answer."""
+    try:
+        done = subprocess.run(line, input=text, capture_output=True, text=True, timeout=seconds, env=environment)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{name}: no answer in {seconds:.0f} s; {hint}") from error
+    if done.returncode != 0:
+        raise UserError(f"{name}: {complaint(done.stderr or done.stdout) or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def complaint(text: str) -> str:
+    """Returns the end of a command's complaint in one line, without the command's name in front of each line."""
+    lines = [re.sub(r"^\w+: (error: |fatal: )?", "", line.strip()) for line in text.splitlines() if line.strip()]
+    return "; ".join(lines)[-MOST_CHARACTERS:]
