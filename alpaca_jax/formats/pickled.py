@@ -100,7 +100,7 @@ def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
     others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)] if isinstance(content, dict) else ["it"]
     if others:
         raise UserError(
-            f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save only the model's state_dict(), or safetensors"
+            f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save the model's state_dict(), or safetensors"
         )
     return content
 
