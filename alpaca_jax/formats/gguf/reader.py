@@ -125,7 +125,7 @@ class _Reader(GGUFReader):
     """The reader of the `gguf` package, three times as fast (plain arrays instead of memmap slices) and strict about the file's end."""
 
     @property
-    def data(self) -> np.ndarray:
+    def data(self) -> np.ndarray:  # type: ignore[override]
         return self._data
 
     @data.setter
