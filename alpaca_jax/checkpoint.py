@@ -83,9 +83,10 @@ class Checkpoints:
             self.wait()
         if any(every is not None and step % every == 0 for every in (self.config.every_steps, self.config.keep_every)):
             return True
-        if self.config.every_minutes is None or (jax.process_count() > 1 and step % AGREE_STEPS):
+        minutes = self.config.every_minutes
+        if minutes is None or (jax.process_count() > 1 and step % AGREE_STEPS):
             return False
-        return bool(_of_the_lead(lambda: time.monotonic() - self._last_save >= 60 * self.config.every_minutes))
+        return bool(_of_the_lead(lambda: time.monotonic() - self._last_save >= 60 * minutes))
 
     def save(self, step: int, items: dict[str, Tree], meta: dict[str, Any]) -> None:
         """Starts a save; returns once the arrays are copied off the devices (without `asynchronous`: once all is written).

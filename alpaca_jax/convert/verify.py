@@ -78,7 +78,7 @@ def logits(model: Pretrained, tokens_BT: np.ndarray, segments_BT: np.ndarray, po
     for number in range(a.num_layers):
         layer = {path[1:]: model.read(path, (slice(number, number + 1),))[0].astype(np.float32) for path in known if path[0] == "layers"}
         x_BTD = _layer(a.only(number), unflatten(layer), x_BTD, segments_BT, positions_BT)
-    x_BTD = rms_norm(x_BTD, model.read(("norm", "scale")).astype(np.float32), a.norm_eps)
+    x_BTD = rms_norm(x_BTD, jnp.asarray(model.read(("norm", "scale")), jnp.float32), a.norm_eps)
     head = ("embed" if a.tie_embeddings else "head", "weight")
     pieces = (model.read(head, (slice(start, min(start + ROWS, a.vocab_size)),)) for start in range(0, a.vocab_size, ROWS))
     return np.concatenate([np.asarray(jnp.einsum("btd,vd->btv", x_BTD, piece.astype(np.float32))) for piece in pieces], axis=-1)

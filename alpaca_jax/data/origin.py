@@ -102,7 +102,9 @@ class Prepared:
             yield from map(restored, self._items())
             return
         for number, item in enumerate(self._items()):
-            fields = {name: _text(value) for name, value in item.items() if name in ("instruction", "input", "output", "id")}
+            fields: dict[str, Any] = {
+                name: _text(value) for name, value in item.items() if name in ("instruction", "input", "output", "id")
+            }
             if "instruction" not in fields:
                 fields = {"instruction": "", "output": _text(item["text"]), "id": f"{self.name}/{self.split}/{number}"}
             yield records.Record(**fields, provenance={"dataset": self.name})
@@ -149,7 +151,7 @@ def stored(record: records.Record) -> dict[str, str]:
     }
 
 
-def restored(item: dict[str, bytes]) -> records.Record:
+def restored(item: Mapping[str, Any]) -> records.Record:
     """Returns the record that `stored` turned into texts."""
     texts = {name: text.decode() for name, text in item.items()}
     turns = tuple((user, answer) for user, answer in json.loads(texts.pop("turns")))

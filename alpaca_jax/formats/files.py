@@ -32,7 +32,7 @@ class WeightFile:
         """Reads the bytes at `offset` into a contiguous array."""
         if not array.size:
             return
-        view = memoryview(array.view(np.uint8).reshape(-1))
+        view = array.view(np.uint8).reshape(-1).data
         while view:
             count = read_at(self._descriptor, view[:_MOST], offset)
             if not count:

@@ -54,8 +54,8 @@ def write(
     for name, content in tokenizer.files().items():
         write_atomic(folder / name, content)
     ids = [int(id) for id in eos_ids] or [tokenizer.eos_id]
-    content = {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source}
-    write_json(folder / FILE, content | ({} if base is None else {"base": to_mapping(base)}))
+    model = {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source}
+    write_json(folder / FILE, model if base is None else model | {"base": to_mapping(base)})
 
 
 def base_of(folder: Path) -> Base | None:

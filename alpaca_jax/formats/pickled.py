@@ -99,9 +99,7 @@ def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
         raise UserError(f"{path} is not a whole torch file ({reason}); download it again") from error
     others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)] if isinstance(content, dict) else ["it"]
     if others:
-        raise UserError(
-            f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save the model's state_dict(), or safetensors"
-        )
+        raise UserError(f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save the model's state_dict() only")
     return content
 
 
@@ -112,7 +110,7 @@ def _torch(path: Path) -> ModuleType:
         raise UserError(
             f"{path} is a torch pickle, and torch is not installed: `pip install torch`, or give a model that is saved as safetensors"
         ) from error
-    if torch.torch_version.TorchVersion(torch.__version__) < SAFE_TORCH:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
         raise UserError(
             f"{path} is a pickle, and torch {torch.__version__} might run the code in it: `pip install -U torch` "
             f"({'.'.join(map(str, SAFE_TORCH))} or later), or give a model that is saved as safetensors"

@@ -27,8 +27,10 @@ from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 
-SHAPING = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "tie_embeddings")
-SHAPING += ("qkv_bias", "out_bias", "qk_norm")
+SHAPING = (
+    *("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"),
+    *("tie_embeddings", "qkv_bias", "out_bias", "qk_norm"),
+)
 Bounds = tuple[tuple[int, int], ...]
 AVERAGE = "#ema"  # appended to the folder of a training run: the average of its weights
 BIT_DIFFERENCE = "weight_difference.json"  # the manifest of a format of version 0.1
@@ -66,10 +68,8 @@ def load_params(
 ) -> dict[str, Any]:
     """Returns the nested params of the model in `dtype`, each weight with the sharding `place(path)` (default: the first device).
 
-    `names`: the dotted names of the only weights to read; None for all of them.
-
-    Each process reads the pieces of its own devices only. `stored_vocab` appends rows of zeros to the vocabulary of the embedding and the
-    output. A UserError where a weight is not finite.
+    Each process reads only the pieces of its own devices. `stored_vocab` pads the vocabulary of embedding and output to that many rows,
+    with zeros; `names` are the dotted names of the weights to read (None: all). A UserError where a weight is not finite.
     """
     if keep_layers is not None:
         pretrained = pretrained.first_layers(keep_layers)
@@ -77,8 +77,8 @@ def load_params(
     for path, weight in weights(pretrained.architecture).items():
         if names is not None and ".".join(path) not in names:
             continue
-        padded = path in VOCABULARY and stored_vocab is not None
-        shape = (stored_vocab, *weight.shape[1:]) if padded else weight.shape
+        rows = weight.shape[0] if stored_vocab is None or path not in VOCABULARY else stored_vocab
+        shape = (rows, *weight.shape[1:])
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if place is None else place(path)
         params[path] = jax.make_array_from_callback(shape, where, _pieces(pretrained, path, shape, where, np.dtype(dtype)))
     return unflatten(params)

@@ -76,8 +76,8 @@ class Tensors:
                 rows = self.stored[name].shape[0]
                 if rows > architecture.vocab_size:
                     notes.append(f"{name} has {rows:,} rows, {rows - architecture.vocab_size:,} of them padding, which is left out")
-        if architecture.tie_embeddings and (name := self._second_table()) is not None:
-            notes.append(f"{name} is stored beside the embedding that it is tied to, and left out")
+        if architecture.tie_embeddings and (second := self._second_table()) is not None:
+            notes.append(f"{second} is stored beside the embedding that it is tied to, and left out")
         return tuple(notes)
 
     def _piece(self, weight: Weight, index: Index) -> np.ndarray:

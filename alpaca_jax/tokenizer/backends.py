@@ -94,10 +94,9 @@ class SentencePiece:
 
     def __init__(self, proto: bytes) -> None:
         import sentencepiece
-        from sentencepiece import sentencepiece_model_pb2
 
         self._proto = proto
-        model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+        model = sentencepiece_model(proto)
         model.normalizer_spec.add_dummy_prefix = False
         self._start = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self._continue = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
@@ -141,13 +140,19 @@ class SentencePiece:
         return {"tokenizer.model": self._proto, "tokenizer.json": tokenizer_json(self._proto).encode()}
 
 
+def sentencepiece_model(proto: bytes = b"") -> Any:
+    """Returns the ModelProto of a tokenizer.model."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(proto)  # type: ignore[attr-defined]
+
+
 def tokenizer_json(proto: bytes) -> str:
     """Returns the `tokenizers` JSON that gives the same ids as a SentencePiece BPE model; a UserError where it can't be expressed."""
     import tokenizers
-    from sentencepiece import sentencepiece_model_pb2
     from tokenizers import decoders, models, normalizers, processors
 
-    model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    model = sentencepiece_model(proto)
     normalizer = model.normalizer_spec
     if model.trainer_spec.model_type != model.trainer_spec.BPE or normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         raise UserError(

@@ -46,7 +46,7 @@ def tokenizer_json(content: bytes) -> tuple[str, dict[str, int]]:
     made.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in _special()])
-    declared = {name: made.token_to_id(token) for name, token in ROLES.items()}
+    declared = {name: id for name, token in ROLES.items() if (id := made.token_to_id(token)) is not None}
     bos = ROLES["bos"]
     made.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, declared["bos"])])
     return made.to_str(), declared

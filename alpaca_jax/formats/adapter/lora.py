@@ -64,10 +64,9 @@ class Lora:
     def _scaled(self, plain: Callable[[Index], np.ndarray], name: Name, shape: tuple[int, ...], index: Index) -> np.ndarray:
         """DoRA's weight: each output's vector over all the inputs is scaled to its magnitude."""
         assert self.magnitude is not None
-        if name.inputs is None:  # the table of the output, rows of which are outputs
-            axes, outputs = (1,), (0,)
-        else:
-            axes, outputs = tuple(range(name.inputs)), tuple(range(name.inputs, len(shape)))
+        # The table of the output, which has no `inputs`, has outputs as rows.
+        axes = (1,) if name.inputs is None else tuple(range(name.inputs))
+        outputs = tuple(axis for axis in range(len(shape)) if axis not in axes)
         wide = tuple(slice(0, shape[axis]) if axis in axes else part for axis, part in enumerate(index))
         weight = plain(wide)
         changed = weight.astype(np.float32) + self._change(name, shape, wide)

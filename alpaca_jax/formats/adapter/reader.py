@@ -193,7 +193,7 @@ def _sorted(
 def _misfits(tensor: str, found: Mapping[str, str], stored: Mapping[str, StoredTensor], shape: tuple[int, ...], rank: int) -> list[str]:
     """What is wrong with the low-rank change of one tensor, in words."""
     outputs, inputs = shape
-    wanted = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+    wanted: dict[str, tuple[int, ...]] = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
     if tensor == EMBED:
         wanted = {"lora_embedding_A": (rank, outputs), "lora_embedding_B": (inputs, rank)}
     elif "lora_magnitude_vector" in found:

@@ -97,7 +97,7 @@ def export(
     try:
         with explains_full_disk(path), (partial.folder / _FILE).open("ab") as file:
             for source, piece, last in read_ahead(_pieces(_rest(file, header, sources, progress), model)):
-                file.write(memoryview(piece.reshape(-1).view(np.uint8)))
+                file.write(piece.reshape(-1).view(np.uint8).data)
                 if last:
                     file.write(bytes(source.end - source.tensor.nbytes))
                     progress(source.tensor.name)

@@ -133,7 +133,7 @@ class _Reader(GGUFReader):
     """
 
     @property
-    def data(self) -> np.ndarray:
+    def data(self) -> np.ndarray:  # type: ignore[override]
         return self._data
 
     @data.setter

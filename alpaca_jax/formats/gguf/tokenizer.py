@@ -6,7 +6,7 @@ from typing import Any
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.gguf import pretokenizer as gguf_pretokenizer
 from alpaca_jax.tokenizer import Tokenizer
-from alpaca_jax.tokenizer.backends import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Backend, Json, SentencePiece
+from alpaca_jax.tokenizer.backends import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Backend, Json, SentencePiece, sentencepiece_model
 
 PREFIX = "tokenizer.ggml."
 ENDS = ("eos", "eot", "eom")  # what llama.cpp calls the tokens that end an answer
@@ -63,9 +63,7 @@ def _bpe(header: Mapping[str, Any]) -> str:
 
 
 def _sentencepiece(header: Mapping[str, Any]) -> bytes:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model()
     rows = list(zip(*(header[PREFIX + name] for name in ("tokens", "scores", "token_type")), strict=True))
     while rows and rows[-1][0] == padding(len(rows) - 1) and rows[-1][2] == UNUSED:
         rows.pop()

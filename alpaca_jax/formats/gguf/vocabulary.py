@@ -10,7 +10,7 @@ from alpaca_jax.formats.gguf import pretokenizer as gguf_pretokenizer
 from alpaca_jax.formats.gguf import tokenizer as gguf_tokenizer
 from alpaca_jax.formats.gguf.tokenizer import ENDS, PREFIX
 from alpaca_jax.tokenizer import Tokenizer
-from alpaca_jax.tokenizer.backends import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED, Json
+from alpaca_jax.tokenizer.backends import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED, Json, sentencepiece_model
 
 # What tokenizers differ in: cases, contractions, numbers, runs of spaces and lines, signs, scripts, bytes without a token.
 PROBES = (
@@ -104,9 +104,7 @@ def _prefixes(spec: Mapping[str, Any]) -> bool:
 
 
 def _sentencepiece(proto: bytes) -> dict[str, Any]:
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    model = sentencepiece_model(proto)
     normalizer = model.normalizer_spec
     if model.trainer_spec.model_type != model.trainer_spec.BPE or normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         raise UserError(f"llama.cpp knows those SentencePiece models only that are BPE and leave a text as it is; {_REMEDY}")

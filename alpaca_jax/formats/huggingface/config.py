@@ -1,5 +1,6 @@
 """config.json and generation_config.json of a LLaMA or a relative in `transformers`, both ways."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,7 +180,7 @@ def _windows(family: str, config: dict[str, Any]) -> dict[str, Any]:
         return {}
     if family == "mistral":
         window = config["sliding_window"]
-        sliding = range(0 if window is None else count)
+        sliding: Sequence[int] = range(0 if window is None else count)
         if kinds is not None and kinds != [FULL if window is None else SLIDING] * count:
             raise UserError(f"layer_types is {kinds!r}; the layers of a mistral are alike: give another model.source")
     else:

@@ -119,7 +119,7 @@ def _write_shard(
     with path.open("wb") as file:
         file.write(_header(shard, dtype))
         for tensor, piece, last in pieces:
-            file.write(memoryview(piece.view(np.uint8).reshape(-1)))
+            file.write(piece.view(np.uint8).reshape(-1).data)
             if last:
                 progress(tensor.name)
 
