@@ -1,7 +1,4 @@
-"""Child processes: bound to the life of their parent, ended politely first and then for good.
-
-This file is also the program that a child runs before it becomes its command, so at its top it imports the standard library only.
-"""
+"""Child processes: bound to the life of their parent, ended politely first and then for good."""
 
 import contextlib
 import ctypes
@@ -13,20 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+import psutil
+
 POLL_SECONDS = 0.02
-
-
-class Process(Protocol):
-    """What `end` needs; a `subprocess.Popen` and a `psutil.Process` both have it."""
-
-    def terminate(self) -> None: ...
-
-    def kill(self) -> None: ...
-
-    def wait(self, timeout: float | None = None) -> int | None: ...
+_PR_SET_PDEATHSIG = 1
+# What a child runs before it becomes its command: it binds itself as `bind` does, with as few imports as possible since every start waits
+# for it. A preexec_fn would be unsafe beside threads.
+_BIND_AND_BECOME = """import ctypes, os, sys
+parent, death_signal, niceness, *command = sys.argv[1:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, int(death_signal))
+if os.getppid() != int(parent):
+    sys.exit(137)
+os.nice(int(niceness))
+os.execvp(command[0], command)
+"""
 
 
 def start(command: Sequence[str], death_signal: int = signal.SIGTERM, niceness: int = 0, **options: Any) -> subprocess.Popen[bytes]:
@@ -35,8 +35,7 @@ def start(command: Sequence[str], death_signal: int = signal.SIGTERM, niceness: 
     When the thread that calls this ends, be it by SIGKILL, the kernel sends `death_signal` to the command (on Linux; elsewhere nothing
     does). `options` are Popen's; there is no standard input by default.
     """
-    # The program at the end of this file binds itself, then becomes the command: a preexec_fn would be unsafe beside threads.
-    bound = [sys.executable, "-IS", __file__, str(os.getpid()), str(int(death_signal)), str(niceness), *command]
+    bound = [sys.executable, "-IS", "-c", _BIND_AND_BECOME, str(os.getpid()), str(int(death_signal)), str(niceness), *command]
     return subprocess.Popen(bound, process_group=0, **{"stdin": subprocess.DEVNULL, **options})
 
 
@@ -62,10 +61,8 @@ def detach(command: Sequence[str], log: Path, is_up: Callable[[], bool], seconds
     return True
 
 
-def end(process: Process, seconds: float) -> bool:
+def end(process: subprocess.Popen[bytes] | psutil.Process, seconds: float) -> bool:
     """Sends SIGTERM and, `seconds` later, SIGKILL; returns once the process has ended: whether SIGTERM was enough."""
-    import psutil
-
     process.terminate()
     try:
         process.wait(seconds)
@@ -86,9 +83,3 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 def tail(log: Path, lines: int) -> str:
     """Returns the last lines of a child's log, indented, for an error message."""
     return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:]) or "  (none)"
-
-
-if __name__ == "__main__":
-    bind(int(sys.argv[1]), int(sys.argv[2]))
-    os.nice(int(sys.argv[3]))
-    os.execvp(sys.argv[4], sys.argv[4:])

@@ -50,7 +50,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path, death_signal):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone signals a process whose parent is gone")
 def test_one_whose_parent_has_ended_already_never_becomes_its_command(tmp_path):
-    orphan = [sys.executable, "-IS", children.__file__, "1", "15", "0", sys.executable, "-c", SLEEPS, str(tmp_path / "pid")]
+    orphan = [sys.executable, "-IS", "-c", children._BIND_AND_BECOME, "1", "15", "0", sys.executable, "-c", SLEEPS, str(tmp_path / "pid")]
     assert subprocess.run(orphan).returncode == 128 + signal.SIGKILL
     assert not (tmp_path / "pid").exists()
 

@@ -24,11 +24,12 @@ def ask(
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{name}: no answer in {seconds:.0f} s; {hint}") from error
     if done.returncode != 0:
-        raise UserError(f"{name}: {complaint(done.stderr or done.stdout) or f'exit code {done.returncode}'}")
+        raise UserError(f"{name}: {_complaint(done.stderr or done.stdout, line[0]) or f'exit code {done.returncode}'}")
     return done.stdout
 
 
-def complaint(text: str) -> str:
-    """Returns the end of a command's complaint in one line, without the command's name in front of each line."""
-    lines = [re.sub(r"^\w+: (error: |fatal: )?", "", line.strip()) for line in text.splitlines() if line.strip()]
+def _complaint(text: str, program: str) -> str:
+    """The end of a command's complaint in one line, without the program's name in front of each line."""
+    own = rf"^{re.escape(program)}: (error: |fatal: )?"
+    lines = [re.sub(own, "", line.strip()) for line in text.splitlines() if line.strip()]
     return "; ".join(lines)[-MOST_CHARACTERS:]

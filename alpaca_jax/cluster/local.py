@@ -40,7 +40,11 @@ class Local:
         if not self._prepare(job):
             say(record.done_notice(job.folder))
             return 0
-        return supervise(job.folder, LocalRanks(show=show))
+        return self.supervise(job.folder)
+
+    def supervise(self, folder: Path) -> int:
+        """Supervises the job in `folder`, with the lead's output on the terminal; returns its exit code."""
+        return supervise(folder, LocalRanks(show=show))
 
     def state(self, folder: Path) -> Status:
         """Returns what job.json says; `lost` if the job should be running but its supervisor, on this host, has ended."""

@@ -48,7 +48,7 @@ def test_a_secret_is_named_and_never_given(tmp_path):
         ({"nodes": 2}, "this machine is one"),
         ({"options": {"partition": "main"}}, "'partition' is not an option of the local backend"),
         ({"secrets": ("NOT_SET_ANYWHERE",)}, "export NOT_SET_ANYWHERE=... before the launch"),
-        ({"time_limit": 5}, "nothing limits the time"),
+        ({"time_limit": 5}, "have no time limit"),
     ],
 )
 def test_what_this_machine_cannot_do(tmp_path, settings, complaint):
@@ -67,7 +67,7 @@ def test_a_machine_without_slurm(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["local", "2", "steps=1"], "dir= is needed"),
+        (["local", "2", "steps=1"], "dir= is missing"),
         (["local", "2", "dir=gs://bucket/run"], "give --folder DIR"),
         (["local", "0", "dir=x"], "processes_per_node is 0"),
         (["slurm", "--option", "partition", "dir=x"], "give KEY=VALUE"),
@@ -98,7 +98,7 @@ def test_job_json_comes_back_as_it_was_and_holds_no_value_of_a_secret(tmp_path, 
 def test_a_job_json_of_another_version_or_a_torn_one(tmp_path):
     record.Record("local", job(tmp_path)).write()
     (tmp_path / "job.json").write_text(json.dumps(json.loads((tmp_path / "job.json").read_text()) | {"state": "flying"}))
-    with pytest.raises(UserError, match="not a job as this version writes it"):
+    with pytest.raises(UserError, match="not a job of this version"):
         record.read(tmp_path)
     (tmp_path / "job.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):

@@ -221,7 +221,7 @@ def test_a_job_that_is_being_started_is_not_lost_and_not_started_twice(tmp_path)
     found = record.renewed("local", job)
     found.write()
     assert Local().state(job.folder).state is State.queued
-    with pytest.raises(UserError, match="is running already"):
+    with pytest.raises(UserError, match="queued or running already"):
         Local().check(job)
     found.queued = "2026-01-01T00:00:00+00:00"
     found.write()

@@ -104,7 +104,7 @@ def test_tpu_pod_slices_and_the_metadata_server():
 @pytest.mark.parametrize(
     ("environ", "settings", "message"),
     [
-        ({}, {"processes": 2, "process": 0}, "distributed.coordinator: is needed"),
+        ({}, {"processes": 2, "process": 0}, "distributed.coordinator is missing"),
         ({}, {"coordinator": "h:1"}, "distributed.coordinator is given"),
         ({}, {"coordinator": "h:1", "processes": 2, "process": 2}, "distributed.process=2 is not below distributed.processes"),
         ({}, {"coordinator": "h", "processes": 2, "process": 1}, "form host:port"),
@@ -168,7 +168,7 @@ def test_one_process_takes_all_devices_of_its_node_and_several_share_them(tmp_pa
     assert devices.own(place, members(None, None), {}, tmp_path) == [4, 5, 6, 7]
     assert devices.own(place, members("0", "1"), {"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) is None  # each has been given its own
     unknown = Place(2, 3, "n0:1", "settings", "n0")
-    with pytest.raises(UserError, match="8 GPUs are no equal parts for the 3 processes"):
+    with pytest.raises(UserError, match="8 GPUs can't be shared equally by the 3 processes"):
         devices.own(unknown, members(None, None, None), {}, tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_devices_that_are_missing_are_named():
     two = members(None, None)
     devices.check([seen(), seen()], two, 2, 8)
     for found, processes, expected, message in (
-        ([seen(), seen()], 1, None, "counts 1 processes where 2"),
+        ([seen(), seen()], 1, None, "counts 1 processes, but 2"),
         ([seen(), seen(1, "cpu", "cpu")], 2, None, "rank 1 on n0: the node has 4 GPUs"),
         ([seen(), seen(3)], 2, None, "3 x H100 at rank 1 on n0"),
         ([seen(), seen()], 2, 16, "distributed.devices=16, but the 2 processes see 8"),

@@ -105,7 +105,7 @@ def test_all_stop_after_the_same_step_whoever_asks_and_when(star, asking):
 def test_gathering_gives_all_values_in_order_and_a_bound(star):
     lines = star(3).lines
     assert in_threads([lambda rank=rank: lines[rank].gather("x", rank * 10, 5) for rank in range(3)]) == [[0, 10, 20]] * 3
-    with pytest.raises(Lost, match="rank 1 on n1: not all processes came to 'y' within 0 s"):
+    with pytest.raises(Lost, match="rank 1 on n1: not all processes reached 'y' within 0 s"):
         lines[1].gather("y", None, 0.1)
 
 

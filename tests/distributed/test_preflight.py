@@ -179,7 +179,7 @@ def test_one_left_from_an_earlier_attempt_is_sent_away_alone(ranks):
     time.sleep(0.5)
     job.start(1, attempt=1)
     results = job.finish()
-    assert isinstance(results["old"], Lost) and "of attempt 0" in str(results["old"])
+    assert isinstance(results["old"], Lost) and "to attempt 0" in str(results["old"])
     assert len(results[0].members) == len(results[1].members) == 2
 
 
@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_written(ranks, tmp_path):
     job = ranks(2)
     for rank in range(2):
         job.start(rank, folder=tmp_path / "file" / "run")
-    assert "can't be written by rank 0" in job.refusal()
+    assert "the lead (rank 0) can't write there" in job.refusal()
 
 
 def test_a_port_in_use_and_a_stranger_at_it(ranks):
@@ -220,7 +220,7 @@ def test_a_port_in_use_and_a_stranger_at_it(ranks):
             job.start(rank)
         results = job.finish()
     assert isinstance(results[0], UserError) and f"port {port} of n0 is in use" in str(results[0])
-    assert isinstance(results[1], UserError) and "something else than rank 0 answers" in str(results[1])
+    assert isinstance(results[1], UserError) and "is not the lead" in str(results[1])
 
 
 def test_a_coordinator_that_does_not_resolve_or_refuses(ranks):

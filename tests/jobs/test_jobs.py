@@ -48,7 +48,7 @@ def test_detach_status_cancel_resume(tmp_path, monkeypatch, jobs):
         assert "cancelled: 1, 2, 0" in jobs("cancel")
         assert running_below(folder) == [] and queue.read(folder).alive is None
         assert re.findall(r"^(\d) +\d +cancelled ", jobs("status"), re.MULTILINE) == ["0", "1", "2"]
-        assert "nothing of it was queued or running" in jobs("cancel")
+        assert "nothing was queued or running" in jobs("cancel")
 
         (folder / "go").touch()
         assert "started again: 0, 1, 2" in jobs("resume")
@@ -95,7 +95,7 @@ def test_a_single_job_without_a_sweep(tmp_path, jobs):
         (["action=sttaus"], "action: input should be 'status', 'logs', 'cancel' or 'resume'"),
         (["dir=nowhere"], "holds neither job.json nor sweep.json: give the dir="),
         (["rank=-1", "action=logs"], "ranks are counted from 0"),
-        (["rank=1"], "goes with action=logs"),
+        (["rank=1"], "works with action=logs"),
         (["action=cancel", "follow=true"], "not with cancel"),
     ],
 )

@@ -53,7 +53,7 @@ def test_one_of_four_fails_on_rank_1_and_alone_is_run_again(tmp_path, monkeypatc
     assert results["2"]["first_failure"]["rank"] == 1 and results["3"]["dollars"] == 0.5 and results["3"]["hours"] > 0
     assert "heldout_loss" in shown.out and "3.0000" in shown.out and "rank 1 on" in shown.out
     page = (tmp_path / "sweep" / "report.html").read_text()
-    assert "seed 2 is unlucky" in page and "<svg" in page and "The smallest heldout_loss, 0.0000, is of job 0" in page
+    assert "seed 2 is unlucky" in page and "<svg" in page and "Job 0 has the smallest heldout_loss, 0.0000" in page
     assert running_below(tmp_path / "sweep") == []
 
     (tmp_path / "sweep" / "mended").touch()
@@ -111,7 +111,7 @@ def test_a_key_that_a_configuration_names_has_to_be_set(tmp_path, monkeypatch, c
     monkeypatch.delenv("SOME_KEY", raising=False)
     teacher = ["teacher=openai", "teacher.model=x", "teacher.key_env=SOME_KEY", f"dir={tmp_path}/sweep", "budget.dollars=1"]
     assert cli.main(["generate", "-m", *teacher, "seed=1,2"]) == 2
-    assert "needs SOME_KEY, and it is not set here" in capsys.readouterr().err
+    assert "needs SOME_KEY, not set here" in capsys.readouterr().err
 
 
 def test_verbs_without_an_end_are_not_swept(capsys):
@@ -229,7 +229,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_second_one_ends_them(tmp_path, monkeypatch
         error = capsys.readouterr().err
         first = Local().state(tmp_path / "sweep" / "0")
         if times == 1:
-            assert "the jobs go on; alpaca-jax jobs dir=" in error and first.state is State.running
+            assert "the jobs keep running; alpaca-jax jobs dir=" in error and first.state is State.running
         else:
             assert "cancelled: 1, 0" in error and first.state is State.cancelled
             assert running_below(tmp_path / "sweep") == []

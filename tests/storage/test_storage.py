@@ -70,7 +70,7 @@ class HttpError(Exception):
         ),
         (OSError("Forbidden: b/bkt/o"), "may read and write this bucket"),
         (ConnectionResetError("reset"), "can't be reached"),
-        (ValueError("Error writing gs://bkt/x: RESOURCE_EXHAUSTED: quota"), "the store can't do it"),
+        (ValueError("Error writing gs://bkt/x: RESOURCE_EXHAUSTED: quota"), "the store reports an error"),
     ],
 )
 def test_what_a_store_answers_is_told_in_words(error, said):
@@ -157,7 +157,7 @@ def test_a_spool_that_can_not_put_warns_once_and_keeps_the_files(gs, monkeypatch
         patch.setattr(type(storage.at(gs)), "write_bytes", away)
         spool.flush()
         spool.flush()
-        with pytest.raises(UserError, match=r"can't be reached \(away\).* lies in .*alpaca-jax-spool"):
+        with pytest.raises(UserError, match=r"can't be reached \(away\).* are in .*alpaca-jax-spool"):
             spool.close()
     assert len(said) == 1 and (spool.folder / "log").exists()
 

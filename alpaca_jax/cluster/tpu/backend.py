@@ -13,7 +13,7 @@ from pathlib import Path
 from alpaca_jax import storage
 from alpaca_jax.cluster import checkout, record
 from alpaca_jax.cluster.job import Job, State, Status, is_true
-from alpaca_jax.cluster.local import Local, start
+from alpaca_jax.cluster.local import Local
 from alpaca_jax.cluster.supervise import Supervisor, say, show
 from alpaca_jax.cluster.tpu import gcloud
 from alpaca_jax.cluster.tpu import slices as tpu_slices
@@ -42,8 +42,8 @@ OPTIONS = {
 CANCEL_SECONDS = 600.0  # to save, and to delete the slices
 
 
-class TpuPod:
-    """Jobs on slices of TPU VMs, through gcloud."""
+class TpuPod(Local):
+    """Jobs on slices of TPU VMs, through gcloud; their supervisors run on this machine."""
 
     def check(self, job: Job) -> None:
         """Raises a UserError for what Google would refuse or the job lacks; creates nothing."""
@@ -59,21 +59,13 @@ class TpuPod:
         record.check_not_active(self, job.folder)
         self._check_with_google(job)
 
-    def submit(self, job: Job) -> None:
-        """Starts the job's supervisor in the background; does nothing for a job that is done."""
-        if self._prepare(job):
-            start(job)
-
-    def run(self, job: Job) -> int:
-        """Runs the job in the foreground, with the lead's output on the terminal; returns its exit code."""
-        if not self._prepare(job):
-            say(record.done_notice(job.folder))
-            return 0
-        return supervise_pod(job.folder, show)
+    def supervise(self, folder: Path) -> int:
+        """Supervises the job in `folder`, with the lead's output on the terminal; returns its exit code."""
+        return supervise_pod(folder, show)
 
     def state(self, folder: Path) -> Status:
         """Returns the job's status; it is queued until Google has provided its slices."""
-        status = Local().state(folder)
+        status = super().state(folder)
         job = record.read(folder).job
         if status.state is State.lost:
             return dataclasses.replace(status, reason=f"{status.reason}; `cancel` deletes the slices that it created")
@@ -84,9 +76,9 @@ class TpuPod:
             return dataclasses.replace(status, state=State.queued, reason=f"Google says {google or 'nothing yet'}")
         return status
 
-    def cancel(self, folder: Path) -> None:
+    def cancel(self, folder: Path, grace: float = CANCEL_SECONDS) -> None:
         """Has the job save and leave, and deletes the slices created for it; returns once nothing of it is left."""
-        Local().cancel(folder, CANCEL_SECONDS)
+        super().cancel(folder, grace)
         job = record.read(folder).job
         if not is_true(job.options, "keep"):
             Slices(job, say=say).release()

@@ -196,8 +196,8 @@ def test_where_a_requeue_is_not_allowed_it_is_submitted_again(scripted):
         ({"options": {"partition": "mian"}}, "partition=mian: this cluster has no such partition; did you mean main"),
         ({"options": {"partion": "main"}}, "'partion' is not an option of Slurm; did you mean partition"),
         ({"nodes": 9}, "Requested node configuration is not available"),
-        ({"time_limit": 600}, "600 minutes are more than the 60 of the partition main"),
-        ({"nodes": 2, "options": {"partition": "small"}}, "the partition small gives a job 1 at most"),
+        ({"time_limit": 600}, "600 minutes exceed the 60 of the partition main"),
+        ({"nodes": 2, "options": {"partition": "small"}}, "the partition small allows a job at most 1"),
         ({"secrets": ("NOT_SET_ANYWHERE",)}, "NOT_SET_ANYWHERE"),
     ],
 )

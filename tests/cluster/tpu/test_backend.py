@@ -237,14 +237,14 @@ def test_the_code_is_packed_without_what_it_leaves_behind(tmp_path):
 @pytest.mark.parametrize(
     ("options", "rest", "message"),
     [
-        ({"zone": ""}, {}, "zone= is needed"),
+        ({"zone": ""}, {}, "zone= is missing"),
         ({"accelerator_type": ""}, {}, "give tpu=NAME"),
-        ({"tpu": "mine"}, {}, "accelerator_type= is of slices to be made"),
+        ({"tpu": "mine"}, {}, "accelerator_type= is for slices to create"),
         ({"tpu": "none", "accelerator_type": "", "runtime_version": ""}, {}, "tpu=none: there is no such slice"),
         ({"tpu": "gone", "accelerator_type": "", "runtime_version": ""}, {}, "tpu=gone is PREEMPTED"),
-        ({"accelerator_type": "v9-16"}, {}, "accelerator_type=v9-16: not a TPU"),
-        ({"accelerator_type": "v4-32"}, {"nodes": 4}, "accelerator_type=v4-32: zone=z has no such"),
-        ({"runtime_version": "old"}, {}, "runtime_version=old: zone=z has no such"),
+        ({"accelerator_type": "v9-16"}, {}, "accelerator_type=v9-16: unknown TPU"),
+        ({"accelerator_type": "v4-32"}, {"nodes": 4}, "accelerator_type=v4-32 doesn't exist in zone=z"),
+        ({"runtime_version": "old"}, {}, "runtime_version=old doesn't exist in zone=z"),
         ({}, {"nodes": 3}, "nodes=3, but these TPUs have 2 hosts: give nodes=2"),
         ({"slices": "two"}, {}, "slices=two"),
         ({"shared_disk": ""}, {}, "share no disk.*give dir=gs://"),
@@ -266,10 +266,10 @@ def test_what_cannot_work_is_said_before_anything_is_made(pod_job, google, optio
 
 def test_names_and_machines_of_others_are_left_alone(pod_job, google, monkeypatch):
     job = pod_job("pass")
-    with pytest.raises(UserError, match="'Job' is none for Google"):
+    with pytest.raises(UserError, match="'Job' is not valid for Google"):
         TpuPod().check(dataclasses.replace(job, name="Job"))
     stand_in._write(google / "queued-resources" / "job.json", {"state": {"state": "ACTIVE"}})
-    with pytest.raises(UserError, match="queued resource job already"):
+    with pytest.raises(UserError, match="queued resource job exists already"):
         TpuPod().check(job)
     monkeypatch.setenv(gcloud.VARIABLE, "no-such-gcloud")
     with pytest.raises(UserError, match="no no-such-gcloud on the PATH"):
