@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import alpaca_jax
+from alpaca_jax import compilation
 from alpaca_jax import config as configuration
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
 from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
@@ -227,7 +228,7 @@ def _set_environment(command: Command) -> None:
     if command.folder:
         os.environ[CONFIG_DIR] = str(command.folder)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/alpaca_jax/xla"))
+    compilation.set_environment()
 
 
 def _yaml(mapping: dict[str, Any]) -> str:

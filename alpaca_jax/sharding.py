@@ -139,7 +139,13 @@ class Layout:
     """A mesh and its three mappings: says how an array with given logical axes is sharded."""
 
     mesh: Mesh
-    config: MeshConfig
+    config: MeshConfig = dataclasses.field(hash=False)  # its rules are dicts
+
+    @classmethod
+    def of_one_device(cls) -> "Layout":
+        """All on this process's first device."""
+        config = MeshConfig(data=1)
+        return cls(make_mesh(config, jax.local_devices()[:1]), config)
 
     def spec(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> PartitionSpec:
         """The PartitionSpec of logical `axes`; UserError if a mesh axis would be used twice or does not divide `shape`."""
@@ -149,7 +155,7 @@ class Layout:
         if twice := {axis for axis in used if used.count(axis) > 1}:
             raise UserError(f"mesh.{kind} uses the mesh axis {sorted(twice)} on two dimensions of an array with axes {tuple(axes)}")
         for axis, mesh_axes, size in zip(axes, placed, shape or (), strict=False):
-            parts = math.prod(self.mesh.shape[mesh_axis] for mesh_axis in mesh_axes)
+            parts = self.parts(axis, kind)
             if size % parts:
                 remedy = (
                     f"set model.vocab_multiple={parts}" if axis == "vocab" else f"choose sizes for {', '.join(mesh_axes)} that divide it"
@@ -158,6 +164,10 @@ class Layout:
                     f"the axis {axis} of size {size} cannot be split into {parts} (mesh.{kind}.{axis}={list(mesh_axes)}): {remedy}"
                 )
         return PartitionSpec(*(mesh_axes or None for mesh_axes in placed))
+
+    def parts(self, axis: str, kind: Kind) -> int:
+        """How many parts an axis is cut into."""
+        return math.prod(self.mesh.shape[mesh_axis] for mesh_axis in getattr(self.config, kind).get(axis, ()))
 
     def named(self, axes: Sequence[str], kind: Kind, shape: Sequence[int] | None = None) -> NamedSharding:
         """`spec` as a NamedSharding on this mesh."""

@@ -28,7 +28,7 @@ class Token(NamedTuple):
 
 @dataclass(eq=False)
 class Generation:
-    """A sequence in the engine: `tokens` grows (a stop id is not among them) until `finish_reason` is "stop" or "length"."""
+    """A sequence in a batch: `tokens` grows (a stop id is not among them) until `finish_reason` is "stop" or "length"."""
 
     prompt: list[int]
     options: Options
@@ -43,7 +43,7 @@ class Generation:
 
 
 class Completion(NamedTuple):
-    """What `Engine.generate` returns for one prompt: new ids without the stop id, their log-probabilities, "stop" or "length"."""
+    """What `Batch.generate` returns for one prompt: new ids without the stop id, their log-probabilities, "stop" or "length"."""
 
     ids: list[int]
     logprobs: list[float]

@@ -17,10 +17,11 @@ class Draw(NamedTuple):
     index_R: jax.Array  # int32, how many tokens the row has: with the seed, the place in its random stream
 
 
-def sample(logits_RV: jax.Array, draw: Draw) -> tuple[jax.Array, jax.Array]:
+def sample(logits_RV: jax.Array, draw: Draw, drawn: bool = True, blocked: bool = True) -> tuple[jax.Array, jax.Array]:
     """Token ids int32 [R], and their natural log-probabilities [R] at temperature 1 and before any cut.
 
-    A row's choice depends on its own logits, temperature, top_p, seed and index alone.
+    A row's choice depends on its own logits, temperature, top_p, seed and index alone. Without `drawn` all rows are greedy, whatever their
+    temperatures; `blocked` says how the largest is looked for (see `Tuning`).
 
     The nucleus is the smallest set of likeliest tokens that holds a share top_p (Holtzman et al. 2020, arXiv:1904.09751). No sort finds it:
     a token is drawn from everything and kept if the tokens likelier than it hold less than top_p; otherwise it and all less likely ones are
@@ -28,16 +29,17 @@ def sample(logits_RV: jax.Array, draw: Draw) -> tuple[jax.Array, jax.Array]:
     """
     missing = -logits_RV.shape[1] % BLOCK
     blocks_RCP = jnp.pad(logits_RV, ((0, 0), (0, missing)), constant_values=-jnp.inf).reshape(logits_RV.shape[0], -1, BLOCK)
-    likeliest_R, best_R = _likeliest(blocks_RCP)
-    greedy_R = draw.temperature_R == 0
+    likeliest_R, best_R = (
+        _likeliest(blocks_RCP) if blocked else (jnp.argmax(logits_RV, axis=1).astype(jnp.int32), jnp.max(logits_RV, axis=1))
+    )
     below_RCP = blocks_RCP - best_R[:, None, None]
-    drawn = lambda: jnp.where(greedy_R, likeliest_R, _nucleus(below_RCP, greedy_R, draw))  # noqa: E731
-    ids_R = jax.lax.cond(jnp.all(greedy_R), lambda: likeliest_R, drawn)
+    greedy_R = draw.temperature_R == 0
+    ids_R = jnp.where(greedy_R, likeliest_R, _nucleus(below_RCP, greedy_R, draw)) if drawn else likeliest_R
     return ids_R, _at(below_RCP, ids_R) - jnp.log(jnp.sum(jnp.exp(below_RCP), axis=(1, 2)))
 
 
 def _likeliest(blocks_RCP: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The first of the largest values of each row, and the value. (XLA's own argmax is ten times slower on a CPU.)"""
+    """The first of the largest values of each row, and the value."""
     peaks_RC = jnp.max(blocks_RCP, axis=-1)
     best_R = jnp.max(peaks_RC, axis=-1)
     block_R = _first(peaks_RC == best_R[:, None])

@@ -1,19 +1,24 @@
-"""The weights in the layout that a decode step reads fastest: one set a layer, rows of outputs, projections of one input fused."""
+"""The weights of a model as decoding reads them: those of a run as they are, or loaded into a layout that is read faster."""
 
-from functools import partial
+import functools
+import operator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
 Params = dict[str, Any]
+Read = Callable[[tuple[str, ...], tuple[slice, ...]], np.ndarray]  # gives a piece of one of the stacked weights of `model.llama`
 
 
-class LayerWeights(NamedTuple):
-    """One layer. Matrices are [outputs, inputs]: see `layer.project` for why."""
+class Fused(NamedTuple):
+    """One layer. Matrices are [outputs, inputs], and those that read the same input are one; see `Tuning.columns`."""
 
     attention_norm: jax.Array  # [D]
     qkv: jax.Array  # [(H + 2N) * K, D]
@@ -21,7 +26,6 @@ class LayerWeights(NamedTuple):
     mlp_norm: jax.Array  # [D]
     gate_up: jax.Array  # [2F, D]
     down: jax.Array  # [D, F]
-    switches: llama.Switches  # scalars
     # None where the architecture has none:
     qkv_bias: jax.Array | None = None  # [(H + 2N) * K]
     out_bias: jax.Array | None = None  # [D]
@@ -29,43 +33,97 @@ class LayerWeights(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A whole model, ready to decode."""
+    """A whole model. `layers` is one set a layer, or the run's own weights, stacked along their first axis."""
 
     embed_VD: jax.Array
-    layers: list[LayerWeights]
+    layers: list[Fused] | list[Params] | Params
     norm: jax.Array  # [D]
     head_VD: jax.Array  # the same array as embed_VD where the output is tied
 
-
-def prepare(architecture: Architecture, params: Params, dtype: Any = None) -> Weights:
-    """`params` (see `model.llama`) rearranged for decoding, in `dtype` (None: as they are); a padded vocabulary is trimmed."""
-    dtype = dtype or params["embed"]["weight"].dtype
-    trim = jax.jit(lambda table_VD: table_VD[: architecture.vocab_size].astype(dtype))
-    embed_VD = trim(params["embed"]["weight"])
-    head_VD = trim(params["head"]["weight"]) if "head" in params else embed_VD
-    switches = llama.switches(architecture, architecture.max_positions)
-    layers = [_layer(architecture, params["layers"], switches, index, dtype) for index in range(architecture.num_layers)]
-    return Weights(embed_VD, layers, params["norm"]["scale"].astype(dtype), head_VD)
+    def group(self, first: int, count: int) -> Any:
+        """What a program over `count` layers from the layer `first` on takes; of stacked weights that is all of them."""
+        return self.layers[first : first + count] if isinstance(self.layers, list) else self.layers
 
 
-@partial(jax.jit, static_argnames=("a", "dtype"))
-def _layer(a: Architecture, stacked: Params, switches: llama.Switches, index: int, dtype: Any) -> LayerWeights:
-    layer = jax.tree.map(lambda leaf: leaf[index].astype(dtype), stacked)
-    attention, mlp = layer["attention"], layer["mlp"]
-    hidden = layer["attention_norm"]["scale"].shape[0]
-    rows = [attention[name].reshape(hidden, -1).T for name in ("query", "key", "value")]
-    biases = [attention[f"{name}_bias"].reshape(-1) for name in ("query", "key", "value")] if a.qkv_bias else None
-    norms = ("query_norm", a.num_heads), ("key_norm", a.num_kv_heads)
-    scales = [jnp.broadcast_to(attention[name]["scale"], (heads, a.head_dim)) for name, heads in norms] if a.qk_norm else None
-    return LayerWeights(
-        attention_norm=layer["attention_norm"]["scale"],
-        qkv=jnp.concatenate(rows),
-        out=attention["out"].reshape(-1, hidden).T,
-        mlp_norm=layer["mlp_norm"]["scale"],
-        gate_up=jnp.concatenate([mlp["gate"].T, mlp["up"].T]),
-        down=mlp["down"].T,
-        switches=jax.tree.map(lambda flags: flags[index], switches),
-        qkv_bias=None if biases is None else jnp.concatenate(biases),
-        out_bias=attention["out_bias"] if a.out_bias else None,
-        qk_norm=None if scales is None else jnp.concatenate(scales),
-    )
+def of_run(params: Params) -> Weights:
+    """`params` (see `model.llama`) as they are, wherever they lie: no copy. A program cuts out each layer just before it is used."""
+    return Weights(params["embed"]["weight"], params["layers"], params["norm"]["scale"], llama.output_weight(params))
+
+
+def unstacked(architecture: Architecture, params: Params) -> Weights:
+    """The weights of each layer by themselves, cut out once. Empties `params` as it goes, so that there is no second copy."""
+    stacked, structure = jax.tree.flatten(params.pop("layers"))
+    leaves = []
+    while stacked:
+        leaves.append(jnp.unstack(stacked.pop(0)))
+    layers = [structure.unflatten([leaf[number] for leaf in leaves]) for number in range(architecture.num_layers)]
+    return Weights(params["embed"]["weight"], layers, params["norm"]["scale"], llama.output_weight(params))
+
+
+def fused(architecture: Architecture, read: Read, dtype: Any, threads: int = 1) -> Weights:
+    """The weights in the CPU's layout and in `dtype`, read by some threads; a padded vocabulary is trimmed."""
+    with ThreadPoolExecutor(threads) as pool:
+        return _Fusing(architecture, read, dtype, pool).weights()
+
+
+def blank(architecture: Architecture, dtype: Any) -> Weights:
+    """The shapes of `fused` in as little memory as can be: zeros, and all layers are the same one."""
+    specs = llama.specs(architecture)
+    zeros = lambda path, index: np.broadcast_to(np.float32(0), functools.reduce(operator.getitem, path, specs).shape)[index]  # noqa: E731
+    one = fused(architecture.with_layers(1), zeros, dtype)
+    return one._replace(layers=list(one.layers) * architecture.num_layers)
+
+
+class _Fusing(NamedTuple):
+    architecture: Architecture
+    read: Read
+    dtype: Any
+    pool: ThreadPoolExecutor
+
+    def weights(self) -> Weights:
+        a, head_dim = self.architecture, self.architecture.head_dim
+        heads = (("query", a.num_heads), ("key", a.num_kv_heads), ("value", a.num_kv_heads))
+        parts: dict[str, list[jax.Array]] = {
+            "attention_norm": self._layers([("attention_norm", "scale")], self._joined),
+            "qkv": self._layers([("attention", name) for name, _ in heads], self._rows(a.hidden_size)),
+            "out": self._layers([("attention", "out")], self._rows(a.num_heads * head_dim)),
+            "mlp_norm": self._layers([("mlp_norm", "scale")], self._joined),
+            "gate_up": self._layers([("mlp", "gate"), ("mlp", "up")], self._rows(a.hidden_size)),
+            "down": self._layers([("mlp", "down")], self._rows(a.intermediate_size)),
+        }
+        if a.qkv_bias:
+            flat = lambda *biases: self._joined(*map(np.ravel, biases))  # noqa: E731
+            parts["qkv_bias"] = self._layers([("attention", f"{name}_bias") for name, _ in heads], flat)
+        if a.out_bias:
+            parts["out_bias"] = self._layers([("attention", "out_bias")], self._joined)
+        if a.qk_norm:
+            scales = lambda query, key: self._array(np.repeat(np.stack([query, key]), [a.num_heads, a.num_kv_heads], axis=0))  # noqa: E731
+            parts["qk_norm"] = self._layers([("attention", f"{name}_norm", "scale") for name, _ in heads[:2]], scales)
+        table = lambda name: self._array(self.read((name, "weight"), (slice(0, a.vocab_size), slice(0, a.hidden_size))))  # noqa: E731
+        embed_VD = table("embed")
+        return Weights(
+            embed_VD=embed_VD,
+            layers=[Fused(**{name: part[layer] for name, part in parts.items()}) for layer in range(a.num_layers)],
+            norm=self._array(self.read(("norm", "scale"), (slice(0, a.hidden_size),))),
+            head_VD=embed_VD if a.tie_embeddings else table("head"),
+        )
+
+    def _layers(self, paths: list[tuple[str, ...]], join: Callable[..., jax.Array]) -> list[jax.Array]:
+        """What `join` makes of the pieces of some weights, for each layer. One weight is read after another, as they are stored."""
+        piece = lambda path, layer: self.read(("layers", *path), (slice(layer, layer + 1),))[0]  # noqa: E731
+        layers = range(self.architecture.num_layers)
+        # The first by itself: a source may then have all of the weight at hand.
+        pieces = [[piece(path, 0), *self.pool.map(functools.partial(piece, path), layers[1:])] for path in paths]
+        return list(self.pool.map(join, *pieces))
+
+    def _rows(self, inputs: int) -> Callable[..., jax.Array]:
+        """Joins matrices of the same inputs, one below the other. In most files they lie that way: `.T` is a view without a copy then."""
+        return lambda *matrices: self._joined(*(matrix.reshape(inputs, -1).T for matrix in matrices))
+
+    def _joined(self, *parts: np.ndarray) -> jax.Array:
+        return self._array(np.concatenate(parts))
+
+    def _array(self, values: np.ndarray) -> jax.Array:
+        # Tied to the device, as what is computed from it and the cache will be: otherwise it would be another kind of argument, and the
+        # same program compiled again.
+        return jax.device_put(np.asarray(values, self.dtype), jax.local_devices()[0])

@@ -4,6 +4,7 @@ from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.sharding import MeshConfig
 
 
 @configclass
@@ -16,6 +17,7 @@ class Config:
     baseline: str | None = None  # a second source, scored the same way before
     data: DataConfig
     batch: BatchConfig
+    mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
 
     def __post_init__(self) -> None:

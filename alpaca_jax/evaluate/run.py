@@ -1,9 +1,12 @@
 """Scores the baseline, then the model, in one process; the first is freed before the second is loaded."""
 
 import dataclasses
+import functools
+import operator
 import time
 from typing import Any
 
+import jax.numpy as jnp
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -11,15 +14,21 @@ from rich.text import Text
 
 from alpaca_jax import storage
 from alpaca_jax.data import builder, template
-from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode import weights
+from alpaca_jax.decode.batch import Batch
+from alpaca_jax.decode.program import Program
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import stored_vocab_size
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import FILE
 from alpaca_jax.rundir import RunDir, write_json
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Score, Scorer
+from alpaca_jax.sharding import Layout, make_mesh
 
 ROWS = 4  # of a held-out batch, where the config doesn't say
 
@@ -40,17 +49,18 @@ def run(config: Config) -> dict[str, Any]:
     """Returns the scores it wrote to dir/evaluate/scores.json: held-out loss before (the baseline) and after (the model), and samples."""
     console = Console(stderr=True)
     folder = RunDir(config.dir)
+    layout = Layout(make_mesh(config.mesh), config.mesh)
     before = None
     if config.baseline is not None:
-        before = _score(config, dataclasses.replace(config.model, source=config.baseline, tokenizer=None), "before", console)
-    after = _score(config, config.model, "after", console)
+        before = _score(config, dataclasses.replace(config.model, source=config.baseline, tokenizer=None), layout, "before", console)
+    after = _score(config, config.model, layout, "after", console)
     scores = _together(config, before, after)
     write_json(folder.path("evaluate", "scores.json"), scores)
     _show(scores)
     return scores
 
 
-def _score(config: Config, model: ModelConfig, label: str, console: Console) -> Scored:
+def _score(config: Config, model: ModelConfig, layout: Layout, label: str, console: Console) -> Scored:
     """Scores one model; nothing of its weights is left in memory afterwards."""
     start = time.perf_counter()
     source = pretrained.open(model)
@@ -58,15 +68,15 @@ def _score(config: Config, model: ModelConfig, label: str, console: Console) -> 
     if config.data.heldout:
         data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records" / FILE, source.tokenizer)
         rows = config.batch.rows or ROWS
-        scorer = Scorer(source.architecture, data.examples["heldout"], rows, config.batch.sequence_length, model.compute_dtype)
+        scorer = Scorer(source.architecture, data.examples["heldout"], rows, config.batch.sequence_length, layout, model.compute_dtype)
         fingerprint = data.fingerprint
     with console.status(f"{label}: loading {model.source}"):
-        params = pretrained.load_params(source, model.dtype)
+        params = _load(source, model, layout)
     score = _heldout(scorer, params, f"{label}: held-out loss of {model.source}", console) if scorer else None
     answers = []
     if config.samples.prompts:
         with console.status(f"{label}: answering {len(config.samples.prompts)} prompts"):
-            answers = _answers(config, source, params)
+            answers = _answers(config, source, Program.on(source.architecture, layout, model.dtype), params)
     return Scored(str(model.source), source.tokenizer.fingerprint, fingerprint, score, answers, round(time.perf_counter() - start, 3))
 
 
@@ -75,10 +85,18 @@ def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
         return scorer.score(params, progress.update)
 
 
-def _answers(config: Config, source: pretrained.Pretrained, params: Any) -> list[str]:
+def _load(source: Pretrained, model: ModelConfig, layout: Layout) -> llama.Params:
+    vocab_size = stored_vocab_size(source.architecture.vocab_size, model.vocab_multiple)
+    specs = llama.specs(source.architecture, vocab_size, jnp.dtype(model.dtype))
+    places = layout.tree(specs, "weights")
+    place = lambda path: functools.reduce(operator.getitem, path, places)  # noqa: E731
+    return pretrained.load_params(source, model.dtype, place, stored_vocab=vocab_size)
+
+
+def _answers(config: Config, source: Pretrained, program: Program, params: llama.Params) -> list[str]:
     written = template.get(config.samples.template or config.data.template, source.tokenizer)
-    engine = Engine(source.architecture, params, slots=len(config.samples.prompts))
-    return samples.answers(engine, source.tokenizer, written, config.samples.prompts, config.samples.max_tokens, source.eos_ids)
+    batch = Batch(program, weights.of_run(params), slots=len(config.samples.prompts))
+    return samples.answers(batch, source.tokenizer, written, config.samples.prompts, config.samples.max_tokens, source.eos_ids)
 
 
 def _together(config: Config, before: Scored | None, after: Scored) -> dict[str, Any]:

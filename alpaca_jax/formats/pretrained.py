@@ -84,6 +84,11 @@ def load_params(
     return unflatten(params)
 
 
+def read_weight(pretrained: Pretrained, path: tuple[str, ...], index: Index = (), dtype: Any = np.float32) -> np.ndarray:
+    """Returns a piece of a weight in `dtype`, maybe a view that lies in memory as the source stores it; a UserError as `load_params`."""
+    return _read(pretrained, path, _bounds(index, weights(pretrained.architecture)[path].shape), np.dtype(dtype))
+
+
 def _pieces(
     pretrained: Pretrained, path: tuple[str, ...], shape: tuple[int, ...], where: jax.sharding.Sharding, dtype: np.dtype
 ) -> Callable[[Index | None], np.ndarray]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -14,6 +14,7 @@ from alpaca_jax.data.pipeline import heldout_batches
 from alpaca_jax.metrics import WeightedMean
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.objectives.sft import response_loss
 
@@ -33,24 +34,32 @@ class Score:
 
 
 class Scorer:
-    """Held-out examples laid into packed rows once, and scored for any params of the architecture."""
+    """Held-out examples laid into packed rows once, and scored for any params of the architecture that lie on `layout`.
 
-    def __init__(self, architecture: Architecture, examples: ExampleStore, rows: int, length: int, compute_dtype: str = "float32") -> None:
-        self.architecture = architecture
+    A batch has `rows` rows, or the next number that the devices can share. In a job of several processes all of them score together.
+    """
+
+    def __init__(
+        self, architecture: Architecture, examples: ExampleStore, rows: int, length: int, layout: Layout, compute_dtype: str = "float32"
+    ) -> None:
         self.examples = len(examples)
-        self.batches: list[Batch] = heldout_batches(examples, rows, length) if len(examples) else []
-        self.compute_dtype = compute_dtype
+        self._layout, self._forward = layout, Forward(architecture, jnp.dtype(compute_dtype), constrain=layout.constrain)
+        devices = layout.parts("batch", "compute")
+        self._rows = -(-rows // devices) * devices
+        self.batches: list[Batch] = heldout_batches(examples, self._rows, length) if len(examples) else []
 
     def score(self, params: llama.Params, progress: Callable[[int], None] = lambda done: None) -> Score:
         """Returns the loss of `params`, NaN where no example is held out; `progress` hears how many batches are done."""
-        mean = WeightedMean()
+        mean, own_rows = WeightedMean(), self._layout.own_rows(self._rows)
         for done, batch in enumerate(self.batches, start=1):
-            total, weight = _batch_loss(self.architecture, self.compute_dtype, params, batch)
-            mean.add(total, weight)
+            placed = self._layout.place({name: rows[own_rows] for name, rows in batch.items()}, self._rows)
+            mean.add(*_batch_loss(self._forward, self._layout.replicated, params, placed))
             progress(done)
         return Score(mean.value, round(mean.weight), self.examples)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _batch_loss(architecture: Architecture, compute_dtype: str, params: llama.Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    return response_loss(Forward(architecture, jnp.dtype(compute_dtype)), params, batch)
+def _batch_loss(
+    forward: Forward, everywhere: jax.sharding.Sharding, params: llama.Params, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return jax.lax.with_sharding_constraint(response_loss(forward, params, batch), everywhere)

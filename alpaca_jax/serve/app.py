@@ -101,7 +101,7 @@ class Service:
         return JSONResponse(shape.envelope(shape.kind, choices) | {"usage": count()})
 
     async def _pieces(self, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> AsyncIterator[Piece]:
-        """What each step adds to each answer, until all are finished; left early, it takes its sequences out of the engine."""
+        """What each step adds to each answer, until all are finished; left early, it takes its sequences out of the batch."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, list[Any], str | None]] = asyncio.Queue()
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -10,20 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import psutil
 import uvicorn
 from rich.console import Console
 
 from alpaca_jax import rundir
-from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode import ahead, weights
+from alpaca_jax.decode.batch import Batch
+from alpaca_jax.decode.program import Program
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import pretrained as formats
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.serve.app import LOOPBACK, Service
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.scheduler import Scheduler
+from alpaca_jax.sharding import Layout
 
 console = Console(stderr=True)
 
@@ -41,23 +46,33 @@ def run(config: Config) -> None:
 
 
 def _load(config: Config) -> tuple[Service, Scheduler]:
-    # The pieces of a decode step compile in less than the second from which JAX keeps a program by default.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     started = time.monotonic()
-    opened = formats.open(config.model)
+    opened = pretrained.open(config.model)
     console.print(f"loading {opened.source}", highlight=False)
-    engine = Engine(
-        opened.architecture,
-        formats.load_params(opened, config.model.compute_dtype),
-        slots=config.slots,
-        max_length=config.max_length,
-        stride=1 if jax.default_backend() == "cpu" else 4,
-    )
-    engine.generate([[opened.tokenizer.eos_id]], 1)  # compiles, so that the first answer doesn't wait for it
+    program = Program.on(opened.architecture, Layout.of_one_device(), config.model.compute_dtype)
+    batch = _batch(config, opened, program)
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
-    scheduler = Scheduler(engine)
+    scheduler = Scheduler(batch)
     name = config.name or _name(opened.source)
     return Service(name, opened.tokenizer, frozenset(opened.eos_ids), opened.architecture.vocab_size, scheduler), scheduler
+
+
+def _batch(config: Config, opened: Pretrained, program: Program) -> Batch:
+    """A batch whose programs are compiled, so that the first answer doesn't wait for them."""
+    dtype = config.model.compute_dtype
+    with ThreadPoolExecutor(2) as pool:
+        if program.tuning.columns:
+            blank = weights.blank(program.architecture, dtype)
+            # The weights are read while the programs are compiled: these need to know shapes only.
+            compiled = [pool.submit(work, program, blank) for work in (ahead.steps, ahead.sampling_choice)]
+            read = functools.partial(pretrained.read_weight, opened, dtype=dtype)
+            own = weights.fused(opened.architecture, read, dtype, threads=os.cpu_count() or 1)
+        else:
+            own = weights.unstacked(opened.architecture, pretrained.load_params(opened, dtype))
+            compiled = [pool.submit(work, program, own) for work in (ahead.steps, ahead.sampling_choice)]
+        for each in compiled:
+            each.result()
+    return Batch(program, own, config.slots, config.max_length)
 
 
 def _name(source: str) -> str:

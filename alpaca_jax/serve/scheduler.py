@@ -1,11 +1,11 @@
-"""Continuous batching: one thread owns the engine, takes requests in as slots get free, and hands out tokens as they come."""
+"""Continuous batching: one thread owns the batch, takes requests in as slots get free, and hands out tokens as they come."""
 
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.generation import Generation, Options, Token
 
 Deliver = Callable[[list[Token], str | None], None]
@@ -23,11 +23,11 @@ class Job:
 
 
 class Scheduler:
-    """Runs `engine` in a thread of its own until `stop`, or until an error, which is then `failure`."""
+    """Runs `batch` in a thread of its own until `stop`, or until an error, which is then `failure`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, batch: Batch) -> None:
         self.failure: Exception | None = None
-        self._engine = engine
+        self._batch = batch
         # What other threads want done, in order: a job with True (take it in) or False (drop it), or None (end).
         self._inbox: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
@@ -38,7 +38,7 @@ class Scheduler:
     @property
     def max_length(self) -> int:
         """Tokens of the longest sequence, prompt and answer."""
-        return self._engine.max_length
+        return self._batch.max_length
 
     def start(self, on_end: Callable[[], None] = lambda: None) -> None:
         """Starts the thread; `on_end` is called as its last act."""
@@ -68,11 +68,11 @@ class Scheduler:
     def _main(self, on_end: Callable[[], None]) -> None:
         try:
             while self._take_orders():
-                while self._waiting and self._engine.free:
+                while self._waiting and self._batch.free:
                     job = self._waiting.popleft()
-                    job.generation = self._engine.admit(job.prompt, job.options)
+                    job.generation = self._batch.admit(job.prompt, job.options)
                     self._running[job.generation] = job
-                for generation in self._engine.step():
+                for generation in self._batch.step():
                     self._hand_out(generation)
         except Exception as error:
             self.failure = error
@@ -103,7 +103,7 @@ class Scheduler:
         if job in self._waiting:
             self._waiting.remove(job)
         elif job.generation in self._running:
-            self._engine.release(job.generation)
+            self._batch.release(job.generation)
             del self._running[job.generation]
 
     def _hand_out(self, generation: Generation) -> None:

@@ -61,11 +61,15 @@ class Json:
     def _make(self, start: bool, special: bool) -> Any:
         import tokenizers
 
-        spec = json.loads(self._text) | {"truncation": None, "padding": None}
+        text = self._text
         if not start:
+            spec = json.loads(text)
             spec["normalizer"] = _without_prefix(spec.get("normalizer"))
             spec["pre_tokenizer"] = _without_prefix(spec.get("pre_tokenizer"))
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
+            text = json.dumps(spec)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         tokenizer.encode_special_tokens = not special  # True: the text of a special token is text like any other
         return tokenizer
 

@@ -5,14 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from alpaca_jax import rundir
 from alpaca_jax.data import template
-from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode import weights
+from alpaca_jax.decode.batch import Batch
+from alpaca_jax.decode.program import Program
 from alpaca_jax.distributed import beat
-from alpaca_jax.errors import UserError
 from alpaca_jax.model import llama
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Scorer
@@ -28,11 +26,10 @@ class Evaluation:
         self._scorer: Scorer | None = None
         if config.evaluate_every is None:
             return
-        if config.samples.prompts and jax.process_count() > 1:
-            raise UserError("samples.prompts are answered in a single process only; here give [], and `evaluate` the checkpoints")
+        self._program = Program.on(setup.architecture, setup.layout, config.model.compute_dtype)
         if "heldout" in setup.data.examples:
             examples, length = setup.data.examples["heldout"], config.batch.sequence_length
-            self._scorer = Scorer(setup.architecture, examples, setup.batches.rows, length, config.model.compute_dtype)
+            self._scorer = Scorer(setup.architecture, examples, setup.batches.rows, length, setup.layout, config.model.compute_dtype)
 
     def due(self, step: int) -> bool:
         """True after the steps that are evaluated."""
@@ -53,9 +50,8 @@ class Evaluation:
         if not config.prompts:
             return []
         written = template.get(config.template or self._config.data.template, setup.tokenizer)
-        dtype = jnp.dtype(self._config.model.compute_dtype)
-        engine = Engine(setup.architecture, params, slots=len(config.prompts), dtype=dtype)
-        answers = samples.answers(engine, setup.tokenizer, written, config.prompts, config.max_tokens, setup.eos_ids)
+        batch = Batch(self._program, weights.of_run(params), slots=len(config.prompts))
+        answers = samples.answers(batch, setup.tokenizer, written, config.prompts, config.max_tokens, setup.eos_ids)
         return [{"prompt": prompt, "answer": answer} for prompt, answer in zip(config.prompts, answers, strict=True)]
 
 

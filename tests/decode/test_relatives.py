@@ -1,4 +1,4 @@
-"""The engine on relatives of LLaMA: windows, layers without RoPE, biases and QK-norm over the cache, RoPE scaled by the text's length."""
+"""The batch on relatives of LLaMA: windows, layers without RoPE, biases and QK-norm over the cache, RoPE scaled by the text's length."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from decoding import batch_of
 
-from alpaca_jax.decode.engine import Engine
 from alpaca_jax.model import llama, rope
 from alpaca_jax.model.architecture import Architecture, RopeScaling
 
@@ -51,7 +51,7 @@ def test_greedy_equals_the_full_forward_pass_beyond_the_window(family):
         return jax.nn.log_softmax(llama.logits(params, hidden)[0])
 
     prompts = some_prompts(3, 45, 130)  # pieces of several sizes, caches of two
-    answers = Engine(architecture, params, slots=3).generate(prompts, 12)
+    answers = batch_of(architecture, params, slots=3).generate(prompts, 12)
     for prompt, answer in zip(prompts, answers, strict=True):
         tokens = np.zeros((1, 160), np.int32)
         ids = prompt + answer.ids
@@ -67,8 +67,8 @@ def test_a_shared_beginning_is_taken_over_only_where_it_is_rotated_alike(monkeyp
     params = drawn(architecture)
     (start,) = some_prompts(40)
     prompts = [[*start, 1, 2], [*start[:30], 3], [*start, 4, 5, 6, 7, 8, 9]]
-    alone = [Engine(architecture, params).generate([prompt], 8)[0].logprobs for prompt in prompts]
-    together = lambda: [one.logprobs for one in Engine(architecture, params, slots=3).generate(prompts, 8)]  # noqa: E731
+    alone = [batch_of(architecture, params).generate([prompt], 8)[0].logprobs for prompt in prompts]
+    together = lambda: [one.logprobs for one in batch_of(architecture, params, slots=3).generate(prompts, 8)]  # noqa: E731
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=3e-4), together(), alone)
     monkeypatch.setattr(rope, "alike", lambda *lengths: True)
     assert max(np.abs(np.subtract(one, other)).max() for one, other in zip(together(), alone, strict=True)) > 1e-2

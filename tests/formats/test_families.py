@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from decoding import batch_of
 
-from alpaca_jax.decode.engine import Engine
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.model import llama
@@ -195,7 +195,7 @@ def test_greedy_answers_are_those_of_generate(case: str, make: Any) -> None:
     folder, model = make(case)
     opened = pretrained.open(folder)
     prompts = [row[:length].tolist() for row, length in zip(some_tokens(2), (ORIGINAL - 6, ORIGINAL + 9), strict=True)]
-    answers = Engine(opened.architecture, pretrained.load_params(opened), slots=2).generate(prompts, 20)
+    answers = batch_of(opened.architecture, pretrained.load_params(opened), slots=2).generate(prompts, 20)
     for prompt, answer in zip(prompts, answers, strict=True):
         fresh = copy.deepcopy(model)
         fresh.generation_config.eos_token_id = None

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from decoding import layout
 
 from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pack import collate
@@ -14,7 +15,7 @@ from alpaca_jax.scores.heldout import Scorer
 from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.objectives.sft import response_loss
 
-TINY = Architecture(vocab_size=96, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
+TINY = Architecture(vocab_size=96, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8)
 LENGTHS = [5, 9, 3, 14, 7, 2, 16]
 
 
@@ -28,10 +29,14 @@ def examples(lengths):
     return [Example.answering(random.integers(0, 96, length).astype(np.int32), max(1, length // 3)) for length in lengths]
 
 
-@pytest.mark.parametrize(("rows", "length"), [(1, 16), (4, 32)])
-def test_loss_is_the_mean_over_the_tokens_of_all_examples(params, rows, length):
+@pytest.mark.parametrize(
+    ("rows", "length", "sizes"), [(1, 16, {}), (4, 32, {}), (1, 16, {"data": 2, "tensor": 2}), (3, 32, {"data": 2, "fsdp": 2})]
+)
+def test_loss_is_the_mean_over_the_tokens_of_all_examples(params, rows, length, sizes):
     made = examples(LENGTHS)
-    score = Scorer(TINY, Examples.of(made), rows, length).score(params)
+    place = layout(**sizes)
+    placed = jax.device_put(params, place.tree(llama.specs(TINY), "weights"))
+    score = Scorer(TINY, Examples.of(made), rows, length, place).score(placed)
     loss = jax.jit(lambda params, batch: response_loss(Forward(TINY), params, batch))
     alone = [loss(params, collate([example], 1, 16)) for example in made]
     total, tokens = (sum(float(part[i]) for part in alone) for i in (0, 1))
@@ -43,10 +48,10 @@ def test_loss_is_the_mean_over_the_tokens_of_all_examples(params, rows, length):
 
 def test_progress_hears_of_every_batch(params):
     heard = []
-    scorer = Scorer(TINY, Examples.of(examples([16, 16, 16])), 1, 16)
+    scorer = Scorer(TINY, Examples.of(examples([16, 16, 16])), 1, 16, layout())
     scorer.score(params, heard.append)
     assert heard == [1, 2, 3]
 
 
 def test_no_example_gives_no_number(params):
-    assert math.isnan(Scorer(TINY, Examples.of([]), 1, 16).score(params).loss)
+    assert math.isnan(Scorer(TINY, Examples.of([]), 1, 16, layout()).score(params).loss)

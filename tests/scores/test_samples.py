@@ -8,7 +8,7 @@ from bytewise import tokenizer
 
 from alpaca_jax.data import template
 from alpaca_jax.data.example import Recipe, tokenize
-from alpaca_jax.decode.engine import Completion
+from alpaca_jax.decode.generation import Completion
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
 from alpaca_jax.scores import samples
@@ -16,7 +16,7 @@ from alpaca_jax.scores import samples
 
 @dataclasses.dataclass
 class Echo:
-    """An engine that answers with its prompt, up to the first token that ends an answer, and remembers what it was asked."""
+    """A batch that answers with its prompt, up to the first token that ends an answer, and remembers what it was asked."""
 
     max_length: int = 256
 

@@ -7,9 +7,9 @@ import jax
 import openai
 import pytest
 import tokenizers
+from decoding import batch_of
 from tokenizers import decoders, models, pre_tokenizers
 
-from alpaca_jax.decode.engine import Engine
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
@@ -59,18 +59,18 @@ def params(architecture):
 
 
 @pytest.fixture(scope="session")
-def engine(architecture, params):
-    """A second engine with the same weights, for comparison."""
-    return Engine(architecture, params, slots=4, max_length=200)
+def batch(architecture, params):
+    """A second batch with the same weights, for comparison."""
+    return batch_of(architecture, params, slots=4, max_length=200)
 
 
 @pytest.fixture(scope="session")
 def running(architecture, tokenizer):
-    """A context that serves an engine."""
+    """A context that serves a batch."""
 
     @contextlib.contextmanager
-    def run(engine):
-        scheduler = Scheduler(engine)
+    def run(batch):
+        scheduler = Scheduler(batch)
         service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
         with _listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
@@ -88,7 +88,7 @@ def running(architecture, tokenizer):
 
 @pytest.fixture(scope="session")
 def server(running, architecture, params):
-    with running(Engine(architecture, params, slots=4, max_length=200)) as server:
+    with running(batch_of(architecture, params, slots=4, max_length=200)) as server:
         yield server
 
 

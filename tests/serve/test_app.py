@@ -1,4 +1,4 @@
-"""The endpoint as the official `openai` client sees it, compared with the engine called directly."""
+"""The endpoint as the official `openai` client sees it, compared with the batch called directly."""
 
 import concurrent.futures
 import json
@@ -10,8 +10,8 @@ from http.client import HTTPConnection
 
 import openai
 import pytest
+from decoding import batch_of
 
-from alpaca_jax.decode.engine import Engine
 from alpaca_jax.decode.generation import TOP, Options
 from alpaca_jax.serve.app import PAGE
 from alpaca_jax.serve.scheduler import Job, Scheduler
@@ -19,9 +19,9 @@ from alpaca_jax.serve.scheduler import Job, Scheduler
 NAME = "tiny"
 
 
-def direct(engine, tokenizer, prompt, count, **sampling):
+def direct(batch, tokenizer, prompt, count, **sampling):
     ids = prompt if isinstance(prompt, list) else tokenizer.encode(prompt, special=True)
-    return engine.generate([ids], count, stop_ids=[tokenizer.eos_id], **sampling)[0]
+    return batch.generate([ids], count, stop_ids=[tokenizer.eos_id], **sampling)[0]
 
 
 def test_models(client):
@@ -31,9 +31,9 @@ def test_models(client):
         client.models.retrieve("other")
 
 
-def test_completion_is_what_the_engine_says(client, engine, tokenizer):
+def test_completion_is_what_the_batch_says(client, batch, tokenizer):
     answer = client.completions.create(model=NAME, prompt="Once upon a time", max_tokens=24, temperature=0)
-    expected = direct(engine, tokenizer, "Once upon a time", 24)
+    expected = direct(batch, tokenizer, "Once upon a time", 24)
     assert answer.choices[0].text == tokenizer.decode(expected.ids)
     assert answer.choices[0].finish_reason == expected.finish_reason
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
@@ -45,11 +45,11 @@ def test_completion_is_what_the_engine_says(client, engine, tokenizer):
     assert answer.object == "text_completion"
 
 
-def test_prompts_of_every_kind(client, engine, tokenizer):
+def test_prompts_of_every_kind(client, batch, tokenizer):
     texts = ["One", "Two<|im_end|>"]
     ids = [tokenizer.encode(text, special=True) for text in texts]
     answers = [client.completions.create(model=NAME, prompt=prompt, max_tokens=6, temperature=0) for prompt in (texts, ids)]
-    expected = [tokenizer.decode(direct(engine, tokenizer, one, 6).ids) for one in ids]
+    expected = [tokenizer.decode(direct(batch, tokenizer, one, 6).ids) for one in ids]
     for answer in answers:
         assert [choice.text for choice in answer.choices] == expected
         assert [choice.index for choice in answer.choices] == [0, 1]
@@ -57,7 +57,7 @@ def test_prompts_of_every_kind(client, engine, tokenizer):
     assert client.completions.create(model=NAME, prompt=ids[0], max_tokens=6, temperature=0).choices[0].text == expected[0]
 
 
-def test_seeds_and_choices(client, engine, tokenizer):
+def test_seeds_and_choices(client, batch, tokenizer):
 
     def ask(**more):
         return client.completions.create(model=NAME, prompt="abc", max_tokens=12, temperature=1.0, top_p=0.9, **more)
@@ -67,7 +67,7 @@ def test_seeds_and_choices(client, engine, tokenizer):
     assert texts == [choice.text for choice in again.choices]
     assert len(set(texts)) == 3
     assert free.choices[0].text != free.choices[1].text
-    assert texts[1] == tokenizer.decode(direct(engine, tokenizer, "abc", 12, temperature=1.0, top_p=0.9, seed=8).ids)
+    assert texts[1] == tokenizer.decode(direct(batch, tokenizer, "abc", 12, temperature=1.0, top_p=0.9, seed=8).ids)
 
 
 def test_default_lengths(client):
@@ -76,22 +76,22 @@ def test_default_lengths(client):
     assert chat.choices[0].finish_reason == "stop" or chat.usage.total_tokens == 200
 
 
-def test_chat_goes_through_the_template(client, engine, tokenizer):
+def test_chat_goes_through_the_template(client, batch, tokenizer):
     messages = [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]},
     ]
     answer = client.chat.completions.create(model=NAME, messages=messages, max_completion_tokens=10, temperature=0)
     prompt = "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n"
-    expected = direct(engine, tokenizer, prompt, 10)
+    expected = direct(batch, tokenizer, prompt, 10)
     assert answer.choices[0].message.content == tokenizer.decode(expected.ids)
     assert answer.choices[0].message.role == "assistant"
     assert answer.usage.prompt_tokens == len(tokenizer.encode(prompt, special=True))
 
 
-def test_completion_logprobs(client, engine, tokenizer):
+def test_completion_logprobs(client, batch, tokenizer):
     answer = client.completions.create(model=NAME, prompt="Once", max_tokens=9, temperature=1.0, seed=4, logprobs=3)
-    expected = direct(engine, tokenizer, "Once", 9, temperature=1.0, seed=4)
+    expected = direct(batch, tokenizer, "Once", 9, temperature=1.0, seed=4)
     logprobs = answer.choices[0].logprobs
     assert logprobs.token_logprobs == pytest.approx(expected.logprobs, abs=1e-5)
     assert logprobs.tokens == [tokenizer.decode([id], skip_special=False) for id in expected.ids]
@@ -154,8 +154,8 @@ def test_a_streamed_chat_is_the_whole_one(client):
     assert rest[-1].choices[0].finish_reason == whole.finish_reason
 
 
-def test_stop_strings(client, engine, tokenizer):
-    text = tokenizer.decode(direct(engine, tokenizer, "Once", 30).ids)
+def test_stop_strings(client, batch, tokenizer):
+    text = tokenizer.decode(direct(batch, tokenizer, "Once", 30).ids)
     stop = text[10:13]
     cut = text[: text.find(stop)]
 
@@ -168,8 +168,8 @@ def test_stop_strings(client, engine, tokenizer):
     assert "".join(chunk.choices[0].text for chunk in ask(stop=stop, stream=True)) == cut
 
 
-def test_a_special_token_stops(client, engine, tokenizer):
-    greedy = direct(engine, tokenizer, "Once", 30).ids
+def test_a_special_token_stops(client, batch, tokenizer):
+    greedy = direct(batch, tokenizer, "Once", 30).ids
     assert tokenizer.encode("<|endoftext|>", special=True)[0] not in greedy
     answer = client.completions.create(model=NAME, prompt="Once", max_tokens=30, temperature=0, stop="<|endoftext|>")
     assert answer.choices[0].text == tokenizer.decode(greedy)
@@ -181,7 +181,7 @@ def test_a_special_token_stops(client, engine, tokenizer):
     )
 
 
-def test_many_at_once_are_each_their_own(client, engine, tokenizer):
+def test_many_at_once_are_each_their_own(client, batch, tokenizer):
     prompts = [f"Prompt number {number}" + "." * number for number in range(12)]
 
     def ask(prompt):
@@ -190,7 +190,7 @@ def test_many_at_once_are_each_their_own(client, engine, tokenizer):
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(ask, prompts))
     assert answers == [
-        tokenizer.decode(one.ids) for one in engine.generate([tokenizer.encode(prompt) for prompt in prompts], 10, stop_ids=[2])
+        tokenizer.decode(one.ids) for one in batch.generate([tokenizer.encode(prompt) for prompt in prompts], 10, stop_ids=[2])
     ]
 
 
@@ -266,16 +266,16 @@ def test_the_page_needs_nothing_from_elsewhere(server):
     assert not re.search(r"https?://|src=|@import", PAGE)
 
 
-def slow_down(engine):
+def slow_down(batch):
     """Every step takes a twentieth of a second longer."""
-    step = engine.step
+    step = batch.step
 
     def slow():
         time.sleep(0.05)
         return step()
 
-    engine.step = slow
-    return engine
+    batch.step = slow
+    return batch
 
 
 def until(condition, seconds):
@@ -287,7 +287,7 @@ def until(condition, seconds):
 
 @pytest.fixture
 def slow(architecture, params):
-    return slow_down(Engine(architecture, params, slots=4, max_length=200))
+    return slow_down(batch_of(architecture, params, slots=4, max_length=200))
 
 
 LONG = {"model": NAME, "prompt": "abc", "max_tokens": 190, "n": 4, "temperature": 1.0, "seed": 3}
@@ -314,16 +314,16 @@ def test_a_server_that_ends_says_so(running, slow):
         connection.close()
 
 
-def test_an_error_in_the_engine_ends_the_server_with_it(running, architecture, params):
-    engine = Engine(architecture, params, slots=4, max_length=200)
+def test_an_error_in_the_batch_ends_the_server_with_it(running, architecture, params):
+    batch = batch_of(architecture, params, slots=4, max_length=200)
 
     def fail():
-        if engine.free < 4:
+        if batch.free < 4:
             raise MemoryError("no room for the cache")
         return []
 
-    engine.step = fail
-    scheduler = Scheduler(engine)
+    batch.step = fail
+    scheduler = Scheduler(batch)
     reasons = queue.Queue()
     scheduler.submit(Job([1], Options(5), lambda tokens, reason: reasons.put(reason)))
     ended = threading.Event()

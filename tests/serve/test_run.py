@@ -12,9 +12,9 @@ from pathlib import Path
 
 import openai
 import pytest
+from decoding import batch_of
 
 from alpaca_jax.config import parse
-from alpaca_jax.decode.engine import Engine
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
@@ -115,8 +115,8 @@ def test_names(tmp_path):
 
 def test_the_real_model_answers(smollm2):
     opened = pretrained.open(str(smollm2))
-    engine = Engine(opened.architecture, pretrained.load_params(opened), slots=2, max_length=256)
+    batch = batch_of(opened.architecture, pretrained.load_params(opened), slots=2, max_length=256)
     chat = opened.tokenizer.apply_chat([{"role": "user", "content": "What is the capital of France?"}])
-    (answer,) = engine.generate([chat], 20, stop_ids=opened.eos_ids)
+    (answer,) = batch.generate([chat], 20, stop_ids=opened.eos_ids)
     assert opened.tokenizer.decode(answer.ids) == "The capital of France is Paris."
     assert answer.finish_reason == "stop"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from training import losses, mapping
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, metrics
 
 STEPS, HALF, ROWS = 6, 3, 4
+EVALUATED = {"evaluate_every": STEPS, "samples": {"prompts": ["Say 3.", "Say 12, please."], "max_tokens": 6}}
 SCRIPT = """
 import json, os, sys
 import jax
@@ -41,11 +42,11 @@ np.savez(os.path.join(settings["dir"], f"placed-{rank}"), **steps)
 """
 
 
-def train(files, folder, processes, devices=1):
+def train(files, folder, processes, devices=1, **more):
     """Runs the verb in so many processes, each with so many devices, over a mesh whose data axis is all of them."""
     batch = {"examples": 4, "rows": ROWS, "sequence_length": 256}
     mesh = {"data": processes * devices}
-    settings = mapping(files, folder, steps=STEPS, mesh=mesh, checkpoint={"every_steps": HALF}, batch=batch)
+    settings = mapping(files, folder, steps=STEPS, mesh=mesh, checkpoint={"every_steps": HALF}, batch=batch, **more)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,6 +84,13 @@ def values(folder):
     return np.array([loss for _, loss in losses(folder)])
 
 
+def evaluated(folder):
+    """The held-out loss after the last step, and the answers to the prompts."""
+    lines = metrics.read(folder / "train" / "metrics.jsonl")
+    (loss,) = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
+    return loss, json.loads((folder / "train" / "samples" / f"{STEPS}.json").read_text())
+
+
 def batches(folder, processes):
     """The global batches, put together from the pieces that the processes have put on their devices."""
     pieces = {}
@@ -99,7 +107,7 @@ def batches(folder, processes):
 def one(files, tmp_path_factory):
     """The run of one process."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    train(files, folder, processes=1)
+    train(files, folder, processes=1, **EVALUATED)
     return folder
 
 
@@ -107,9 +115,11 @@ def one(files, tmp_path_factory):
 def test_two_processes_are_one_run_and_go_on_from_one_anothers_checkpoints(files, tmp_path, one):
     expected, params = values(one), checkpoint.restore_params(one / "train" / "checkpoints", STEPS)
 
-    train(files, tmp_path / "two", processes=2)
+    train(files, tmp_path / "two", processes=2, **EVALUATED)
     np.testing.assert_allclose(values(tmp_path / "two"), expected, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, batches(tmp_path / "two", 2), batches(one, 1))
+    assert evaluated(tmp_path / "two")[0] == pytest.approx(evaluated(one)[0], rel=1e-5)
+    assert evaluated(tmp_path / "two")[1] == evaluated(one)[1]
 
     mixed = half_of(tmp_path / "two", tmp_path / "two, one")  # saved by two, taken up by one on another mesh
     train(files, mixed, processes=1, devices=2)

@@ -5,6 +5,8 @@ time to read the prompts. Finally prints one JSON line. Run from the root: pytho
 """
 
 import argparse
+import dataclasses
+import functools
 import os
 import sys
 import tempfile
@@ -13,12 +15,17 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
+import jax.numpy as jnp
 import torch
 import transformers
 
-from alpaca_jax.decode.engine import Engine
+from alpaca_jax.decode import weights
+from alpaca_jax.decode.batch import Batch
+from alpaca_jax.decode.program import Program
+from alpaca_jax.decode.tuning import suited
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
+from alpaca_jax.sharding import Layout
 from tools.benchmark import turns
 
 BATCH, PROMPT, NEW = 8, 32, 64
@@ -43,22 +50,31 @@ def main() -> None:
     prompts = [ids[start : start + PROMPT] for start in range(0, BATCH * PROMPT, PROMPT)]
     assert len(prompts[-1]) == PROMPT, len(ids)
 
-    engine = Engine(opened.architecture, pretrained.load_params(opened), slots=BATCH, group=opened.architecture.num_layers)
+    program = decoding_program(opened)
+    read = functools.partial(pretrained.read_weight, opened)
+    batch = Batch(program, weights.fused(opened.architecture, read, program.dtype), slots=BATCH)
     model = peer_model(opened)
-    batch = torch.tensor(prompts)
+    ids_BT = torch.tensor(prompts)
 
     def ours() -> list[list[int]]:
-        return [completion.ids for completion in engine.generate(prompts, NEW)]
+        return [completion.ids for completion in batch.generate(prompts, NEW)]
 
     @torch.inference_mode()
     def peer() -> list[list[int]]:
         settings = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        return model.generate(batch, attention_mask=torch.ones_like(batch), **settings)[:, PROMPT:].tolist()
+        return model.generate(ids_BT, attention_mask=torch.ones_like(ids_BT), **settings)[:, PROMPT:].tolist()
 
     same = sum(mine == theirs for mine, theirs in zip(ours(), peer(), strict=True))  # and warms both up
     turns.console.print(f"{same} of {BATCH} answers are the same, token for token")
     rates = turns.rates(turns.in_turns({"ours": ours, "peer": peer}, arguments.turns, warmups=0), BATCH * NEW)
     print(turns.result("decode", rates["ours"], rates["peer"], "tokens/s", ("jax", "transformers", "torch")))
+
+
+def decoding_program(opened: pretrained.Pretrained) -> Program:
+    """Ours on one device, with all layers in one program."""
+    layout = Layout.of_one_device()
+    tuning = dataclasses.replace(suited(layout), group=opened.architecture.num_layers)
+    return Program(opened.architecture, layout, tuning, jnp.dtype("float32"))
 
 
 def peer_model(opened: pretrained.Pretrained) -> transformers.PreTrainedModel:

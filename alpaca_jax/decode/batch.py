@@ -2,50 +2,37 @@
 
 import itertools
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from alpaca_jax.decode import layer, sampling
+from alpaca_jax.decode import sampling
 from alpaca_jax.decode.generation import TOP, Completion, Generation, Options, Token
 from alpaca_jax.decode.layer import Cache
-from alpaca_jax.decode.weights import Params, Weights, prepare
+from alpaca_jax.decode.program import Chosen, Program
+from alpaca_jax.decode.weights import Weights
 from alpaca_jax.model import rope
-from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.model.norm import rms_norm
 
-# Prompts are read in pieces, so many (rows, tokens) at a time: several short prompts together, or one that is long or alone.
+# Prompts are read in pieces of this many (rows, tokens): several short prompts together, or one that is long or alone.
 SEVERAL, LONG, SINGLE = (8, 32), (1, 256), (1, 32)
+LEAST_LENGTH = 128  # positions of the smallest cache
 SHARED = 8  # a shorter common beginning isn't worth the copy
 
 
-class Engine:
+class Batch:
     """Decodes up to `slots` sequences of up to `max_length` tokens at once. One thread uses it at a time.
 
-    The cache has as many rows and positions as its sequences need, rounded up to a few sizes: short and few sequences are fast.
+    The cache has as many rows and positions as its sequences need, rounded up to a few sizes: short and few sequences are fast. In a job of
+    several processes all of them make the same calls, and get the same tokens.
     """
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        params: Params,
-        slots: int = 8,
-        max_length: int | None = None,
-        dtype: Any = None,
-        stride: int = 1,  # steps between two looks at the tokens: more than 1 keeps an accelerator busy
-        group: int = 8,  # at most so many layers make one program: all 30 of a small model run 5% faster, and compile 5 times as long
-    ) -> None:
+    def __init__(self, program: Program, weights: Weights, slots: int = 8, max_length: int | None = None) -> None:
         assert slots >= 1, slots
-        self.architecture = architecture
         self.slots = slots
-        self.max_length = min(max_length or architecture.max_positions, architecture.max_positions)
-        self.stride = stride
-        self._weights: Weights = prepare(architecture, params, dtype)
-        size = max(count for count in range(1, group + 1) if architecture.num_layers % count == 0)
-        self._groups = [slice(start, start + size) for start in range(0, architecture.num_layers, size)]
+        self.max_length = min(max_length or program.architecture.max_positions, program.architecture.max_positions)
+        self._program, self._weights = program, weights
+        self._groups = range(0, program.architecture.num_layers, program.group)  # the first layer of each
         self._live: list[Generation] = []  # row r of the cache belongs to sequence r
         self._rows = self._length = 0
         self._caches: list[Cache] = []
@@ -116,26 +103,28 @@ class Engine:
 
     def _fit(self) -> None:
         """Makes the cache as large as the coming step needs, and smaller where it needs half or less."""
-        rows = min(_up(len(self._live), 1), self.slots)
+        least = self._program.row_multiple
+        rows = min(_up(len(self._live), least), _multiple(self.slots, least))
         # A piece of a prompt may reach beyond its end; XLA would move a write that reaches beyond the cache.
-        ahead = (max(self.stride, SINGLE[1]) if generation.unread else self.stride for generation in self._live)
+        ahead = (
+            max(self._program.tuning.stride, SINGLE[1]) if generation.unread else self._program.tuning.stride for generation in self._live
+        )
         length = max(len(one.prompt) + len(one.tokens) + more for one, more in zip(self._live, ahead, strict=True))
-        length = _up(length, 128, halves=True)
+        length = _up(length, LEAST_LENGTH, halves=True)
         rows = rows if rows > self._rows or 2 * rows <= self._rows else self._rows
         length = length if length > self._length or 2 * length <= self._length else self._length
         if (rows, length) == (self._rows, self._length):
             return
         if not self._caches:
-            dtype = self._weights.embed_VD.dtype
-            self._caches = [layer.empty(self.architecture, rows, length, dtype) for _ in self._weights.layers]
-        for index, cache in enumerate(self._caches):  # one at a time: a whole second cache might not fit
-            self._caches[index] = layer.resize(cache, rows, length)
+            self._caches = [self._program.empty(rows, length) for _ in range(self._program.architecture.num_layers)]
+        for index, cache in enumerate(self._caches if self._rows else ()):  # one at a time: a whole second cache might not fit
+            self._caches[index] = self._program.resize(cache, rows, length)
         self._rows, self._length = rows, length
 
     def _copy(self, source: int, target: int) -> None:
         """Copies a row of the cache."""
-        take, put = np.array([source]), np.array([target])
-        self._caches = [layer.put(cache, layer.take(cache, take), put) for cache in self._caches]
+        take, put = np.array([source], np.int32), np.array([target], np.int32)
+        self._caches = [self._program.put(cache, self._program.take(cache, take), put) for cache in self._caches]
 
     def _independent(self, pending: list[int]) -> list[int]:
         """Those of the pending rows that have nothing to gain from waiting until another has read what both begin with.
@@ -157,7 +146,7 @@ class Engine:
 
     def _shared(self, one: Generation, other: Generation) -> int:
         """How many tokens of two prompts have the same keys and values."""
-        alike = rope.alike(self.architecture, len(one.prompt), len(other.prompt))
+        alike = rope.alike(self._program.architecture, len(one.prompt), len(other.prompt))
         return _common(one.prompt, other.prompt) if alike else 0
 
     def _prefill(self, chosen: list[int]) -> None:
@@ -178,14 +167,13 @@ class Engine:
             ids[index, : len(piece)], starts[index] = piece, generation.cached
             generation.cached += len(piece)
             lengths[index] = len(generation.prompt)
-        starts, take, put = jnp.asarray(starts), jnp.asarray(take), jnp.asarray(put)
-        x_MD, at = _embed(self.architecture, self._weights.embed_VD, ids, starts, lengths)
-        for index, weights in enumerate(self._weights.layers):
-            own = layer.take(self._caches[index], take)
-            own, x_MD = layer.prefill(self.architecture, weights, own, x_MD, starts, at)
-            self._caches[index] = layer.put(self._caches[index], own, put)
+        x_MD, at = self._program.embed(self._weights.embed_VD, ids, starts, lengths)
+        for number, cache in enumerate(self._caches):
+            own = self._program.take(cache, take)
+            own, x_MD = self._program.prefill(self._weights.group(number, 1), np.int32(number), own, x_MD, starts, at)
+            self._caches[number] = self._program.put(cache, own, put)
 
-    def _decode(self) -> list["Chosen"]:
+    def _decode(self) -> list[Chosen]:
         """`stride` steps of all rows; the tokens stay on the device until the last."""
         last = np.zeros(self._rows, np.int32)
         positions = np.zeros(self._rows, np.int32)
@@ -194,24 +182,27 @@ class Engine:
             positions[row] = len(generation.prompt) + len(generation.tokens) - 1
         options = [generation.options for generation in self._live]
         top = TOP if any(one.top_logprobs for one in options) else 0
+        drawn = any(one.temperature for one in options)
         pad = self._rows - len(options)
         temperature = np.array([one.temperature for one in options] + [0.0] * pad, np.float32)
         top_p = np.array([one.top_p for one in options] + [1.0] * pad, np.float32)
         seed = np.array([one.seed % 2**32 for one in options] + [0] * pad, np.uint32)
         ids: Any = last
         steps = []
-        for ahead in range(self.stride):
-            at = jnp.asarray(positions + ahead)
-            x_RD, angles = _embed(self.architecture, self._weights.embed_VD, ids[:, None], at)
-            for group in self._groups:
-                layers = self._weights.layers[group]
-                self._caches[group], x_RD = layer.decode(self.architecture, layers, self._caches[group], x_RD, at, angles)
+        program, weights = self._program, self._weights
+        for ahead in range(program.tuning.stride):
+            at = positions + np.int32(ahead)
+            x_RD, angles = program.embed(weights.embed_VD, ids[:, None], at)
+            for first in self._groups:
+                group = slice(first, first + program.group)
+                own = weights.group(first, program.group)
+                self._caches[group], x_RD = program.decode(own, np.int32(first), self._caches[group], x_RD, at, angles)
             draw = sampling.Draw(temperature, top_p, seed, at)
-            steps.append(_choose(self.architecture.norm_eps, top, self._weights.norm, self._weights.head_VD, x_RD, draw))
+            steps.append(program.choose(top, drawn, weights.norm, weights.head_VD, x_RD, draw))
             ids = steps[-1].ids_R
         return jax.device_get(steps)
 
-    def _extend(self, generation: Generation, chosen: "Chosen", row: int) -> None:
+    def _extend(self, generation: Generation, chosen: Chosen, row: int) -> None:
         options, new = generation.options, int(chosen.ids_R[row])
         if new in options.stop_ids:
             generation.finish_reason = "stop"
@@ -223,37 +214,6 @@ class Engine:
             generation.finish_reason = "length"
 
 
-class Chosen(NamedTuple):
-    """The tokens of one step, and the likeliest ones in their place (P = 0 where nobody asked)."""
-
-    ids_R: Any
-    logprobs_R: Any
-    top_ids_RP: Any
-    top_logprobs_RP: Any
-
-
-@partial(jax.jit, static_argnums=0)
-def _embed(
-    a: Architecture, embed_VD: jax.Array, ids_RT: jax.Array, starts_R: jax.Array, lengths_R: jax.Array | None = None
-) -> tuple[jax.Array, rope.Angles]:
-    """What the first layer reads: the tokens' embeddings [R * T, D], and the rotations of their positions.
-
-    RoPE's scaling may go by the length of the text: of the prompt while it is read, and up to each token while decoding (None).
-    """
-    tokens = ids_RT.shape[1]
-    positions_RT = starts_R[:, None] + jnp.arange(tokens)
-    lengths_M = None if lengths_R is None else jnp.repeat(lengths_R, tokens)
-    return embed_VD[ids_RT.reshape(-1)], rope.angles(positions_RT.reshape(-1, 1), a, lengths_M)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _choose(eps: float, top: int, norm: jax.Array, head_VD: jax.Array, x_RD: jax.Array, draw: sampling.Draw) -> Chosen:
-    logits_RV = layer.project(head_VD, rms_norm(x_RD, norm, eps)).astype(jnp.float32)
-    ids_R, logprobs_R = sampling.sample(logits_RV, draw)
-    top_RP, top_ids_RP = jax.lax.top_k(jax.nn.log_softmax(logits_RV), min(top, logits_RV.shape[1]))
-    return Chosen(ids_R, logprobs_R, top_ids_RP, top_RP)
-
-
 def _up(need: int, least: int, halves: bool = False) -> int:
     """`need` rounded up to a power of two times `least`, or (`halves`) to one and a half of one: few shapes, little waste."""
     for power in itertools.count():
@@ -262,6 +222,11 @@ def _up(need: int, least: int, halves: bool = False) -> int:
         if halves and 2 * need <= 3 * (least << power):
             return 3 * (least << power) // 2
     raise AssertionError
+
+
+def _multiple(need: int, of: int) -> int:
+    """`need` rounded up to a multiple."""
+    return -(-need // of) * of
 
 
 def _common(tokens: list[int], others: list[int]) -> int:

@@ -1,12 +1,16 @@
-"""The engine against the full forward pass: what is cached, bucketed, shared and moved must not show."""
+"""A batch against the full forward pass: what is cached, bucketed, shared and moved must not show."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from decoding import batch_of
 
-from alpaca_jax.decode.engine import Engine, _up
+from alpaca_jax.decode.batch import _up
 from alpaca_jax.decode.generation import Options
+from alpaca_jax.decode.tuning import CPU, PLAIN
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
@@ -55,83 +59,85 @@ def some_prompts(*lengths):
     return [draw.integers(0, TINY.vocab_size, length).tolist() for length in lengths]
 
 
-def test_ragged_greedy_equals_the_full_forward_pass(params):
+@pytest.mark.parametrize("tuning", [CPU, PLAIN], ids=["CPU", "plain"])
+def test_ragged_greedy_equals_the_full_forward_pass(params, tuning):
     prompts = some_prompts(1, 5, 31, 33, 34, 70)
-    answers = Engine(TINY, params, slots=4).generate(prompts, 6)
+    answers = batch_of(TINY, params, tuning, slots=4).generate(prompts, 6)
     assert [answer.ids for answer in answers] == [greedy(params, prompt, 6) for prompt in prompts]
     assert all(answer.finish_reason == "length" for answer in answers)
 
 
 def test_logprobs_are_those_of_the_full_forward_pass(params):
     (prompt,) = some_prompts(12)
-    (answer,) = Engine(TINY, params).generate([prompt], 8, temperature=1.0, seed=3)
+    (answer,) = batch_of(TINY, params).generate([prompt], 8, temperature=1.0, seed=3)
     expected = jax.nn.log_softmax(full_logits(params, prompt + answer.ids))[len(prompt) - 1 : -1]
     np.testing.assert_allclose(answer.logprobs, np.asarray(expected)[np.arange(8), answer.ids], atol=2e-4)
 
 
-def test_long_prompts_and_growing_caches(params):
+@pytest.mark.parametrize("tuning", [CPU, PLAIN], ids=["CPU", "plain"])
+def test_long_prompts_and_growing_caches(params, tuning):
     prompts = some_prompts(300, 120, 3)
-    answers = Engine(TINY, params, slots=3).generate(prompts, 12)
+    answers = batch_of(TINY, params, tuning, slots=3).generate(prompts, 12)
     assert [answer.ids for answer in answers] == [greedy(params, prompt, 12) for prompt in prompts]
 
 
 def test_sequences_enter_and_leave_at_any_step(params):
     prompts = some_prompts(9, 20, 4, 15, 6)
     expected = [greedy(params, prompt, 7) for prompt in prompts]
-    engine = Engine(TINY, params, slots=4)
-    running = [engine.admit(prompt, Options(7)) for prompt in prompts[:3]]
-    engine.step()
-    engine.step()
-    engine.release(running.pop(0))
-    running += [engine.admit(prompt, Options(7)) for prompt in prompts[3:]]
-    while engine.step():
+    batch = batch_of(TINY, params, slots=4)
+    running = [batch.admit(prompt, Options(7)) for prompt in prompts[:3]]
+    batch.step()
+    batch.step()
+    batch.release(running.pop(0))
+    running += [batch.admit(prompt, Options(7)) for prompt in prompts[3:]]
+    while batch.step():
         pass
     assert [[token.id for token in one.tokens] for one in running] == expected[1:]
-    assert engine.free == 4
+    assert batch.free == 4
 
 
 def test_a_shared_beginning_is_read_once_and_changes_nothing(params):
     (start,) = some_prompts(40)
     prompts = [[*start, 1, 2], [*start, 3], [*start[:20], 4], [*start, 1, 2]]
-    answers = Engine(TINY, params, slots=4).generate(prompts, 5)
+    answers = batch_of(TINY, params, slots=4).generate(prompts, 5)
     assert [answer.ids for answer in answers] == [greedy(params, prompt, 5) for prompt in prompts]
 
 
 def test_sampling_depends_on_the_prompt_and_seed_alone(params):
     prompts = some_prompts(9, 20, 4, 15)
-    engine = Engine(TINY, params, slots=4)
-    together = engine.generate(prompts, 8, temperature=1.0, top_p=0.9, seed=[5, 6, 7, 8])
-    alone = Engine(TINY, params, slots=1).generate(prompts, 8, temperature=1.0, top_p=0.9, seed=[5, 6, 7, 8])
+    batch = batch_of(TINY, params, slots=4)
+    together = batch.generate(prompts, 8, temperature=1.0, top_p=0.9, seed=[5, 6, 7, 8])
+    alone = batch_of(TINY, params, slots=1).generate(prompts, 8, temperature=1.0, top_p=0.9, seed=[5, 6, 7, 8])
     assert [one.ids for one in together] == [one.ids for one in alone]
-    assert together[0].ids != engine.generate(prompts[:1], 8, temperature=1.0, top_p=0.9, seed=9)[0].ids
+    assert together[0].ids != batch.generate(prompts[:1], 8, temperature=1.0, top_p=0.9, seed=9)[0].ids
 
 
 def test_a_stop_id_ends_a_sequence_and_is_not_in_it(params):
     (prompt,) = some_prompts(9)
     expected = greedy(params, prompt, 8)
-    (answer,) = Engine(TINY, params).generate([prompt], 8, stop_ids=[expected[4]])
+    (answer,) = batch_of(TINY, params).generate([prompt], 8, stop_ids=[expected[4]])
     assert answer.ids == expected[: expected.index(expected[4])]
     assert answer.finish_reason == "stop"
 
 
 def test_max_length_ends_a_sequence_and_refuses_a_prompt(params):
-    engine = Engine(TINY, params, max_length=12)
+    batch = batch_of(TINY, params, max_length=12)
     prompts = some_prompts(9, 12)
-    assert len(engine.generate(prompts[:1], 50)[0].ids) == 3
+    assert len(batch.generate(prompts[:1], 50)[0].ids) == 3
     with pytest.raises(ValueError, match="a prompt of 12 tokens: there is room for 1 to 11"):
-        engine.admit(prompts[1], Options(1))
+        batch.admit(prompts[1], Options(1))
 
 
 def test_several_steps_ahead_give_the_same_tokens(params):
     prompts = some_prompts(9, 20, 4)
-    assert Engine(TINY, params, stride=4).generate(prompts, 10) == Engine(TINY, params).generate(prompts, 10)
+    assert batch_of(TINY, params, replace(CPU, stride=4)).generate(prompts, 10) == batch_of(TINY, params).generate(prompts, 10)
 
 
 def test_an_untied_padded_vocabulary(params):
     untied = {**params, "embed": {"weight": jnp.pad(params["embed"]["weight"], ((0, 13), (0, 0)), constant_values=9.0)}}
     untied["head"] = untied["embed"]
     prompts = some_prompts(9, 20)
-    assert Engine(TINY, untied).generate(prompts, 5) == Engine(TINY, params).generate(prompts, 5)
+    assert batch_of(TINY, untied).generate(prompts, 5) == batch_of(TINY, params).generate(prompts, 5)
 
 
 def test_sizes_are_few_and_close():

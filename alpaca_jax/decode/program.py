@@ -1,0 +1,171 @@
+"""The forward pass that decodes, as pure functions: (weights, cache) -> (cache with more tokens in it, next tokens), on a Layout.
+
+A model has two forward passes. Training (`model.llama`) reads whole rows at once, keeps nothing but what the gradient needs, and scans
+over stacked weights, so that one layer is compiled whatever their number. Decoding reads a token of each row at its own position against
+a cache. A scan would copy the cache, and each layer's weights out of the stack, at every token; so its layers are unrolled, each with a
+cache of its own, in programs of a few layers that are called as often as it takes. The two are the same function of the weights: a test
+compares their logits for every family.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alpaca_jax.decode import layer, sampling
+from alpaca_jax.decode.layer import PAGE, Cache
+from alpaca_jax.decode.tuning import Tuning, suited
+from alpaca_jax.decode.weights import Params
+from alpaca_jax.model import llama, rope
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.norm import rms_norm
+from alpaca_jax.sharding import Layout
+
+CACHE = ("batch", "kv_heads", "cache", "head_dim")  # rows over the data axes, heads over the tensor axis
+
+
+class Chosen(NamedTuple):
+    """The tokens of one step, and the likeliest ones in their place (P = 0 where nobody asked)."""
+
+    ids_R: Any
+    logprobs_R: Any
+    top_ids_RP: Any
+    top_logprobs_RP: Any
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model's functions for decoding in `dtype` on the devices of `layout`, where its weights lie and its cache is to lie."""
+
+    architecture: Architecture
+    layout: Layout
+    tuning: Tuning
+    dtype: Any
+
+    @classmethod
+    def on(cls, architecture: Architecture, layout: Layout, dtype: Any) -> "Program":
+        """The one that suits the devices of `layout`."""
+        return cls(architecture, layout, suited(layout), jnp.dtype(dtype))
+
+    @property
+    def row_multiple(self) -> int:
+        """The rows of the cache are a multiple of this: the devices that share them take the same number."""
+        return self.layout.parts("batch", "compute")
+
+    @property
+    def group(self) -> int:
+        """How many layers one call of `decode` takes: a divisor of their number, so that all groups have the same program."""
+        return max(count for count in range(1, self.tuning.group + 1) if self.architecture.num_layers % count == 0)
+
+    @partial(jax.jit, static_argnums=(0, 1, 2))
+    def empty(self, rows: int, length: int) -> Cache:
+        """A layer's cache of zeros; `length` is a multiple of PAGE."""
+        a = self.architecture
+        values = jnp.zeros((rows, a.num_kv_heads, length, a.head_dim), self.dtype)
+        paged = self.tuning.paged_keys
+        keys = jnp.zeros((rows, a.num_kv_heads, length // PAGE, a.head_dim, PAGE), self.dtype) if paged else values
+        return self._placed(Cache(keys, values))
+
+    @partial(jax.jit, static_argnums=(0, 2, 3))
+    def resize(self, cache: Cache, rows: int, length: int) -> Cache:
+        """The first `rows` rows and `length` positions (a multiple of PAGE) of a cache, zeros beyond what it has."""
+
+        def cut(leaf: jax.Array, size: int) -> jax.Array:
+            kept = leaf[:rows, :, :size]
+            return jnp.pad(kept, [(0, rows - kept.shape[0]), (0, 0), (0, size - kept.shape[2])] + [(0, 0)] * (leaf.ndim - 3))
+
+        return self._placed(Cache(cut(cache.key_RNSK, length // PAGE if self.tuning.paged_keys else length), cut(cache.value_RNSK, length)))
+
+    @partial(jax.jit, static_argnums=0)
+    def take(self, cache: Cache, rows_Q: jax.Array) -> Cache:
+        """A copy of some rows, which all devices that share the rows have."""
+        return jax.tree.map(lambda leaf: self._constrain(leaf[rows_Q], ("rows", *CACHE[1:])), cache)
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def put(self, cache: Cache, own: Cache, rows_Q: jax.Array) -> Cache:
+        """The cache with some rows replaced by `own`; one whose number is beyond the last row is dropped."""
+        return self._placed(jax.tree.map(lambda leaf, new: leaf.at[rows_Q].set(new, mode="drop"), cache, own))
+
+    @partial(jax.jit, static_argnums=0)
+    def embed(
+        self, embed_VD: jax.Array, ids_RT: jax.Array, starts_R: jax.Array, lengths_R: jax.Array | None = None
+    ) -> tuple[jax.Array, rope.Angles]:
+        """What the first layer reads: the tokens' embeddings [R * T, D], and the rotations of their positions.
+
+        RoPE's scaling may depend on the length of the text: of the prompt while it is read, and up to each token while decoding (None).
+        """
+        count = ids_RT.shape[1]
+        positions_RT = starts_R[:, None] + jnp.arange(count)
+        lengths_M = None if lengths_R is None else jnp.repeat(lengths_R, count)
+        embed_VD = self._constrain(embed_VD, ("vocab", "embed"))
+        return embed_VD[ids_RT.reshape(-1)].astype(self.dtype), rope.angles(positions_RT.reshape(-1, 1), self.architecture, lengths_M)
+
+    @partial(jax.jit, static_argnums=0, donate_argnames="caches")
+    def decode(
+        self, weights: Any, first: int, caches: list[Cache], x_RD: jax.Array, positions_R: jax.Array, at: rope.Angles
+    ) -> tuple[list[Cache], jax.Array]:
+        """One token of every row through the layers from `first` on, one for each of `caches`: those with it added, and the stream [R, D].
+
+        `weights` is what `Weights.group` gives.
+        """
+        run = layer.one_token if self.tuning.paged_keys else layer.tokens
+        caches = list(caches)
+        for index, cache in enumerate(caches):
+            x_RD = self._constrain(x_RD, ("batch", "embed_activation"))
+            own = self._layer(weights, first, index)
+            cache, x_RD = run(self.architecture, own, self._switches(first + index), cache, x_RD, positions_R, at)
+            caches[index] = self._placed(cache)
+        return caches, x_RD
+
+    @partial(jax.jit, static_argnums=0, donate_argnames="cache")
+    def prefill(
+        self, weights: Any, number: int, cache: Cache, x_MD: jax.Array, starts_R: jax.Array, at: rope.Angles
+    ) -> tuple[Cache, jax.Array]:
+        """T tokens of every row through the layer `number`: rows that `take` gave, with them added, and the stream [R * T, D]."""
+        switches = self._switches(number)
+        cache, x_MD = layer.tokens(self.architecture, self._layer(weights, number, 0), switches, cache, x_MD, starts_R, at)
+        return jax.tree.map(lambda leaf: self._constrain(leaf, ("rows", *CACHE[1:])), cache), x_MD
+
+    @partial(jax.jit, static_argnums=0)
+    def logits(self, norm: jax.Array, head_VD: jax.Array, x_RD: jax.Array) -> jax.Array:
+        """fp32 scores [R, V] of the next token from the last layer's stream; rows that pad the stored vocabulary are left out."""
+        head_VD = self._constrain(head_VD, ("vocab", "embed")).astype(self.dtype)
+        x_RD = rms_norm(x_RD, norm, self.architecture.norm_eps)
+        if self.tuning.columns:
+            logits_RV = layer.project(head_VD, x_RD).astype(jnp.float32)
+        else:
+            logits_RV = jnp.einsum("rd,vd->rv", x_RD, head_VD, preferred_element_type=jnp.float32)
+        return self._constrain(logits_RV, ("batch", "scores"))[:, : self.architecture.vocab_size]
+
+    @partial(jax.jit, static_argnums=(0, 1, 2))
+    def choose(self, top: int, drawn: bool, norm: jax.Array, head_VD: jax.Array, x_RD: jax.Array, draw: sampling.Draw) -> Chosen:
+        """The next tokens, and the `top` likeliest; `drawn` says that some row is not greedy, which takes a much larger program."""
+        logits_RV = self.logits(norm, head_VD, x_RD)
+        ids_R, logprobs_R = sampling.sample(logits_RV, draw, drawn, self.tuning.blocked_argmax)
+        top_RP, top_ids_RP = jax.lax.top_k(jax.nn.log_softmax(logits_RV), min(top, logits_RV.shape[1]))
+        return jax.tree.map(self._everywhere, Chosen(ids_R, logprobs_R, top_ids_RP, top_RP))
+
+    def _layer(self, weights: Any, first: Any, index: int) -> Any:
+        """The weights of the layer `first + index`, cut out of the stack where they are stacked, placed as the computation wants them."""
+        if isinstance(weights, list):
+            return weights[index]
+        own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, first + index, keepdims=False), weights)
+        if self.layout.mesh.size == 1:
+            return own
+        specs: Params = llama.specs(self.architecture)["layers"]
+        return jax.tree.map(lambda leaf, spec: self._constrain(leaf, spec.axes[1:]), own, specs)
+
+    def _switches(self, number: Any) -> llama.Switches:
+        return jax.tree.map(lambda flags_L: flags_L[number], llama.switches(self.architecture, self.architecture.max_positions))
+
+    def _constrain(self, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+        return x if self.layout.mesh.size == 1 else self.layout.constrain(x, axes)
+
+    def _everywhere(self, x: jax.Array) -> jax.Array:
+        return x if self.layout.mesh.size == 1 else jax.lax.with_sharding_constraint(x, self.layout.replicated)
+
+    def _placed(self, cache: Cache) -> Cache:
+        # On one device too: an array that is tied to no device would count as another kind of argument, and compile everything twice.
+        return jax.tree.map(lambda leaf: self.layout.constrain(leaf, CACHE), cache)
