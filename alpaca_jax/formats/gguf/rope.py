@@ -60,10 +60,10 @@ def read(header: Mapping[str, Any], family: str, plain: Architecture, divisors: 
 
     A UserError where it is not supported.
     """
-    found = {key.removeprefix(f"{family}.{_SCALING}"): value for key, value in header.items() if key.startswith(f"{family}.{_SCALING}")}
-    factor = found.get("factor", header.get(f"{family}.rope.scale_linear", 0.0)) or 1.0
-    kind = found.get("type", "linear" if factor != 1.0 else "none")
-    original = found.get("original_context_length")
+    scaling = {key.removeprefix(f"{family}.{_SCALING}"): value for key, value in header.items() if key.startswith(f"{family}.{_SCALING}")}
+    factor = scaling.get("factor", header.get(f"{family}.rope.scale_linear", 0.0)) or 1.0
+    kind = scaling.get("type", "linear" if factor != 1.0 else "none")
+    original = scaling.get("original_context_length")
     if divisors is not None:
         if kind != "none" and factor != 1.0:
             raise UserError(f"its RoPE frequencies are scaled twice, by {FACTORS} and as {kind}; {_REMEDY}")
@@ -74,7 +74,7 @@ def read(header: Mapping[str, Any], family: str, plain: Architecture, divisors: 
         return RopeScaling(kind="linear", factor=decimal(factor))
     if kind != "yarn":
         raise UserError(f"its RoPE frequencies are scaled as {kind!r}, which is not supported for GGUF files; {_REMEDY}")
-    return _yarn(found, decimal(factor), original or plain.max_positions)
+    return _yarn(scaling, decimal(factor), original or plain.max_positions)
 
 
 def decimal(value: float) -> float:
@@ -82,21 +82,21 @@ def decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _yarn(found: Mapping[str, Any], factor: float, original: int) -> RopeScaling:
-    if found.get("yarn_ext_factor", 1.0) not in (1.0, -1.0) or found.get("yarn_log_multiplier"):
+def _yarn(scaling: Mapping[str, Any], factor: float, original: int) -> RopeScaling:
+    if scaling.get("yarn_ext_factor", 1.0) not in (1.0, -1.0) or scaling.get("yarn_log_multiplier"):
         raise UserError(f"its YaRN scaling has a yarn_ext_factor or a yarn_log_multiplier of its own, which is not supported; {_REMEDY}")
     attention = None
-    if "attn_factor" in found:
-        attention = decimal(found["attn_factor"] * _paper_factor(factor))
-    elif "yarn_attn_factor" in found:  # llama.cpp's converter copies it from config.json
-        attention = decimal(found["yarn_attn_factor"])
+    if "attn_factor" in scaling:
+        attention = decimal(scaling["attn_factor"] * _paper_factor(factor))
+    elif "yarn_attn_factor" in scaling:  # llama.cpp's converter copies it from config.json
+        attention = decimal(scaling["yarn_attn_factor"])
     return RopeScaling(
         kind="yarn",
         factor=factor,
         original_max_positions=int(original),
         attention_factor=attention,
-        beta_fast=decimal(found.get("yarn_beta_fast", _BETAS[0])),
-        beta_slow=decimal(found.get("yarn_beta_slow", _BETAS[1])),
+        beta_fast=decimal(scaling.get("yarn_beta_fast", _BETAS[0])),
+        beta_slow=decimal(scaling.get("yarn_beta_slow", _BETAS[1])),
     )
 
 
@@ -120,10 +120,10 @@ def _llama3(plain: Architecture, divisors: np.ndarray, original: int | None) -> 
     for low, high, length in tried:
         if not 0 < low < high or length < 2:
             continue
-        found = RopeScaling(kind="llama3", factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_positions=length)
-        ours = factors(dataclasses.replace(plain, rope_scaling=found))
+        candidate = RopeScaling(kind="llama3", factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_positions=length)
+        ours = factors(dataclasses.replace(plain, rope_scaling=candidate))
         if ours is not None and ours.shape == divisors.shape and np.allclose(ours, divisors, rtol=1e-5, atol=0):
-            return found
+            return candidate
     raise UserError(f"{FACTORS} does not scale RoPE's frequencies as Llama 3.1 does, which is the only supported way; {_REMEDY}")
 
 

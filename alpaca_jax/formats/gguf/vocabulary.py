@@ -29,15 +29,15 @@ def keys(tokenizer: Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> dict[
     """
     files = tokenizer.backend.files()
     if "tokenizer.model" in files:
-        found = _sentencepiece(files["tokenizer.model"])
+        fields = _sentencepiece(files["tokenizer.model"])
     else:
-        found = _json(json.loads(files["tokenizer.json"]))
-    _pad(found, vocab_size)
-    found = {PREFIX + key: value for key, value in {**found, **_special(tokenizer, eos_ids)}.items()}
+        fields = _json(json.loads(files["tokenizer.json"]))
+    _pad(fields, vocab_size)
+    fields = {PREFIX + key: value for key, value in {**fields, **_special(tokenizer, eos_ids)}.items()}
     if tokenizer.chat_template:
-        found["tokenizer.chat_template"] = tokenizer.chat_template
-    _check_same(tokenizer, gguf_tokenizer.build(found))
-    return found
+        fields["tokenizer.chat_template"] = tokenizer.chat_template
+    _check_same(tokenizer, gguf_tokenizer.build(fields))
+    return fields
 
 
 def _special(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def _json(spec: Mapping[str, Any]) -> dict[str, Any]:
         if types.get(added["id"]) != UNKNOWN:
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     size = 1 + max(tokens)
-    found = {"tokens": [tokens.get(id) for id in range(size)], "token_type": [types.get(id, UNUSED) for id in range(size)]}
+    fields = {"tokens": [tokens.get(id) for id in range(size)], "token_type": [types.get(id, UNUSED) for id in range(size)]}
     if model.get("unk_token") is not None:
-        found["unknown_token_id"] = model["vocab"][model["unk_token"]]
+        fields["unknown_token_id"] = model["vocab"][model["unk_token"]]
     if model.get("byte_fallback"):
-        return {**found, **_scores(spec, found, merges)}
+        return {**fields, **_scores(spec, fields, merges)}
     pre = gguf_pretokenizer.name_of(spec)
-    return {"model": "gpt2", "pre": pre, **found, "merges": [" ".join(merge) for merge in merges]}
+    return {"model": "gpt2", "pre": pre, **fields, "merges": [" ".join(merge) for merge in merges]}
 
 
 def _type(token: str, model: Mapping[str, Any]) -> int:
@@ -80,14 +80,14 @@ def _type(token: str, model: Mapping[str, Any]) -> int:
     return BYTE if re.fullmatch("<0x[0-9A-F]{2}>", token) else NORMAL
 
 
-def _scores(spec: Mapping[str, Any], found: Mapping[str, Any], merges: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+def _scores(spec: Mapping[str, Any], fields: Mapping[str, Any], merges: Sequence[tuple[str, ...]]) -> dict[str, Any]:
     """The keys of a SentencePiece model: the earlier the merge that produces a token, the better its score."""
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
     scores = [
         0.0 if token is None or type != NORMAL or len(token) == 1 else float(-ranks[token]) if token in ranks else _LAST
-        for token, type in zip(found["tokens"], found["token_type"], strict=True)
+        for token, type in zip(fields["tokens"], fields["token_type"], strict=True)
     ]
     return {"model": "llama", "pre": "default", "scores": scores, "add_space_prefix": _prefixes(spec)}
 
@@ -119,18 +119,18 @@ def _sentencepiece(proto: bytes) -> dict[str, Any]:
     }
 
 
-def _pad(found: dict[str, Any], vocab_size: int) -> None:
+def _pad(fields: dict[str, Any], vocab_size: int) -> None:
     """Gives each row without a token its name in llama.cpp."""
-    more = vocab_size - len(found["tokens"])
+    more = vocab_size - len(fields["tokens"])
     if more < 0:
-        raise UserError(f"the tokenizer has {len(found['tokens'])} tokens, the model {vocab_size} rows for them; {_REMEDY}")
-    rows = enumerate([*found["tokens"], *[None] * more])
-    found["tokens"] = [gguf_tokenizer.padding(id) if token is None else token for id, token in rows]
-    found["token_type"] = [*found["token_type"], *[UNUSED] * more]
-    if "scores" in found:
-        found["scores"] = [*found["scores"], *[_LAST] * more]
-    if len(set(found["tokens"])) < vocab_size:  # llama.cpp fails with an assertion on them
-        twice = next(token for token in found["tokens"] if found["tokens"].count(token) > 1)
+        raise UserError(f"the tokenizer has {len(fields['tokens'])} tokens, the model {vocab_size} rows for them; {_REMEDY}")
+    rows = enumerate([*fields["tokens"], *[None] * more])
+    fields["tokens"] = [gguf_tokenizer.padding(id) if token is None else token for id, token in rows]
+    fields["token_type"] = [*fields["token_type"], *[UNUSED] * more]
+    if "scores" in fields:
+        fields["scores"] = [*fields["scores"], *[_LAST] * more]
+    if len(set(fields["tokens"])) < vocab_size:  # llama.cpp fails with an assertion on them
+        twice = next(token for token in fields["tokens"] if fields["tokens"].count(token) > 1)
         raise UserError(f"two tokens of its vocabulary are both called {twice!r}, which llama.cpp does not allow; {_REMEDY}")
 
 

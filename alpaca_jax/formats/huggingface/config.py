@@ -226,8 +226,8 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     original = length if kind in ("linear", "dynamic") else config.get(ORIGINAL) or given.get(ORIGINAL) or length
     if kind in ("yarn", "longrope"):
         scaling.setdefault("factor", length / original)
-    if lacking := [key for key in ("factor", "low_freq_factor", "high_freq_factor") if key in SCALING[kind] and key not in scaling]:
-        raise KeyError(f"{place}.{lacking[0]}")
+    if missing := [key for key in ("factor", "low_freq_factor", "high_freq_factor") if key in SCALING[kind] and key not in scaling]:
+        raise KeyError(f"{place}.{missing[0]}")
     if kind != "linear":
         scaling["original_max_positions"] = original
     if kind in ("dynamic", "yarn"):  # here max_position_embeddings may be the context before its extension

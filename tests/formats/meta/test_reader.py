@@ -275,7 +275,7 @@ def test_bad_folders(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None
     assert "holds params.json but no weights" in problem(LLAMA_2)
     assert "no number for n_layers" in problem({key: value for key, value in LLAMA_2.items() if key != "n_layers"}, tensors)
     message = problem({**LLAMA_2, "moe": {"num_experts": 8}, "quantization_args": None}, tensors)
-    assert "asks for moe ({'num_experts': 8})" in message and "quantization_args" not in message
+    assert "has moe ({'num_experts': 8})" in message and "quantization_args" not in message
     assert "multiple of num_kv_heads" in problem({**LLAMA_2, "n_kv_heads": 3}, tensors)
     _write(folder, LLAMA_2, tensors)
     with pytest.raises(UserError, match=r"holds no tokenizer\.model"):
