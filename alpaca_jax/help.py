@@ -60,11 +60,11 @@ class Catalog:
 
     def experiments(self) -> dict[str, Path]:
         """The experiments that have a file for the verb, or for its base."""
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for folder in self.folders:
             for file in sorted((folder / EXPERIMENT).glob(f"**/{self.base}.yaml")):
-                found.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
-        return found
+                files.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
+        return files
 
     @staticmethod
     def _defaults(primary: Path) -> list[Any]:

@@ -1,6 +1,6 @@
-"""The model card of a Hugging Face folder: README.md, with what is known of the model and where it came from.
+"""The model card of a Hugging Face folder: README.md, with the facts about the model and its origin.
 
-Names are shown as the user gave them; of a path of this machine only the end, and of a teacher never its address.
+Names appear as the user gave them, but of a path on this machine only the end, and never the address of a teacher.
 """
 
 import re
@@ -17,10 +17,10 @@ from alpaca_jax.convert import history as histories
 from alpaca_jax.convert.history import Data, History
 from alpaca_jax.formats.model import Pretrained
 
-HASHED = 2 * 10**9  # bytes of a source that are read for its sha256
+HASHED = 2 * 10**9  # most bytes of a source that are read for its sha256
 FAMILIES = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3"}
-HUB = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # of the names known here
-# Licences by how a repository's name on the hub begins, the longer before the shorter. A model that is not here has none that is known.
+HUB = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # the hub's names of the models known by name here
+# Licences by the beginning of a repository's name on the hub, longer ones first. The licence of any other model is not known.
 LICENSES = {
     "huggingfacetb/smollm": "apache-2.0",
     "meta-llama/llama-2-": "llama2",
@@ -32,7 +32,7 @@ LICENSES = {
     "mistralai/mistral-7b-": "apache-2.0",
 }
 DATA_LICENSES = {"tatsu-lab/alpaca": "cc-by-nc-4.0 (research only); OpenAI's text-davinci-003 wrote it, and OpenAI's terms apply as well"}
-INSIDE = re.compile(r"\d+|train|checkpoints|records|hf")  # what a folder of a run is called: its name says nothing without the run's
+INSIDE = re.compile(r"\d+|train|checkpoints|records|hf")  # names of folders inside a run, which say nothing without the run's own name
 Row = tuple[str, str]
 
 
@@ -65,7 +65,7 @@ def render(target: str, model: Pretrained, dtype: str, license: str | None) -> s
 
 
 def bare(name: str) -> str:
-    """Returns a name or a relative path as it is; of an absolute one the end, from the last part on that says something."""
+    """Returns a name or a relative path as it is, and of an absolute path the end, from the last meaningful part on."""
     path = Path(name).expanduser()
     if not path.is_absolute():
         return name
@@ -75,7 +75,7 @@ def bare(name: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that a cell of a table can hold."""
+    """The text, escaped for a cell of a table."""
     return " ".join(text.replace("|", "\\|").split())
 
 
@@ -91,7 +91,7 @@ def _front(model: Pretrained, history: History | None, license: str | None) -> d
 
 
 def _repository(source: str) -> str | None:
-    """The repository of the hub that a source is, or None."""
+    """The repository on the hub of a source, or None."""
     if source in HUB:
         return HUB[source]
     return source if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not Path(source).exists() else None
@@ -180,12 +180,12 @@ def _teacher(manifest: dict[str, Any]) -> str:
 
 
 def _bill(history: History) -> Iterator[tuple[str, str, str]]:
-    """What each stage took: its name, hours, and dollars."""
+    """Name, hours and dollars of each stage."""
     total = 0.0
     for manifest in (data.manifest for data in history.data if data.manifest):
         total += manifest["dollars"]
         doubtful = manifest.get("doubtful_dollars") or 0.0
-        most = f" (at most {doubtful:,.2f} more for answers that were never seen)" if doubtful else ""
+        most = f" (at most {doubtful:,.2f} more for answers that never arrived)" if doubtful else ""
         price = (manifest.get("prices") or {}).get("source") or "price unknown"
         hours = _hours(history.seconds.get("generate", manifest.get("seconds")))
         yield f"records by {_teacher(manifest)}", hours, f"{manifest['dollars']:,.2f}{most}; {price}"
@@ -202,16 +202,16 @@ def _hours(seconds: float | None) -> str:
 
 
 def _licenses(model: Pretrained, history: History | None, license: str | None) -> Iterator[str]:
-    """What is known of the terms that the weights are under, a sentence each."""
+    """What is known of the terms of the weights, one sentence each."""
     if license:
-        yield f"Whoever wrote this folder states `{license}` for its weights."
+        yield f"Whoever wrote this folder states the licence `{license}` for its weights."
     else:
-        yield "No licence was stated when this folder was written: the licences of all it was made from apply."
+        yield "No licence was stated when this folder was written: the licences of everything it derives from apply."
     if model.origin or history is None:
         source = model.origin or model.source
         yield f"The weights of `{bare(source)}`: {_license(source)}."
     else:
-        yield "The weights began at random, so no other model's licence applies to them."
+        yield "Training started from random weights, so no other model's licence applies to them."
     for data in history.data if history else ():
         if data.manifest:
             teacher = _teacher(data.manifest)
@@ -224,4 +224,4 @@ def _licenses(model: Pretrained, history: History | None, license: str | None) -
 def _license(source: str) -> str:
     name = (_repository(source) or source).lower()
     known = next((license for start, license in LICENSES.items() if name.startswith(start)), None)
-    return f"`{known}`" if known else "not known here; look where it came from"
+    return f"`{known}`" if known else "not known here; see its source"

@@ -1,4 +1,4 @@
-"""What `alpaca-jax convert` is told."""
+"""The settings of `alpaca-jax convert`."""
 
 from typing import Literal
 
@@ -17,16 +17,18 @@ class Config:
     to: Literal["huggingface", "gguf", "orbax"] | None = None  # null: guessed from target
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None  # null: as the source stores it
     verify: bool = False  # compare the logits of source and result
-    dry_run: bool = False  # say what would be read and written, and stop
-    tokenizer: str | None = None  # where the source has none: a folder or file
-    cache: str | None = None  # where fetched models lie; null: ~/.cache/alpaca_jax/models
-    license: str | None = None  # of the weights, for the model card: an identifier of the hub such as apache-2.0
+    dry_run: bool = False  # list what would be read and written, and stop
+    tokenizer: str | None = None  # a folder or file, where the source has none
+    cache: str | None = None  # folder of downloaded models; null: ~/.cache/alpaca_jax/models
+    license: str | None = None  # of the weights, for the model card: an identifier of the hub, such as apache-2.0
 
     def __post_init__(self) -> None:
         if storage.is_remote(self.target):
-            raise ValueError(f"target={self.target}: a conversion is written to a disk; give a folder there, and copy it to the store")
+            raise ValueError(
+                f"target={self.target}: a conversion can only be written to a disk; give a local folder, and copy it to the store"
+            )
         if self.dtype == "q8_0" and self.kind != "gguf":
-            raise ValueError(f"dtype=q8_0 is of GGUF files, and target={self.target} is to be {self.kind}: give target=NAME.gguf")
+            raise ValueError(f"dtype=q8_0 is for GGUF files, but target={self.target} is {self.kind}: give target=NAME.gguf")
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""What is known of a model that was trained here: the files its run left, as the card tells them."""
+"""The history of a model that was trained here, from the files of its run, for the model card."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from alpaca_jax.data.origin import PREFIX
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.rundir import read_json
 
-# Sets of records that are known by the sha256 of their file: their name on the Hugging Face hub.
+# Published records by the sha256 of their file, with their name on the Hugging Face hub.
 PUBLISHED = {"2eddafc6b977608d778aaab8dfc7e50e547b3af9826dfb9e909d9fc362e4a419": "tatsu-lab/alpaca"}
-LARGEST = 10**9  # bytes of records that are read for their sha256
+LARGEST = 10**9  # most bytes of records that are read for their sha256
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """One set of records: what it was called, and of those made here the manifest and the settings of `generate` (else empty)."""
+    """One set of records: its name and, where `generate` wrote it, its manifest and settings (otherwise empty)."""
 
     name: str
     manifest: dict[str, Any]
@@ -27,24 +27,24 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """One checkpoint of a training run. `meta` is the checkpoint's own; what is not there, or not yet, is empty."""
+    """One checkpoint of a training run, with its `meta`; what the run lacks, or doesn't have yet, is empty."""
 
     step: int
     meta: dict[str, Any]
-    summary: dict[str, Any]  # of the whole training: only where this is its last checkpoint
+    summary: dict[str, Any]  # of the whole training; only for its last checkpoint
     metrics: list[dict[str, Any]]  # up to this step
-    scores: dict[str, Any]  # of `evaluate`, as above
-    seconds: dict[str, float]  # that the stages of a recipe took
+    scores: dict[str, Any]  # of `evaluate`; likewise
+    seconds: dict[str, float]  # of each stage of a recipe
     data: list[Data]
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the training, as they were when the checkpoint was saved."""
+        """The settings of the training at the time of the checkpoint."""
         return self.meta.get("config") or {}
 
 
 def read(model: Pretrained) -> History | None:
-    """Returns the history of a model opened from a run's checkpoint; None for any other."""
+    """Returns the history of a model that was opened from a run's checkpoint; None for other models."""
     file = model.files[0] if len(model.files) == 1 else Path()
     if file.name != checkpoint.MANIFEST or file.parent.parent.name != "checkpoints":
         return None
@@ -73,18 +73,18 @@ def _data(config: dict[str, Any], run: Path) -> Iterator[Data]:
     for place in places:
         folder = run / "records" if place is None else _folder(Path(place).expanduser())
         manifest = _json(folder / records.MANIFEST) if folder else {}
-        # Only `generate` writes a manifest with a teacher; a folder may hold another project's.
-        made = manifest if "teacher" in manifest else {}
+        # Only `generate` writes a manifest with a teacher; a folder may hold that of another project.
+        generated = manifest if "teacher" in manifest else {}
         yield Data(
             name=str(place or "records"),
-            manifest=made,
-            settings=_settings(folder / "config.yaml") if folder and made else {},
-            published=None if made or place is None else _published(place),
+            manifest=generated,
+            settings=_settings(folder / "config.yaml") if folder and generated else {},
+            published=None if generated or place is None else _published(place),
         )
 
 
 def _folder(path: Path) -> Path | None:
-    """The folder in which `generate` would have left a manifest with these records."""
+    """The folder where the manifest of these records would be, had `generate` written them."""
     if path.is_dir():
         return path if (path / records.MANIFEST).is_file() else path / "records"
     return path.parent if path.name == records.FILE else None

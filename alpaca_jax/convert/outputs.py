@@ -1,4 +1,4 @@
-"""The formats that convert writes: what each will hold, and what writes it."""
+"""The formats that convert writes: the tensors of each, and the function that writes them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ NAMES = {
 
 
 class TensorRow(NamedTuple):
-    """A tensor as a table shows it."""
+    """A row of the table of tensors."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class TensorRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What will be written: `write(receipt, progress)` does it, whole or not at all."""
+    """What will be written; `write(receipt, progress)` writes it, whole or not at all."""
 
     path: Path
     tensors: list[TensorRow]
@@ -42,13 +42,13 @@ class Output:
 
 
 def plan(config: Config, model: Pretrained) -> Output:
-    """Returns what `config` makes of `model`; nothing is written yet."""
+    """Returns the output that `config` describes for `model`; writes nothing yet."""
     path = Path(config.target).expanduser()
     dtype = config.dtype or model.dtype
     if config.kind == "gguf":
         listed = [TensorRow(*each) for each in gguf_export.listing(model, dtype)]
         return Output(path, listed, lambda receipt, progress: gguf_export.export(path, model, dtype, plan=receipt, progress=progress))
-    assert dtype != "q8_0", "the config has checked it"
+    assert dtype != "q8_0", "the config has checked this"
 
     export = native.export if config.kind == "orbax" else huggingface_export.export
 

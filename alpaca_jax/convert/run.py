@@ -24,13 +24,13 @@ console = Console(stderr=True)
 
 
 def run(config: Config) -> Path:
-    """Returns the target, which holds `config.source` in the format asked for; done before from the same weights, it stays.
+    """Converts `config.source` and returns the target; keeps a target that already holds the same conversion of the same weights.
 
-    A UserError where the source can't be read, the target holds anything else, or `verify` finds another model.
+    A UserError where the source can't be read, the target holds anything else, or `verify` finds that they differ.
     """
     model = pretrained.open(ModelConfig(source=config.source, base=config.base, cache=config.cache, tokenizer=config.tokenizer))
     output = outputs.plan(config, model)
-    _tell(config, model)
+    _introduce(config, model)
     if config.dry_run:
         read = [TensorRow(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in model.stored.items()]
         _show_tensors(f"would be read from {config.source}", read)
@@ -57,30 +57,30 @@ def run(config: Config) -> Path:
     return output.path
 
 
-def _tell(config: Config, model: Pretrained) -> None:
-    """Says what was taken for what."""
+def _introduce(config: Config, model: Pretrained) -> None:
+    """Prints which formats were recognised."""
     a = model.architecture
     size = f"{a.family}, {a.num_parameters / 1e6:,.1f} M parameters, {model.dtype}"
     guessed = "" if config.to else "; give to= for another format"
-    told = [f"source: {model.format} ({size})", *model.notes, f"target: {outputs.NAMES[config.kind]}{guessed}"]
-    console.print("\n".join(told), highlight=False, soft_wrap=True)
+    lines = [f"source: {model.format} ({size})", *model.notes, f"target: {outputs.NAMES[config.kind]}{guessed}"]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _occupied(target: Path, receipt: dict[str, Any]) -> bool:
-    """Whether `target` is this very conversion; a UserError where it is something else."""
+    """Whether `target` holds this conversion already; a UserError where it holds anything else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    there = gguf.receipt(target) if receipt["kind"] == "gguf" else read_json(target / RECEIPT) if (target / RECEIPT).is_file() else None
-    if there is None:
+    previous = gguf.receipt(target) if receipt["kind"] == "gguf" else read_json(target / RECEIPT) if (target / RECEIPT).is_file() else None
+    if previous is None:
         raise UserError(f"target={target} is {'not empty' if target.is_dir() else 'a file'}; give one that does not exist yet")
-    if there == receipt:
+    if previous == receipt:
         return True
-    differing = ", ".join(f"{key} ({there.get(key)} there, {value} now)" for key, value in receipt.items() if there.get(key) != value)
-    raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete that one")
+    differing = ", ".join(f"{key} ({previous.get(key)} there, {value} now)" for key, value in receipt.items() if previous.get(key) != value)
+    raise UserError(f"target={target} holds another conversion: {differing}; give another target, or delete this one")
 
 
 def _show_tensors(title: str, tensors: Iterable[TensorRow]) -> None:
-    """Prints a row for each tensor, one for all layers of the same."""
+    """Prints a row for each tensor, and a single one for the same tensor of all layers."""
     table = Table("tensor", "shape", "dtype", "MB", title=title, title_justify="left")
     table.columns[3].justify = "right"
     tensors = list(tensors)

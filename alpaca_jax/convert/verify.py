@@ -1,4 +1,4 @@
-"""Whether two models are one: their logits on fixed prompts, taken layer by layer so that neither has to fit into memory."""
+"""Compares two models by their logits on fixed prompts, computed layer by layer, so that neither has to fit into memory."""
 
 import dataclasses
 import functools
@@ -30,12 +30,12 @@ PROMPTS = (
     "### Instruction:\nGive three tips for staying healthy.\n\n### Response:\n",
     'def area(radius: float) -> float:\n    """The area of a circle, 3.14159 * r**2; Größe, 面積."""\n    return',
 )
-ROWS = 1 << 13  # of a table, multiplied at a time
+ROWS = 1 << 13  # rows of the output table in one product
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Of two sets of logits: the largest, over the prompts' tokens, and at how many of them both choose the same next token."""
+    """Between two sets of logits: the largest difference, and at how many of the tokens both predict the same next token."""
 
     largest: float
     same: int
@@ -43,9 +43,9 @@ class Difference:
 
 
 def compare(config: Config, source: Pretrained, target: Path) -> None:
-    """Prints how far the logits of the target are from the source's, and from those of `transformers` where it is installed.
+    """Prints the difference of the target's logits from the source's, and from those of `transformers` where it is installed.
 
-    A UserError where they differ although no value was rounded.
+    A UserError where source and target differ although no value was rounded.
     """
     result = pretrained.open(ModelConfig(source=str(target), cache=config.cache, tokenizer=config.tokenizer))
     batch = _batch(source)
@@ -55,23 +55,25 @@ def compare(config: Config, source: Pretrained, target: Path) -> None:
     if isinstance(theirs, np.ndarray):
         rows["result, by transformers"] = difference(theirs, ours, batch[1])
     table = Table("result against", "largest difference of a logit", "same next token", title="verify", title_justify="left")
-    for name, found in rows.items():
-        table.add_row(name, f"{found.largest:.2e}", f"{found.same} of {found.tokens}")
+    for name, row in rows.items():
+        table.add_row(name, f"{row.largest:.2e}", f"{row.same} of {row.tokens}")
     Console().print(table)
     if isinstance(theirs, str):
         Console(stderr=True).print(theirs, highlight=False)
     if rows["source"].largest > 0 and not _rounded(config, source):
-        raise UserError(f"verify: {target} gives other logits than {config.source}, though no value was rounded: don't use it; report this")
+        raise UserError(
+            f"verify: {target} gives other logits than {config.source}, although no value was rounded: don't use it, and report this"
+        )
 
 
 def difference(one: np.ndarray, other: np.ndarray, segments_BT: np.ndarray) -> Difference:
-    """Compares logits [B, T, V] where there is text."""
+    """Compares logits [B, T, V] at the slots that hold text."""
     one, other = one[segments_BT > 0], other[segments_BT > 0]
     return Difference(float(np.abs(one - other).max()), int((one.argmax(-1) == other.argmax(-1)).sum()), len(one))
 
 
 def logits(model: Pretrained, tokens_BT: np.ndarray, segments_BT: np.ndarray, positions_BT: np.ndarray) -> np.ndarray:
-    """fp32 logits [B, T, V] with one layer in memory at a time."""
+    """fp32 logits [B, T, V], with one layer in memory at a time."""
     a, known = model.architecture, weights(model.architecture)
     rows = {token: model.read(("embed", "weight"), (slice(token, token + 1),))[0] for token in np.unique(tokens_BT).tolist()}
     x_BTD = jnp.asarray(np.array([[rows[token] for token in row] for row in tokens_BT.tolist()], np.float32))
@@ -99,21 +101,21 @@ def _batch(model: Pretrained) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _rounded(config: Config, source: Pretrained) -> bool:
-    """Whether the target holds other values than the source: a dtype that can't hold them all."""
+    """Whether the target's dtype can't hold all values of the source."""
     if config.dtype is None:
         return False
     return config.dtype == "q8_0" or np.promote_types(numpy_dtype(config.dtype), numpy_dtype(source.dtype)) != numpy_dtype(config.dtype)
 
 
 def _by_transformers(config: Config, result: Pretrained, tokens_BT: np.ndarray, segments_BT: np.ndarray) -> np.ndarray | str | None:
-    """The logits that `transformers` gives to the result; in words why it was not asked; None where it can't read the format."""
+    """The logits of the result in `transformers`; in words, why there are none; None where it can't read the format."""
     if config.kind not in ("huggingface", "gguf"):
         return None
     if any(importlib.util.find_spec(name) is None for name in ("transformers", "torch")):
-        return "transformers and torch are not installed: only compared here"
+        return "transformers and torch are not installed: compared only here"
     needed = 1.5 * 4 * result.architecture.num_parameters
     if needed > (free := psutil.virtual_memory().available):
-        return f"transformers would need {needed / 1e9:,.0f} GB of memory and {free / 1e9:,.0f} GB are free: only compared here"
+        return f"transformers would need {needed / 1e9:,.0f} GB of memory, and {free / 1e9:,.0f} GB are free: compared only here"
     import torch
     import transformers
 

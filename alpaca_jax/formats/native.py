@@ -171,11 +171,11 @@ def _reader(saved: checkpoint.Saved, architecture: Architecture) -> Read:
 
     def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
         shape = known[path].shape
-        found = saved.weights[path].shape if path in saved.weights else None
-        if found is not None and path in VOCABULARY:
-            found = (min(found[0], shape[0]), *found[1:])  # stored padded, so that a mesh divides the rows
-        if found != shape:
-            problem = "is missing" if found is None else f"has the shape {found}"
+        stored = saved.weights[path].shape if path in saved.weights else None
+        if stored is not None and path in VOCABULARY:
+            stored = (min(stored[0], shape[0]), *stored[1:])  # stored padded, so that a mesh divides the rows
+        if stored != shape:
+            problem = "is missing" if stored is None else f"has the shape {stored}"
             raise UserError(f"{saved.folder}: {'.'.join(path)} {problem}, the architecture needs {shape}; give another model.source")
         return whole(path)[: shape[0]][index]
 

@@ -1,4 +1,4 @@
-"""What `alpaca-jax inspect` is told: the part of a train configuration that decides the batches, and how much of it to show."""
+"""The settings of `alpaca-jax inspect`: the part of a train config that decides the batches, and how much of it to show."""
 
 from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
@@ -7,18 +7,18 @@ from alpaca_jax.formats.config import ModelConfig
 
 @configclass
 class Config:
-    """What is looked at; the page is `dir/inspect.html`."""
+    """The run to inspect; the page is `dir/inspect.html`."""
 
     dir: str
     seed: int = 0
     epochs: float = 3.0
     steps: int | None = None
     microbatches: int = 1
-    model: ModelConfig  # its tokenizer; weights are not read
+    model: ModelConfig  # only its tokenizer is read
     data: DataConfig
     batch: BatchConfig
-    batches: int = 2  # how many of the first are shown
-    rows: int = 2  # of each
+    batches: int = 2  # how many of the first batches to show
+    rows: int = 2  # of each batch
 
     def __post_init__(self) -> None:
         for name in ("batches", "rows"):

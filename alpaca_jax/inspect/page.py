@@ -1,4 +1,4 @@
-"""The page: the sheet, histograms of the lengths, the plan and the first examples, in one HTML file."""
+"""The page: data sheet, histograms of lengths, plan and first examples, in one HTML file."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from alpaca_jax.tokenizer import Tokenizer
 
 
 def build(summary: Summary, batches: Sequence[tuple[int, Sequence[Row]]], tokenizer: Tokenizer) -> str:
-    """Returns the page as HTML; `batches`: the first ones' numbers, and the rows of each that are shown."""
+    """Returns the page as HTML; `batches`: the indices of the first batches, with the rows to show."""
     facts, plan = summary.facts, summary.plan
     tables = [Table([title, ""], lines) for title, lines in summary.tables() if title != "plan"]
     sections = [
@@ -47,15 +47,15 @@ def _lengths(summary: Summary) -> Section:
     table = Table(["tokens", *FIGURES], rows, numbers=range(1, len(FIGURES) + 1))
     bars = [
         _histogram(summary.lengths.full, "All tokens of an example", "muted"),
-        _histogram(summary.lengths.read, "Only read: the prompt", "before"),
+        _histogram(summary.lengths.read, "Context: the prompt", "before"),
         _histogram(summary.lengths.learnt, "Learnt: the response and its end", "accent"),
     ]
-    return Section("Lengths", [table, Pair(bars)], "Tokens of the examples trained on, BOS and EOS included.")
+    return Section("Lengths", [table, Pair(bars)], "Tokens of the training examples, BOS and EOS included.")
 
 
 def _histogram(lengths: np.ndarray, caption: str, colour: str) -> Bars:
     bars = [Bar(f"{low:,}\u2013{high:,}", count, f"{count:,}", colour) for low, high, count in histogram(lengths)]  # type: ignore[arg-type]
-    return Bars(bars, f"{caption}; the last bar is all from the 99th percentile on.")
+    return Bars(bars, f"{caption}; the last bar has all from the 99th percentile up.")
 
 
 def _batch(index: int, rows: Sequence[Row], tokenizer: Tokenizer) -> Section:
@@ -64,7 +64,7 @@ def _batch(index: int, rows: Sequence[Row], tokenizer: Tokenizer) -> Section:
         for number, row in enumerate(rows)
         for place, example in enumerate(row.examples, start=1)
     ]
-    return Section(f"Batch {index}", blocks, "Each row's examples in their order. What is only read is dim; the rest is learnt.")
+    return Section(f"Batch {index}", blocks, "Each row's examples in order. Context is dim; the rest is learnt.")
 
 
 def _style(span: reading.Span) -> str:

@@ -1,4 +1,4 @@
-"""A batch as a person reads it: the text of each row's examples, what is learnt and what is only read told apart."""
+"""A batch as text: the examples of each row, with context and targets marked."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from alpaca_jax.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A piece of text whose tokens are alike: learnt or only read, special tokens or text."""
+    """A piece of text whose tokens are of one kind: learnt or context, special tokens or text."""
 
     text: str
     learnt: bool
@@ -22,7 +22,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a batch: its examples in order, and the slots that are left empty."""
+    """One row of a batch: its examples in order, and the number of empty slots."""
 
     examples: list[Example]
     empty: int
@@ -39,12 +39,12 @@ class Row:
 
 
 def rows(batch: Batch, count: int) -> list[Row]:
-    """Returns the first `count` rows of a batch, its examples read back out of the arrays that the training step gets."""
+    """Returns the first `count` rows of a batch, with the examples read back from the arrays that the training step gets."""
     return [_row(batch, row) for row in range(min(count, len(batch["tokens"])))]
 
 
 def spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
-    """Returns the example's text in pieces, special tokens spelled out; joined, the pieces are the decoded example."""
+    """Returns the decoded example in pieces, with special tokens spelled out."""
     special = np.isin(example.ids, list(tokenizer.backend.specials.values()))
     kinds = list(zip(example.learnt.tolist(), special.tolist(), strict=True))
     pieces = []
@@ -68,7 +68,7 @@ def _examples(batch: Batch, row: int, segments: np.ndarray) -> Iterator[Example]
 
 
 def _text(ids: np.ndarray, start: int, stop: int, tokenizer: Tokenizer) -> str:
-    # Decoded by itself, a piece would lose the space before its first word.
+    # A piece decoded alone would lose the space before its first word.
     before, whole = (_decode(ids[:end], tokenizer) for end in (start, stop))
     return whole[len(before) :] if whole.startswith(before) else _decode(ids[start:stop], tokenizer)
 

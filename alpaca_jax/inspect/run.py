@@ -1,4 +1,4 @@
-"""Reads the records, makes the batches, and shows both; no weight is read."""
+"""Shows the records and the batches of a training run; reads no weights."""
 
 import itertools
 from collections import Counter
@@ -13,13 +13,15 @@ from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
-from alpaca_jax.inspect.summary import Plan, Summary
+from alpaca_jax.inspect.summary import RunPlan, Summary
 from alpaca_jax.tokenizer import Tokenizer
 
 
 def run(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Shows the data sheet, the plan and the first batches of the run that `config` describes, writes `dir/inspect.html`,
-    and returns the figures."""
+    """Shows the data sheet, the plan and the first batches of the run that `config` describes; writes `dir/inspect.html`.
+
+    Returns the figures.
+    """
     console = console or terminal.Terminal()
     tokenizer = _tokenizer(config)
     where = config.data.records or str(storage.at(config.dir) / "records")
@@ -31,22 +33,22 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
         facts=sheet.facts(itertools.chain.from_iterable(origin.stream(Counter()) for origin in origins.values())),
         data=data,
         lengths=sheet.lengths(data.examples["train"]),
-        plan=Plan.of(batches, config.epochs, config.steps),
+        plan=RunPlan.of(batches, config.epochs, config.steps),
     )
-    shown = [(index, batches.batch(index)) for index in range(min(config.batches, summary.plan.steps))]
-    first = [(index, reading.rows(batch, config.rows)) for index, batch in shown]
+    first = [(index, batches.batch(index)) for index in range(min(config.batches, summary.plan.steps))]
+    rows = [(index, reading.rows(batch, config.rows)) for index, batch in first]
     path = rundir.RunDir(config.dir).path("inspect.html")
-    rundir.write_atomic(path, page.build(summary, first, tokenizer))
+    rundir.write_atomic(path, page.build(summary, rows, tokenizer))
 
     terminal.show_summary(console, summary)
     terminal.legend(console)
-    for (index, batch), (_, rows) in zip(shown, first, strict=True):
-        terminal.show_batch(console, index, batch["tokens"].shape, rows, tokenizer)
+    for (index, batch), (_, rows_of_batch) in zip(first, rows, strict=True):
+        terminal.show_batch(console, index, batch["tokens"].shape, rows_of_batch, tokenizer)
     console.print(f"\n{path}", soft_wrap=True, highlight=False, markup=False)
     return summary.figures() | {"page": str(path)}
 
 
 def _tokenizer(config: Config) -> Tokenizer:
-    if config.model.tokenizer is not None:  # no weights are needed then, whatever model.source says
+    if config.model.tokenizer is not None:  # enough, whatever model.source says
         return Tokenizer.load(Path(config.model.tokenizer).expanduser())
     return pretrained.open(config.model).tokenizer

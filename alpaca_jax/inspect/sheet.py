@@ -1,4 +1,4 @@
-"""The data sheet: what the records are, what became of them, and how long their examples are."""
+"""The data sheet: facts about the records and the lengths of their examples."""
 
 import dataclasses
 from collections import Counter
@@ -21,7 +21,7 @@ AT_ONCE = 4096  # examples read together
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is counted in the records themselves."""
+    """Counts over the records."""
 
     records: int = 0
     with_input: int = 0
@@ -29,13 +29,13 @@ class Facts:
     several_turns: int = 0
     documents: int = 0  # texts for pre-training, without an instruction
     empty_output: int = 0
-    same_instruction: int = 0  # as a record before it, whatever the input
-    same_prompt: int = 0  # as a record before it, input and system message included
+    same_instruction: int = 0  # as in an earlier record, whatever the input
+    same_prompt: int = 0  # as in an earlier record, including input and system message
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Tokens of each example, int64 [N]: all of them, those only read, and those learnt."""
+    """Tokens of each example, int64 [N]: all of them, context, and learnt ones."""
 
     full: np.ndarray
     read: np.ndarray
@@ -49,29 +49,29 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where records come from, and the manifest beside them, if there is one of ours."""
+    """Where records come from, and our manifest beside them, if there is one."""
 
     name: str
     where: tuple[str, ...]
     manifest: Manifest | None
-    changed: bool  # the file is not the one that the manifest describes
+    changed: bool  # whether the file is no longer the one that the manifest describes
 
 
 def origins(config: DataConfig, path: str | Path) -> dict[str, origin.Origin]:
-    """Returns where the records come from: those at `path`, or each of `config.sources`."""
+    """Returns the origin of the records at `path`, or of each of `config.sources`."""
     paths = {name: source.records for name, source in config.sources.items()} or {"records": str(path)}
     return {name: origin.find(where, config.on_error) for name, where in paths.items()}
 
 
 def describe(name: str, where: origin.Origin) -> Source:
-    """Returns the files of a source and the manifest that lies beside them."""
+    """Returns the files of a source and the manifest beside them."""
     if not isinstance(where, Files):
         return Source(name, (where.fingerprint,), None, False)
     paths = tuple(str(path) for path in where.paths)
     file = where.paths[0].parent / records.MANIFEST
     try:
         manifest = Manifest.read(file) if file.is_file() else None
-    except UserError:  # somebody else's file of that name
+    except UserError:  # a file of another project with that name
         manifest = None
     return Source(name, paths, manifest, manifest is not None and manifest.sha256 != records.sha256(where.paths))
 
@@ -100,7 +100,7 @@ def facts(stream: Iterable[records.Record]) -> Facts:
 
 
 def lengths(store: ExampleStore) -> Lengths:
-    """Returns the lengths of all examples of the store; reads which of their tokens are learnt."""
+    """Returns the lengths of all examples of the store; reads their loss masks."""
     learnt = np.zeros(len(store), np.int64)
     for start in range(0, len(store), AT_ONCE):
         stop = min(start + AT_ONCE, len(store))
@@ -110,7 +110,7 @@ def lengths(store: ExampleStore) -> Lengths:
 
 
 def histogram(values: np.ndarray, bins: int = 12) -> list[tuple[int, int, int]]:
-    """Returns (from, to, how many) for equal ranges of whole numbers that hold all values; the last one is open at p99 and above."""
+    """Returns (from, to, count) for equal ranges of whole numbers; the last range has all values from p99 up."""
     top = max(int(np.percentile(values, 99)), bins)
     width = -(-top // bins)
     edges = range(0, width * bins, width)

@@ -1,4 +1,4 @@
-"""All figures of the sheet and the plan, and the lines in which they are told."""
+"""All figures of the data sheet and the plan, and the lines that show them."""
 
 import dataclasses
 import math
@@ -9,35 +9,35 @@ from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.inspect.sheet import Facts, Lengths, Source
 
 FIGURES = ("mean", "median", "p95", "p99", "max", "total")
-KINDS = {"full": "all", "read": "only read (prompt)", "learnt": "learnt (response)"}
+KINDS = {"full": "all", "read": "context (prompt)", "learnt": "learnt (response)"}
 Lines = list[tuple[str, str]]
 
 FACTS = {
     "records": "records",
-    "documents": "of them texts for pre-training",
+    "documents": "texts for pre-training",
     "with_input": "with an input",
     "with_system": "with a system message",
     "several_turns": "with several turns",
     "empty_output": "with an empty answer",
-    "same_instruction": "with the instruction of an earlier one",
-    "same_prompt": "with its input, too",
+    "same_instruction": "with the instruction of an earlier record",
+    "same_prompt": "with its input as well",
 }
 COUNTS = {
     "kept": "kept as examples",
     "truncated": "cut at data.max_length, without their end",
     "split": "further pieces of long documents",
-    "turns": "later answers of conversations, learnt too",
+    "turns": "later answers of conversations, also learnt",
     "dropped": "dropped as too long",
     "no_target": "nothing to learn within data.max_length",
     "tokens": "tokens",
-    "target_tokens": "of them learnt",
+    "target_tokens": "learnt tokens",
 }
 ALWAYS = {"records", "with_input", "several_turns", "empty_output", "same_instruction", "same_prompt", *COUNTS} - {"split", "turns"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a run makes of the examples; `statistics` are those of its first epoch (`Batches.statistics`)."""
+class RunPlan:
+    """The steps and batches of a run; `statistics` are those of its first epoch (`Batches.statistics`)."""
 
     rows: int
     sequence_length: int
@@ -46,21 +46,21 @@ class Plan:
     statistics: dict[str, int | float]
 
     @classmethod
-    def of(cls, batches: Batches, epochs: float, steps: int | None) -> "Plan":
-        """Returns the plan of a run of so many epochs or, where they are given, steps."""
+    def of(cls, batches: Batches, epochs: float, steps: int | None) -> "RunPlan":
+        """Returns the plan of a run of `epochs` epochs or, if given, of `steps` steps."""
         taken = steps or max(1, math.floor(epochs * batches.steps_per_epoch))
         return cls(batches.rows, batches.config.sequence_length, taken, batches.steps_per_epoch, batches.statistics(0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What there is to say about the data of a run before it starts; the lengths are those of the examples trained on."""
+    """The facts about the data of a run before it starts; `lengths` are those of the training examples."""
 
     sources: list[Source]
     facts: Facts
     data: Dataset
     lengths: Lengths
-    plan: Plan
+    plan: RunPlan
 
     def tables(self) -> list[tuple[str, Lines]]:
         """Returns each table's title and its lines."""
@@ -72,7 +72,7 @@ class Summary:
         return [*tables, ("plan", self._plan())]
 
     def figures(self) -> dict[str, Any]:
-        """Returns the figures by name, for whoever calls the verb as a function."""
+        """Returns the figures by name, for callers of the verb as a function."""
         return {
             "records": dataclasses.asdict(self.facts) | {"skipped": self.data.skipped, "shortened": self.data.shortened},
             "examples": {split: dataclasses.asdict(counts) for split, counts in self.data.counts.items()},
@@ -86,9 +86,9 @@ class Summary:
         lines = [(text, _of(counted[name], self.facts.records)) for name, text in FACTS.items() if counted[name] or name in ALWAYS]
         lines[0] = (lines[0][0], number(self.facts.records))
         if self.data.skipped:
-            lines.append(("broken ones, skipped", number(self.data.skipped)))
+            lines.append(("broken records, skipped", number(self.data.skipped)))
         if self.data.shortened:
-            lines.append(("conversations of which a part is left out", number(self.data.shortened)))
+            lines.append(("conversations without an incomplete turn", number(self.data.shortened)))
         return lines
 
     def _counts(self, split: str) -> Lines:
@@ -107,12 +107,12 @@ class Summary:
         )
         per_step = figures["examples"] / figures["steps"]
         return [
-            ("steps", f"{plan.steps:,}, that is {plan.steps / plan.steps_per_epoch:.3g} epochs of {plan.steps_per_epoch:,}"),
-            ("examples of a step", f"{per_step:,.0f}" if per_step.is_integer() else f"{per_step:,.1f} on average"),
+            ("steps", f"{plan.steps:,}, which are {plan.steps / plan.steps_per_epoch:.3g} epochs of {plan.steps_per_epoch:,}"),
+            ("examples in a step", f"{per_step:,.0f}" if per_step.is_integer() else f"{per_step:,.1f} on average"),
             ("examples left out of an epoch, chosen by the seed", f"{figures['left_out']:,}"),
-            ("rows of a batch, on one device (more may round them up)", f"{plan.rows:,} of {length} slots"),
+            ("rows of a batch, on one device (more devices may round up)", f"{plan.rows:,} of {length} slots"),
             (
-                "real tokens of a step",
+                "real tokens in a step",
                 f"{figures['tokens_mean']:,.0f} on average, {figures['tokens_min']:,} to {figures['tokens_max']:,}",
             ),
             (
@@ -123,7 +123,7 @@ class Summary:
 
 
 def number(value: float) -> str:
-    """Returns a count with its thousands apart, a mean or a quantile with what is behind the point as far as it matters."""
+    """Returns a whole number with thousands separators, any other value with up to two decimals."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}".rstrip("0")
 
 
@@ -133,7 +133,7 @@ def _of(count: int, whole: int) -> str:
 
 def _share(row: dict[str, Any]) -> tuple[str, str]:
     examples = f"{row['examples']:,} examples, {row['tokens']:,} tokens"
-    return row["source"], f"{examples}, {row['epochs']:.3g} times an epoch: {row['share']:.1%} of the tokens"
+    return row["source"], f"{examples}, {row['epochs']:.3g} times in an epoch: {row['share']:.1%} of the tokens"
 
 
 def _provenance(source: Source) -> Lines:
@@ -145,7 +145,7 @@ def _provenance(source: Source) -> Lines:
         ("teacher", teacher),
         ("made", manifest.made),
         ("bill", f"{manifest.requests:,} requests, {manifest.dollars:.2f} dollars"),
-        ("of the teacher's answers", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.counts.items() if count)),
+        ("the teacher's answers", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in manifest.counts.items() if count)),
     ]
     if source.changed:
         lines.append(("attention", "the records have changed since this manifest was written"))

@@ -1,4 +1,4 @@
-"""The sheet and the batches on a terminal; where the output is no terminal, what is learnt stands between marks."""
+"""The data sheet and the batches on a terminal; in other outputs, marks surround what is learnt."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ OPEN, CLOSE = "\u27e6", "\u27e7"  # around what is learnt
 
 
 class Terminal(Console):
-    """A console on stdout that ends quietly when its reader has gone, as in `| head`."""
+    """A console on stdout that exits quietly when its reader has gone, as in `| head`."""
 
     def on_broken_pipe(self) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -26,7 +26,7 @@ class Terminal(Console):
 
 
 def show_summary(console: Console, summary: Summary) -> None:
-    """Prints the sheet and the plan."""
+    """Prints the data sheet and the plan."""
     for source in summary.sources:
         _print(console, ", ".join(source.where), "bold")
     for title, lines in summary.tables():
@@ -37,9 +37,9 @@ def show_summary(console: Console, summary: Summary) -> None:
     console.print(_lengths(summary.lengths.table()))
 
 
-def show_batch(console: Console, index: int, shape: tuple[int, int], shown: Sequence[Row], tokenizer: Tokenizer) -> None:
+def show_batch(console: Console, index: int, shape: tuple[int, int], rows: Sequence[Row], tokenizer: Tokenizer) -> None:
     """Prints the first rows of a batch, example by example."""
-    for place, row in enumerate(shown):
+    for place, row in enumerate(rows):
         of_row = (
             f"{len(row.examples)} examples, {row.tokens:,} tokens, {row.learnt:,} of them learnt, {row.empty:,} of {shape[1]:,} slots empty"
         )
@@ -50,9 +50,9 @@ def show_batch(console: Console, index: int, shape: tuple[int, int], shown: Sequ
 
 
 def legend(console: Console) -> None:
-    """Prints how to tell what is learnt from what is only read."""
-    text = "only read is dim, what is learnt is bold, special tokens are in colour"
-    _print(console, f"\n{text if console.is_terminal else f'what is learnt stands between {OPEN} and {CLOSE}'}", "italic")
+    """Prints how context and targets are marked."""
+    text = "context is dim, what is learnt is bold, special tokens are coloured"
+    _print(console, f"\n{text if console.is_terminal else f'what is learnt is between {OPEN} and {CLOSE}'}", "italic")
 
 
 def _text(spans: Sequence[reading.Span], is_terminal: bool) -> Text:

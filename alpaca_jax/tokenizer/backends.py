@@ -1,4 +1,4 @@
-"""The two kinds of tokenizer under `data.tokenizer`: a `tokenizers` JSON and a SentencePiece model."""
+"""The two kinds of tokenizer behind `Tokenizer`: a `tokenizers` JSON and a SentencePiece model."""
 
 import functools
 import json
@@ -26,11 +26,11 @@ class Backend(Protocol):
 
     @property
     def leading_id(self) -> int | None:
-        """The id its own file puts before a text."""
+        """The id that its own file puts before a text, if any."""
 
     @property
     def declared(self) -> dict[str, int]:
-        """The ids for `bos`, `eos` and `pad` that its own file names; a JSON names none."""
+        """The ids of `bos`, `eos` and `pad` in its own file; a JSON has none."""
 
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]: ...
 
@@ -39,16 +39,16 @@ class Backend(Protocol):
     def token(self, id: int) -> str: ...
 
     def files(self) -> dict[str, bytes]:
-        """File name to content of what loads it again, here and in `transformers`."""
+        """The files, by name, that load it again, here and in `transformers`."""
 
 
 class Json:
-    """A tokenizer.json of the `tokenizers` package, or one made of another file that `declared` ids."""
+    """A tokenizer.json of the `tokenizers` package, possibly converted from another file, which `declared` ids."""
 
     def __init__(self, text: str, declared: Mapping[str, int] = MappingProxyType({})) -> None:
         self._text = text
         self.declared = dict(declared)
-        self._variant = functools.cache(self._make)  # by start and special: four at most
+        self._variant = functools.cache(self._make)  # by start and special: at most four
         self._main = self._variant(True, True)
         added = self._main.get_added_tokens_decoder()
         self.specials = {token.content: id for id, token in added.items() if token.special}
@@ -67,15 +67,15 @@ class Json:
             spec["normalizer"] = _without_prefix(spec.get("normalizer"))
             spec["pre_tokenizer"] = _without_prefix(spec.get("pre_tokenizer"))
             text = json.dumps(spec)
-        made = tokenizers.Tokenizer.from_str(text)
-        made.no_truncation()
-        made.no_padding()
-        made.encode_special_tokens = not special  # True: a special token's text is text like any other
-        return made
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = not special  # True: the text of a special token is text like any other
+        return tokenizer
 
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         variant = self._variant(start, special)
-        if len(texts) == 1:  # a batch starts threads
+        if len(texts) == 1:  # a batch would start threads
             return [variant.encode(texts[0], add_special_tokens=False).ids]
         return [encoding.ids for encoding in variant.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -90,7 +90,7 @@ class Json:
 
 
 class SentencePiece:
-    """A SentencePiece model, as LLaMA 1 and 2 come with."""
+    """A SentencePiece model, as in LLaMA 1 and 2."""
 
     def __init__(self, proto: bytes) -> None:
         import sentencepiece
@@ -117,12 +117,12 @@ class SentencePiece:
             if part in self.specials:
                 ids.append(self.specials[part])
             elif part:
-                # Behind a special token the text starts anew, with the dummy prefix, as in LLaMA's published tokenizer.json.
+                # After a special token the text starts again with the dummy prefix, as in LLaMA's published tokenizer.json.
                 ids += (self._start if start or index else self._continue).encode(part)
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
-        ids = [id for id in ids if id < self.vocab_size]  # a model may have more rows, which are no text
+        ids = [id for id in ids if id < self.vocab_size]  # a model may have more rows, which have no text
         if skip_special:
             return self._start.decode([id for id in ids if id not in self.specials.values()])
         parts: list[list[int] | str] = [[]]
@@ -148,7 +148,7 @@ def sentencepiece_model(proto: bytes = b"") -> Any:
 
 
 def tokenizer_json(proto: bytes) -> str:
-    """Returns the `tokenizers` JSON that gives the same ids as a SentencePiece BPE model; a UserError where it can't be expressed."""
+    """Returns the `tokenizers` JSON that gives the same ids as a SentencePiece BPE model; a UserError where there is none."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, processors
 
@@ -156,25 +156,25 @@ def tokenizer_json(proto: bytes) -> str:
     normalizer = model.normalizer_spec
     if model.trainer_spec.model_type != model.trainer_spec.BPE or normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         raise UserError(
-            "this SentencePiece model can't become a tokenizer.json: only BPE models that leave the text as it is can (LLaMA's do)"
+            "this SentencePiece model can't become a tokenizer.json: only BPE models that don't normalise text can (such as LLaMA's)"
         )
     unknown = next(piece.piece for piece in model.pieces if piece.type == UNKNOWN)
     vocab = {piece.piece: id for id, piece in enumerate(model.pieces)}
     bpe = models.BPE(vocab, _merges(model.pieces), unk_token=unknown, fuse_unk=True, byte_fallback=model.trainer_spec.byte_fallback)
-    made = tokenizers.Tokenizer(bpe)
+    tokenizer = tokenizers.Tokenizer(bpe)
     prefix = [normalizers.Prepend(SPACE)] if normalizer.add_dummy_prefix else []
-    made.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
-    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     special = [piece.piece for piece in model.pieces if piece.type in (UNKNOWN, CONTROL)]
-    made.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in special])
+    tokenizer.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in special])
     bos = model.trainer_spec.bos_piece
-    made.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, vocab[bos])])
-    return made.to_str()
+    tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, vocab[bos])])
+    return tokenizer.to_str()
 
 
 def _merges(pieces: Iterable[Any]) -> list[tuple[str, str]]:
-    # SentencePiece joins the pair whose union scores best, so the rank of a merge follows the score of what it makes, not its id.
+    # SentencePiece merges the pair whose union scores best, so merges are ranked by the score of their result, not by its id.
     normal = {piece.piece: (-piece.score, id) for id, piece in enumerate(pieces) if piece.type in (NORMAL, USER_DEFINED)}
     pairs = ((text[:cut], text[cut:]) for text in normal for cut in range(1, len(text)))
     known = [(left, right) for left, right in pairs if left in normal and right in normal]
@@ -182,7 +182,7 @@ def _merges(pieces: Iterable[Any]) -> list[tuple[str, str]]:
 
 
 def _without_prefix(part: Any) -> Any:
-    """A normalizer or pre-tokenizer of a tokenizer.json, without the space it puts before a text."""
+    """A normalizer or pre-tokenizer of a tokenizer.json without the space that it puts before a text."""
     if not isinstance(part, dict):
         return part
     if part["type"] == "Prepend":

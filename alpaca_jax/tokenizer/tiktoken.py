@@ -1,8 +1,8 @@
-"""Llama 3's tokenizer.model: a rank file of tiktoken, made into the `tokenizers` JSON that gives the same ids.
+"""Llama 3's tokenizer.model, a tiktoken rank file, converted to the `tokenizers` JSON that gives the same ids.
 
-The file holds byte strings and their ranks, and neither the special tokens nor how a text is cut before BPE: both stand in the code that
-Meta published with Llama 3. Names of special tokens are those of Llama 3.1 and later; where Llama 3 had others for the same ids, they
-were reserved and are in no text.
+The file holds byte strings and their ranks, but neither the special tokens nor the pre-tokenizer, which are in the code that Meta
+published with Llama 3. The special tokens have their names of Llama 3.1 and later; where Llama 3 has others for the same ids, these are
+reserved and occur in no text.
 """
 
 import base64
@@ -20,19 +20,19 @@ NAMED = {
     9: "eot_id",
     10: "python_tag",
 }
-SPECIAL = 256  # ids for special tokens, behind the ranks
+SPECIAL = 256  # ids of special tokens, after the ranks
 ROLES = {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "pad": "<|finetune_right_pad_id|>"}
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")  # each of them ends an answer
-_LLAMA_4 = 200_000  # ranks in its file, whose texts are cut in another way
+_LLAMA_4 = 200_000  # ranks in its file; its pre-tokenizer is another one
 
 
 def matches(content: bytes) -> bool:
-    """Whether a file is a rank file; a SentencePiece model is none."""
+    """Whether a file is a rank file, and not a SentencePiece model."""
     return re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", content) is not None
 
 
 def tokenizer_json(content: bytes) -> tuple[str, dict[str, int]]:
-    """Returns the `tokenizers` JSON of a rank file, and the ids of `bos`, `eos` and `pad`; a ValueError says what is wrong with it."""
+    """Returns the `tokenizers` JSON of a rank file and the ids of `bos`, `eos` and `pad`; a ValueError says what is wrong with the file."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, processors
 
@@ -41,15 +41,15 @@ def tokenizer_json(content: bytes) -> tuple[str, dict[str, int]]:
     spelt = {token: token.decode("latin-1").translate(letters) for token in ranks}
     merges = [(spelt[left], spelt[right]) for left, right in _merges(ranks)]
     vocab = {text: ranks[token] for token, text in spelt.items()}
-    made = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
     cut = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in _special()])
-    declared = {name: id for name, token in ROLES.items() if (id := made.token_to_id(token)) is not None}
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in _special()])
+    declared = {name: id for name, token in ROLES.items() if (id := tokenizer.token_to_id(token)) is not None}
     bos = ROLES["bos"]
-    made.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, declared["bos"])])
-    return made.to_str(), declared
+    tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [(bos, declared["bos"])])
+    return tokenizer.to_str(), declared
 
 
 def _ranks(content: bytes) -> dict[bytes, int]:
@@ -59,14 +59,14 @@ def _ranks(content: bytes) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            raise ValueError(f"line {number + 1} is no token and its rank") from None
+            raise ValueError(f"line {number + 1} is not a token and its rank") from None
     if len(ranks) == _LLAMA_4:
-        raise ValueError("a rank file of Llama 4; that of Llama 3 is read")
+        raise ValueError("a rank file of Llama 4; only Llama 3's is supported")
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError("its ranks are not all the numbers from 0 on: it was cut off")
-    lacking = [byte for byte in range(256) if bytes([byte]) not in ranks]
-    if lacking:
-        raise ValueError(f"the byte {lacking[0]} has no rank")
+        raise ValueError("its ranks have gaps: it was cut off")
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise ValueError(f"the byte {missing[0]} has no rank")
     return ranks
 
 
@@ -76,14 +76,14 @@ def _special() -> list[str]:
 
 
 def _letters() -> dict[int, str]:
-    """The letter that byte-level BPE writes for each byte: itself where it is a visible character, else one from U+0100 on."""
+    """The letter of byte-level BPE for each byte: itself where it is a visible character, otherwise one from U+0100 on."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(0x100, 0x200))
     return {byte: chr(byte if byte in visible else next(others)) for byte in range(256)}
 
 
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    # tiktoken joins whatever two neighbours are a token together, lowest rank first: every cut of a token is a merge of its rank.
+    # tiktoken merges any two neighbours whose union is a token, lowest rank first: each split of a token is a merge of its rank.
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
         cuts = [(token[:cut], token[cut:]) for cut in range(1, len(token))]

@@ -17,7 +17,7 @@ from alpaca_jax.tokenizer.backends import Backend, Json, SentencePiece
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Text to ids and back. `pad_id` is the EOS where a tokenizer names no padding; `adds_bos`: whether a text wants BOS before it."""
+    """Text to ids and back. `pad_id` is EOS where a tokenizer has no padding token; `adds_bos`: whether BOS belongs before a text."""
 
     backend: Backend
     bos_id: int | None
@@ -43,12 +43,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id the tokenizer makes; a model may have more rows."""
+        """One more than the largest id of the tokenizer; a model may have more rows."""
         return self.backend.vocab_size
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The sha256 (hex) of all that decides the ids of a text; the chat template is not part of it."""
+        """The sha256 (hex) of all that decides the ids of a text, without the chat template."""
         digest = hashlib.sha256(repr((self.bos_id, self.eos_id, self.pad_id, self.adds_bos)).encode())
         name, content = sorted(self.backend.files().items(), reverse=True)[0]  # the .model where there is one
         digest.update(name.encode() + b"\0" + content)
@@ -57,8 +57,8 @@ class Tokenizer:
     def encode(self, text: str, start: bool = True, special: bool = False) -> list[int]:
         """Returns the ids of `text`, without BOS and EOS.
 
-        `start=False` says that it goes on from other text (no SentencePiece dummy prefix); with `special=True` the text of a special
-        token such as `<|im_end|>` becomes that token, otherwise it is text like any other.
+        `start=False`: it continues other text (no SentencePiece dummy prefix). `special=True`: a special token spelled in it, such as
+        `<|im_end|>`, becomes that token; otherwise it is text like any other.
         """
         return self.backend.encode([text], start, special)[0]
 
@@ -67,7 +67,7 @@ class Tokenizer:
         return self.backend.encode(texts, start, special) if texts else []
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Returns the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.backend.decode([int(id) for id in ids], skip_special)
 
     def with_chat_template(self, template: str | None) -> "Tokenizer":
@@ -75,11 +75,11 @@ class Tokenizer:
         return dataclasses.replace(self, chat_template=template)
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """Returns the text the chat template makes of `messages` (role, content); a UserError where there is none or it refuses them."""
+        """Returns `messages` (role, content) as text by the chat template; a UserError where there is none or it refuses them."""
         import jinja2
 
         if self.chat_template is None:
-            raise UserError("this tokenizer has no chat template: ask for a completion, or add chat_template.jinja beside it")
+            raise UserError("this tokenizer has no chat template: request a completion, or add chat_template.jinja beside it")
         names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
         tokens = {name: self.backend.token(id) for name, id in names.items() if id is not None}
         try:
@@ -89,11 +89,11 @@ class Tokenizer:
             raise UserError(f"the chat template refuses these messages: {error}") from error
 
     def apply_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
-        """Returns the ids of `render_chat`, its special tokens as such."""
+        """Returns the ids of `render_chat`, with special tokens as such."""
         return self.encode(self.render_chat(messages, add_generation_prompt), special=True)
 
     def files(self) -> dict[str, bytes]:
-        """Returns file name to content of what `load` and the AutoTokenizer of `transformers` read."""
+        """Returns the files, by name, that `load` and the AutoTokenizer of `transformers` read."""
         names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.backend.specials.get("<unk>")}
         if self.pad_id != self.eos_id:
             names["pad_token"] = self.pad_id
@@ -107,7 +107,7 @@ class Tokenizer:
         }
         files = dict(self.backend.files())
         if self.chat_template is not None:
-            settings["chat_template"] = self.chat_template  # transformers before 4.43 knows no file of its own for it
+            settings["chat_template"] = self.chat_template  # transformers before 4.43 reads no file for it
             files["chat_template.jinja"] = self.chat_template.encode()
         files["special_tokens_map.json"] = _json(special)
         files["tokenizer_config.json"] = _json(settings)
@@ -120,41 +120,42 @@ class Tokenizer:
 
 
 class TextStream:
-    """The text of tokens that come one at a time; a character whose bytes are not all there yet is held back."""
+    """Decodes tokens that arrive one at a time; holds a character back until all of its bytes are there."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._context = self._shown = 0  # decoded together with the new ids, for the space before them; shown up to here
+        # Decoding starts at `_context`, since a token alone may lose the space before it; up to `_returned` the text is returned.
+        self._context = self._returned = 0
 
     def push(self, id: int) -> str:
-        """Returns the text that this token makes final, maybe ""."""
+        """Returns the text that this token completes, possibly ""."""
         self._ids.append(id)
         text = self._pending()
         if not text or text.endswith("\ufffd"):
             return ""
-        self._context, self._shown = self._shown, len(self._ids)
+        self._context, self._returned = self._returned, len(self._ids)
         return text
 
     def rest(self) -> str:
-        """Returns what was held back, once the last token is in."""
+        """Returns the text still held back, after the last token."""
         text = self._pending()
-        self._context = self._shown = len(self._ids)
+        self._context = self._returned = len(self._ids)
         return text
 
     def _pending(self) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._shown])
+        before = self._tokenizer.decode(self._ids[self._context : self._returned])
         return self._tokenizer.decode(self._ids[self._context :])[len(before) :]
 
 
 def _backend(path: Path) -> Backend:
     if path.is_file():
         return _read_backend(path)
-    found = [_read_backend(file) for name in ("tokenizer.json", "tokenizer.model") if (file := path / name).is_file()]
-    if not found:
+    backends = [_read_backend(file) for name in ("tokenizer.json", "tokenizer.model") if (file := path / name).is_file()]
+    if not backends:
         raise UserError(f"{path} holds no tokenizer: tokenizer.json or tokenizer.model is needed")
-    # Tokens added later are in tokenizer.json only.
-    return max(found, key=lambda backend: (backend.vocab_size, isinstance(backend, SentencePiece)))
+    # Tokens that were added later are only in tokenizer.json.
+    return max(backends, key=lambda backend: (backend.vocab_size, isinstance(backend, SentencePiece)))
 
 
 def _read_backend(file: Path) -> Backend:
@@ -164,7 +165,7 @@ def _read_backend(file: Path) -> Backend:
             return Json(content.decode("utf-8"))
         return Json(*tiktoken.tokenizer_json(content)) if tiktoken.matches(content) else SentencePiece(content)
     except Exception as error:  # both libraries raise bare Exceptions of their own
-        raise UserError(f"{file} is not a tokenizer that can be read ({error}); fetch it again") from error
+        raise UserError(f"{file} is not a tokenizer that can be read ({error}); download it again") from error
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def _special_id(name: str, settings: Mapping[str, Any], backend: Backend, folder
     if token is not None:
         ids = backend.encode([token], True, True)[0]
         if len(ids) != 1:
-            raise UserError(f"{folder}: its {name}_token {token!r} is no single token of its vocabulary")
+            raise UserError(f"{folder}: its {name}_token {token!r} is not a single token of its vocabulary")
         return ids[0]
     id = settings.get(f"{name}_token_id", backend.declared.get(name))
     return id[0] if isinstance(id, list) else id
@@ -211,7 +212,7 @@ def _compiled(template: str) -> Any:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    # The settings of transformers: templates in the wild are written for them. A template comes with a download: hence the sandbox.
+    # The settings of transformers, for which published templates are written. A template comes with a download, hence the sandbox.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     environment.globals["raise_exception"] = refuse

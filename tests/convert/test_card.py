@@ -108,10 +108,10 @@ def test_a_run_is_told_with_its_data_its_recipe_and_its_bill(run: Path) -> None:
         "| dropped | near duplicate 7, refusal 3 |",
         "| decontaminated against | user_oriented_instructions.jsonl |",
         f"| sha256 | `{'ab' * 32}` |",
-        "| records by gpt-4o-mini | 0.20 | 1.25 (at most 0.50 more for answers that were never seen); the price list \\| of March |",
+        "| records by gpt-4o-mini | 0.20 | 1.25 (at most 0.50 more for answers that never arrived); the price list \\| of March |",
         "| training | 1.00 | 8.00, at 8 an hour |",
         "| records and training |  | 9.25 |",
-        "- The weights of `huggyllama/llama-7b`: not known here; look where it came from.",
+        "- The weights of `huggyllama/llama-7b`: not known here; see its source.",
         "were written by `gpt-4o-mini`: the terms of that model apply to what is trained on its answers",
         "### Give three tips for staying healthy.",
     ):

@@ -186,5 +186,5 @@ def test_gguf_and_back(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"another conversion: dtype \(bfloat16 there, float16 now\)"):
         convert.run(_config(tiny, tmp_path / "model.gguf", dtype="float16"))
     assert _same(convert.run(_config(tiny, tmp_path / "straight", dtype="bfloat16")), convert.run(_config(file, tmp_path / "hf")))
-    with pytest.raises(UserError, match=r"dtype=q8_0 is of GGUF files"):
+    with pytest.raises(UserError, match=r"dtype=q8_0 is for GGUF files"):
         _config(tiny, tmp_path / "hf", dtype="q8_0")

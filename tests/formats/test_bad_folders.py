@@ -113,7 +113,7 @@ def test_an_index_that_lies(make_llama: Any) -> None:
     path.write_text("[]")
     assert "has no weight_map" in _problem(folder)
     path.unlink()
-    assert "no index says what is in them" in _problem(folder)
+    assert "no index of their content" in _problem(folder)
 
 
 @pytest.mark.parametrize(

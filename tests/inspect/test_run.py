@@ -112,7 +112,7 @@ def test_several_sources_with_their_shares(files, tmp_path):
         out,
     )
     assert figures["records"]["records"] == 13 and figures["records"]["documents"] == 1
-    assert "3 times an epoch" in out.file.getvalue()
+    assert "3 times in an epoch" in out.file.getvalue()
 
 
 def test_padded_batches_show_their_own_lengths(files, tmp_path):

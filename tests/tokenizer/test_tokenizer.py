@@ -189,5 +189,5 @@ def test_bad_folders(tmp_path: Path, smol: Tokenizer) -> None:
     with pytest.raises(UserError, match="no EOS token is named"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "not a token"}')
-    with pytest.raises(UserError, match="no single token"):
+    with pytest.raises(UserError, match="not a single token"):
         Tokenizer.load(tmp_path)

@@ -1,4 +1,4 @@
-"""A low-rank change of one matrix: W + scale * B A.
+"""The low-rank change of one matrix: W + scale * B A.
 
 LoRA: Hu et al. 2021, arXiv:2106.09685. DoRA: Liu et al. 2024, arXiv:2402.09353.
 """
@@ -11,16 +11,16 @@ import numpy as np
 
 from alpaca_jax.formats.names import Index, Name, whole
 
-_BLOCK = 1 << 24  # values of a change that are worked out at a time
+_BLOCK = 1 << 24  # values of a change that are computed at a time
 Load = Callable[[str, Index], np.ndarray]
 ALL = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """The tensors `down` [r, inputs] and `up` [outputs, r] of a file, and the `magnitude` [outputs] of DoRA.
+    """The names of the tensors `down` [r, inputs], `up` [outputs, r] and, for DoRA, `magnitude` [outputs] in a file.
 
-    An `embedding`'s table has its inputs, the tokens, as rows: it is changed by (B A) transposed.
+    The rows of an `embedding` are its inputs, the tokens: its change is (B A) transposed.
     """
 
     load: Load
@@ -31,9 +31,9 @@ class Lora:
     embedding: bool = False
 
     def merged(self, plain: Callable[[Index], np.ndarray], name: Name, shape: tuple[int, ...], index: Index) -> np.ndarray:
-        """Returns the piece `index` of the changed weight (of one layer, in our layout and `shape`), worked out in float32.
+        """Returns the piece `index` of the changed weight (of one layer, in our layout and `shape`), computed in float32.
 
-        `plain(index)` reads the weight itself, whose dtype the piece has.
+        `plain(index)` reads the weight itself; the result has its dtype.
         """
         index = whole(index, shape)
         if self.magnitude is not None:
@@ -62,9 +62,9 @@ class Lora:
         return self.load(name, index).astype(np.float32)
 
     def _scaled(self, plain: Callable[[Index], np.ndarray], name: Name, shape: tuple[int, ...], index: Index) -> np.ndarray:
-        """DoRA's weight: each output's vector over all the inputs is scaled to its magnitude."""
+        """DoRA's weight: each output's vector over all inputs is scaled to its magnitude."""
         assert self.magnitude is not None
-        # The table of the output, which has no `inputs`, has outputs as rows.
+        # The rows of the output table, which has no `inputs`, are its outputs.
         axes = (1,) if name.inputs is None else tuple(range(name.inputs))
         outputs = tuple(axis for axis in range(len(shape)) if axis not in axes)
         wide = tuple(slice(0, shape[axis]) if axis in axes else part for axis, part in enumerate(index))

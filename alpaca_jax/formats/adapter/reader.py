@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT saves them, merged into the model they were trained on while that is read."""
+"""LoRA adapters as PEFT saves them, merged into their base model while it is read."""
 
 import dataclasses
 import re
@@ -23,21 +23,21 @@ FILE = adapter_config.FILE
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 PREFIX = "base_model.model."
 PARTS = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_magnitude_vector(?:\.weight)?)")
-_ROWS = 1 << 12  # of a table, compared at a time
+_ROWS = 1 << 12  # rows of a table that are compared at a time
 
 
 def base_of(folder: Path) -> str:
-    """Returns the source of the model that the adapter in `folder` was trained on; a UserError where it names none."""
+    """Returns the base model that the adapter in `folder` names; a UserError where it names none."""
     base = adapter_config.read(folder).get("base_model_name_or_path")
     if not base:
-        raise UserError(f"{folder / FILE} names no base_model_name_or_path; give the model it was trained on as model.base")
+        raise UserError(f"{folder / FILE} has no base_model_name_or_path; give the model that it was trained on as model.base")
     return base
 
 
 def merge(folder: Path, base: Pretrained) -> Pretrained:
-    """Returns `base` with the adapter in `folder` merged into it as it is read, with the tokenizer of the folder where it has one.
+    """Returns `base` with the adapter in `folder`, which is merged as weights are read, and with the folder's tokenizer if it has one.
 
-    A UserError names every tensor that has no place in the base, or another size there.
+    A UserError names every tensor that doesn't exist in the base or has another size there.
     """
     config = adapter_config.read(folder)
     adapter_config.check(folder, config)
@@ -55,14 +55,14 @@ def merge(folder: Path, base: Pretrained) -> Pretrained:
         read=changes.reader(),
         source=str(folder),
         files=(*base.files, folder / FILE, file),
-        format=f"{base.format}, with a LoRA adapter merged into it",
+        format=f"{base.format}, with a LoRA adapter",
         notes=(*base.notes, *changes.notes()),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Changes:
-    """What an adapter makes of a base: `loras` and `replaced` tensors by their name at Hugging Face, the latter with that in its file."""
+    """The changes to a base: `loras` and `replaced` tensors by their name at Hugging Face, the latter with their name in the file."""
 
     base: Pretrained
     architecture: Architecture
@@ -83,12 +83,12 @@ class _Changes:
             kinds = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in self.loras})
             yield f"merged into {len(self.loras)} matrices: {', '.join(kinds)}"
         if self.replaced:
-            yield f"replaced by the adapter's own: {', '.join(abbreviated(self.replaced))}"
+            yield f"replaced by the adapter: {', '.join(abbreviated(self.replaced))}"
         before, now = self.base.architecture, self.architecture
         if now.vocab_size > before.vocab_size:
             yield f"the adapter extends the vocabulary from {before.vocab_size:,} to {now.vocab_size:,} tokens"
         if before.tie_embeddings and not now.tie_embeddings:
-            yield "the base ties its output to the embedding, and the adapter changes one without the other: they are no longer tied"
+            yield "the base ties its output to the embedding, but the adapter changes only one of them: they are no longer tied"
 
     def _piece(self, path: tuple[str, ...], weight: Weight, index: Index) -> np.ndarray:
         names = [name for name, _ in weight.tensors("huggingface")]
@@ -112,8 +112,8 @@ class _Changes:
 
         def plain(index: Index) -> np.ndarray:
             if name in self.replaced:
-                found = weight.name.read(lambda theirs: self.load(self.replaced[name], theirs), weight.layer_shape, index)
-                return found.astype(numpy_dtype(self.base.dtype), copy=False)
+                own = weight.name.read(lambda theirs: self.load(self.replaced[name], theirs), weight.layer_shape, index)
+                return own.astype(numpy_dtype(self.base.dtype), copy=False)
             if layer is not None:
                 return self.base.read(path, (slice(layer, layer + 1), *index))[0]
             tied = name == HEAD and self.base.architecture.tie_embeddings
@@ -123,7 +123,7 @@ class _Changes:
 
 
 def _tensors(folder: Path) -> tuple[Path, Mapping[str, StoredTensor], Callable[[str, Index], np.ndarray]]:
-    """The file of an adapter, what it holds, and what reads a piece of a tensor of it."""
+    """The file of an adapter, its tensors, and a function that reads a piece of one."""
     file = folder / "adapter_model.safetensors"
     if file.is_file():
         tensors = safetensors.header(file)
@@ -131,7 +131,7 @@ def _tensors(folder: Path) -> tuple[Path, Mapping[str, StoredTensor], Callable[[
     if (file := folder / "adapter_model.bin").is_file():
         pickles = pickled.header(file)
         return file, pickles, lambda name, index: pickled.read(pickles[name], index)
-    raise UserError(f"{folder} holds {FILE} and no weights: adapter_model.safetensors is missing; fetch it again")
+    raise UserError(f"{folder} holds {FILE} but no weights: adapter_model.safetensors is missing; download it again")
 
 
 def _changes(
@@ -142,28 +142,28 @@ def _changes(
     load: Callable[[str, Index], np.ndarray],
 ) -> _Changes:
     shapes = {name: shape for weight in weights(base.architecture).values() for name, shape in weight.tensors("huggingface")}
-    shapes.setdefault(HEAD, shapes[EMBED])  # of a base that ties it, which an adapter may change alone
+    shapes.setdefault(HEAD, shapes[EMBED])  # where the base ties it, an adapter may still change it alone
     parts, replaced, unknown = _sorted(stored, shapes)
     larger = {tensor: rows for tensor in (EMBED, HEAD) if tensor in replaced and (rows := stored[replaced[tensor]].shape) > shapes[tensor]}
-    problems = [f"no part of {base.source}: {', '.join(abbreviated(unknown))}"] if unknown else []
+    problems = [f"not part of {base.source}: {', '.join(abbreviated(unknown))}"] if unknown else []
     if len(larger) == 2 and larger[EMBED] == larger[HEAD] and larger[EMBED][1:] == shapes[EMBED][1:]:
         shapes |= larger
     elif larger:
-        problems.append(f"it extends the vocabulary, for which it has to hold both {EMBED} and {HEAD}, with as many rows")
+        problems.append(f"it extends the vocabulary, so it must hold both {EMBED} and {HEAD}, with the same number of rows")
     problems += [
         f"{name} has the shape {list(stored[name].shape)}, the base {list(shapes[tensor])}"
         for tensor, name in replaced.items()
         if stored[name].shape != shapes[tensor]
     ]
     loras = {}
-    for tensor, found in parts.items():
+    for tensor, names in parts.items():
         rank, scale = adapter_config.rank_and_scale(config, tensor.removesuffix(".weight"))
-        problems += _misfits(tensor, found, stored, shapes[tensor], rank)
-        down, up = (found.get(part) or found.get(f"lora_embedding_{part[-1]}", "") for part in ("lora_A", "lora_B"))
-        loras[tensor] = Lora(load, down, up, scale, found.get("lora_magnitude_vector"), embedding="lora_embedding_A" in found)
+        problems += _misfits(tensor, names, stored, shapes[tensor], rank)
+        down, up = (names.get(part) or names.get(f"lora_embedding_{part[-1]}", "") for part in ("lora_A", "lora_B"))
+        loras[tensor] = Lora(load, down, up, scale, names.get("lora_magnitude_vector"), embedding="lora_embedding_A" in names)
     if problems:
         raise UserError(
-            f"{folder} does not fit the model {base.source}; give the one it was trained on as model.base:\n  " + "\n  ".join(problems)
+            f"{folder} does not fit the model {base.source}; give the one that it was trained on as model.base:\n  " + "\n  ".join(problems)
         )
     architecture = dataclasses.replace(base.architecture, vocab_size=shapes[EMBED][0])
     if base.architecture.tie_embeddings and not _still_tied(loras, replaced, load, architecture.vocab_size):
@@ -174,7 +174,7 @@ def _changes(
 def _sorted(
     stored: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, dict[str, str]], dict[str, str], list[str]]:
-    """The file's names of the parts of each low-rank change and of each whole tensor, by the tensor's own name, and those of neither."""
+    """By tensor, the names in the file of the parts of its low-rank change, and of its replacement; and the unknown names."""
     parts: dict[str, dict[str, str]] = {}
     replaced, unknown = {}, []
     for name in stored:
@@ -190,28 +190,28 @@ def _sorted(
     return parts, replaced, unknown
 
 
-def _misfits(tensor: str, found: Mapping[str, str], stored: Mapping[str, StoredTensor], shape: tuple[int, ...], rank: int) -> list[str]:
-    """What is wrong with the low-rank change of one tensor, in words."""
+def _misfits(tensor: str, names: Mapping[str, str], stored: Mapping[str, StoredTensor], shape: tuple[int, ...], rank: int) -> list[str]:
+    """In words, what is wrong with the low-rank change of one tensor."""
     outputs, inputs = shape
     wanted: dict[str, tuple[int, ...]] = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
     if tensor == EMBED:
         wanted = {"lora_embedding_A": (rank, outputs), "lora_embedding_B": (inputs, rank)}
-    elif "lora_magnitude_vector" in found:
+    elif "lora_magnitude_vector" in names:
         wanted["lora_magnitude_vector"] = (outputs,)
     where = tensor.removesuffix(".weight")
     return [
-        *(f"{where}: {part} is missing" for part in wanted if part not in found),
-        *(f"{where}: {part} has no place there" for part in found if part not in wanted),
+        *(f"{where}: {part} is missing" for part in wanted if part not in names),
+        *(f"{where}: {part} doesn't belong there" for part in names if part not in wanted),
         *(
-            f"{found[part]} has the shape {list(stored[found[part]].shape)}; by the rank of {rank} and the base it is {list(size)}"
+            f"{names[part]} has the shape {list(stored[names[part]].shape)}; the rank of {rank} and the base need {list(size)}"
             for part, size in wanted.items()
-            if part in found and stored[found[part]].shape != size
+            if part in names and stored[names[part]].shape != size
         ),
     ]
 
 
 def _still_tied(loras: Mapping[str, Lora], replaced: Mapping[str, str], load: Callable[[str, Index], np.ndarray], vocab_size: int) -> bool:
-    """Whether the output is still the embedding: neither is changed, or both are replaced by the same."""
+    """Whether the output still equals the embedding: neither is changed, or both are replaced by equal tensors."""
     if EMBED in loras or HEAD in loras:
         return False
     if EMBED not in replaced or HEAD not in replaced:

@@ -1,6 +1,6 @@
-"""Writes a GGUF file, as llama.cpp's own converter lays it out: header and tokenizer first, then the weights, one layer at a time.
+"""Writes a GGUF file in the layout of llama.cpp's own converter: header and tokenizer, then the weights, one layer at a time.
 
-The place of every tensor is known before a weight is read. So an export that was killed goes on behind the last whole tensor.
+The place of every tensor is known before a weight is read, so an export that was killed continues after the last whole tensor.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ KINDS = {
     "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_PIECE = 1 << 24  # numbers of a table, read and written at a time
-_FILE = "model.gguf"  # in the folder of what is not whole yet
+_PIECE = 1 << 24  # values of a table that are read and written at a time
+_FILE = "model.gguf"  # its name in the partial folder
 
 
 class TensorInfo(NamedTuple):
-    """One tensor of the file to be: its shape as in every other format, the name of its dtype (float32, Q8_0, ...) and its bytes."""
+    """A tensor of the output: its shape as in the other formats, the name of its dtype (float32, Q8_0, ...) and its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class TensorInfo(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where a tensor comes from: a weight of ours (one layer of it), or, without one, RoPE's factors."""
+    """The origin of a tensor: a weight of ours (one layer of it) or, without a weight, RoPE's factors."""
 
     tensor: TensorInfo
     kind: GGMLQuantizationType
@@ -60,21 +60,21 @@ class _Source(NamedTuple):
     layer: int = 0
 
     @property
-    def end(self) -> int:
-        """Its bytes with those between it and the next."""
+    def padded_bytes(self) -> int:
+        """Its bytes, including the padding after it."""
         return _padded(self.tensor.nbytes)
 
 
 def listing(model: Pretrained, dtype: Dtype) -> list[TensorInfo]:
-    """Returns the tensors that an export writes, in their order; a UserError where llama.cpp has no such model."""
+    """Returns the tensors that an export writes, in order; a UserError where llama.cpp doesn't support the model."""
     gguf_header.keys(model.architecture)
     return [source.tensor for source in _sources(model.architecture, dtype)]
 
 
 def size(model: Pretrained, dtype: Dtype, name: str | None = None) -> int:
-    """Returns how many bytes the file of an export has; a UserError where GGUF has no such model or tokenizer."""
+    """Returns the number of bytes of an export; a UserError where GGUF doesn't support the model or tokenizer."""
     sources = _sources(model.architecture, dtype)
-    return len(_header(model, sources, dtype, name)) + sum(source.end for source in sources)
+    return len(_header(model, sources, dtype, name)) + sum(source.padded_bytes for source in sources)
 
 
 def export(
@@ -85,21 +85,21 @@ def export(
     plan: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress = lambda name: None,
 ) -> None:
-    """Writes the file `path`: weights in `dtype`, one-dimensional ones in float32; `name` is what programs show (default: the source's).
+    """Writes the file `path`: weights in `dtype`, one-dimensional ones in float32; `name` is for display (default: the source's).
 
-    The file appears whole or not at all; one with the same `plan` that was killed is gone on with. `progress(name)` is called after each
-    tensor. A UserError where a weight is not finite in `dtype`, the disk has no room, or llama.cpp has no such model or tokenizer.
+    The file appears whole or not at all; a killed export with the same `plan` is continued. Calls `progress(name)` after each tensor.
+    A UserError where a weight is not finite in `dtype`, the disk has no room, or llama.cpp doesn't support the model or tokenizer.
     """
     sources = _sources(model.architecture, dtype)
     header = _header(model, sources, dtype, name, plan)
     whole = {"dtype": dtype, "header": hashlib.sha256(header).hexdigest()}
-    partial = Partial(path, whole, len(header) + sum(source.end for source in sources))
+    partial = Partial(path, whole, len(header) + sum(source.padded_bytes for source in sources))
     try:
         with explains_full_disk(path), (partial.folder / _FILE).open("ab") as file:
             for source, piece, last in read_ahead(_pieces(_rest(file, header, sources, progress), model)):
                 file.write(piece.reshape(-1).view(np.uint8).data)
                 if last:
-                    file.write(bytes(source.end - source.tensor.nbytes))
+                    file.write(bytes(source.padded_bytes - source.tensor.nbytes))
                     progress(source.tensor.name)
             file.flush()
             os.fsync(file.fileno())
@@ -120,12 +120,12 @@ def _sources(architecture: Architecture, dtype: Dtype) -> list[_Source]:
 
 
 def _source(name: str, shape: tuple[int, ...], dtype: Dtype, weight: Weight | None = None, layer: int = 0) -> _Source:
-    # As llama.cpp's converter does it: norms and biases stay float32; a row that is no whole number of blocks becomes float16.
+    # As in llama.cpp's converter: norms and biases stay float32; rows that are not a whole number of blocks become float16.
     kind = KINDS[dtype][0] if len(shape) > 1 else GGMLQuantizationType.F32
     kind = kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
     block, nbytes = GGML_QUANT_SIZES[kind]
-    shown = PLAIN[kind].name if kind in PLAIN else kind.name
-    return _Source(TensorInfo(name, shape, shown, math.prod(shape) // block * nbytes), kind, weight, layer)
+    dtype_name = PLAIN[kind].name if kind in PLAIN else kind.name
+    return _Source(TensorInfo(name, shape, dtype_name, math.prod(shape) // block * nbytes), kind, weight, layer)
 
 
 def _header(
@@ -148,7 +148,7 @@ def _header(
     for key, value in fields.items():
         _adder(writer, value)(key, value)
     for source in sources:
-        # The kind decides. Any dtype but bytes will do: the writer takes the shape of bytes for one of blocks.
+        # The kind decides; the dtype may be any but bytes, whose shape the writer takes for that of blocks.
         writer.add_tensor_info(source.tensor.name, source.tensor.shape, np.dtype(np.float32), source.tensor.nbytes, source.kind)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "header"
@@ -178,15 +178,15 @@ def _padded(size: int) -> int:
 
 
 def _rest(file: BinaryIO, header: bytes, sources: list[_Source], progress: Progress) -> list[_Source]:
-    """Returns what is still to be written behind the last tensor that is whole in `file`; first cuts off what is behind that."""
-    there, end = file.tell(), len(header)
-    if there < end:
+    """Truncates `file` after its last whole tensor, and returns the tensors still to be written."""
+    written, end = file.tell(), len(header)
+    if written < end:
         file.truncate(0)
         file.write(header)
-        there = end
+        written = end
     done = 0
-    while done < len(sources) and end + sources[done].end <= there:
-        end += sources[done].end
+    while done < len(sources) and end + sources[done].padded_bytes <= written:
+        end += sources[done].padded_bytes
         progress(sources[done].tensor.name)
         done += 1
     file.flush()
@@ -195,7 +195,7 @@ def _rest(file: BinaryIO, header: bytes, sources: list[_Source], progress: Progr
 
 
 def _pieces(sources: list[_Source], model: Pretrained) -> Iterator[tuple[_Source, np.ndarray, bool]]:
-    """Yields each tensor as it lies in the file, a table in pieces of its rows, and whether the piece is its last."""
+    """Yields each tensor in the layout of the file, tables in pieces of rows, and whether the piece is the tensor's last."""
     interleaved = gguf_header.name(model.architecture) in gguf_header.INTERLEAVED
     for source in sources:
         if source.weight is None:
@@ -220,10 +220,10 @@ def _indices(source: _Source) -> list[tuple[slice, ...]]:
 
 
 def _encoded(theirs: np.ndarray, source: _Source, where: str) -> np.ndarray:
-    """The bytes of (some rows of) a tensor; a UserError where they don't hold its values."""
+    """The bytes of (some rows of) a tensor; a UserError where they can't represent its values."""
     if not finite(theirs):
-        raise UserError(f"{where}: {source.tensor.name} holds NaN or infinities; give an earlier checkpoint, or fetch the model again")
-    with np.errstate(over="ignore"):  # said below, by the tensor's name
+        raise UserError(f"{where}: {source.tensor.name} holds NaN or infinities; give an earlier checkpoint, or download the model again")
+    with np.errstate(over="ignore"):  # the error below names the tensor
         if source.kind in PLAIN:
             encoded = theirs.astype(PLAIN[source.kind], copy=False)
             fits = finite(encoded)

@@ -1,4 +1,4 @@
-"""The sizes of a model as keys of a GGUF header, both ways."""
+"""The architecture as keys of a GGUF header, read and written."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats.gguf import rope as gguf_rope
 from alpaca_jax.model.architecture import Architecture
 
-# llama.cpp calls Mistral llama too.
+# In llama.cpp, Mistral is called llama as well.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
-INTERLEAVED = ("llama", "smollm3")  # llama.cpp turns neighbouring rows of their heads, and their files are laid out for that
-NOPE_STEP = 4  # of SmolLM3 in llama.cpp: each fourth layer is without RoPE
+INTERLEAVED = ("llama", "smollm3")  # llama.cpp rotates neighbouring rows of their heads, so their files interleave them
+NOPE_STEP = 4  # in llama.cpp, every fourth layer of SmolLM3 has no RoPE
 _REMEDY = "give a Hugging Face target instead"
 
 
 def name(architecture: Architecture) -> str:
-    """Returns what llama.cpp calls the architecture."""
+    """Returns the architecture's name in llama.cpp."""
     return ARCHITECTURES[architecture.family]
 
 
 def keys(architecture: Architecture) -> dict[str, Any]:
-    """Returns the keys of a header that say `architecture`; a UserError where llama.cpp has no such model."""
+    """Returns the keys of a header for `architecture`; a UserError where llama.cpp doesn't support it."""
     a, prefix = architecture, name(architecture)
     _check_known(a)
     sizes = {
@@ -41,7 +41,7 @@ def keys(architecture: Architecture) -> dict[str, Any]:
         "rope.freq_base": float(a.rope_theta),
         **gguf_rope.keys(a),
     }
-    # llama.cpp attends to everything in these architectures: the same up to the length of the window.
+    # For these architectures llama.cpp ignores the window: the results are equal up to its length.
     if a.sliding_window is not None:
         sizes["attention.sliding_window"] = a.sliding_window
         if len(a.sliding) < a.num_layers:
@@ -50,18 +50,18 @@ def keys(architecture: Architecture) -> dict[str, Any]:
 
 
 def architecture(header: Mapping[str, Any], tensors: Collection[str], divisors: np.ndarray | None) -> Architecture:
-    """Returns the model that a header describes; `tensors` are the names in the file, `divisors` its tensor for RoPE.
+    """Returns the architecture that a header describes; `tensors` are the names in the file, `divisors` its tensor for RoPE.
 
-    KeyError where a key is lacking, a UserError where it is another model than those read here.
+    A KeyError where a key is missing, a UserError where the model is not supported.
     """
     family = header["general.architecture"]
     if family not in ARCHITECTURES.values():
         *others, last = dict.fromkeys(ARCHITECTURES.values())
-        raise UserError(f"a model of the architecture {family!r}; only {', '.join(others)} and {last} are read")
+        raise UserError(f"a model of the architecture {family!r}; only {', '.join(others)} and {last} are supported")
     if header.get("split.count", 1) > 1:
         raise UserError(f"one of {header['split.count']} parts; join them with llama.cpp's llama-gguf-split --merge first")
     if header.get(f"{family}.expert_count"):
-        raise UserError("a mixture of experts; only dense models are read")
+        raise UserError("a mixture of experts; only dense models are supported")
     sizes = _sizes(header, family, tensors)
     scaling = gguf_rope.read(header, family, parse(Architecture, sizes), divisors)
     return parse(Architecture, {**sizes, "rope_scaling": scaling})
@@ -73,9 +73,9 @@ def _sizes(header: Mapping[str, Any], family: str, tensors: Collection[str]) -> 
     heads, width, layers = need("attention.head_count"), need("embedding_length"), need("block_count")
     head_dim = get("attention.key_length", width // heads)
     if get("rope.dimension_count", head_dim) != head_dim:
-        raise UserError("RoPE turns only a part of each head, which is not supported; give another model.source")
+        raise UserError("RoPE rotates only a part of each head, which is not supported; give another model.source")
     if get("attention.value_length", head_dim) != head_dim:
-        raise UserError("its values have another size than its keys, which is not supported; give another model.source")
+        raise UserError("its values and keys differ in size, which is not supported; give another model.source")
     sizes = {
         "vocab_size": get("vocab_size", len(header.get("tokenizer.ggml.tokens", ()))),
         "hidden_size": width,
@@ -102,7 +102,7 @@ def _window(get: Any, family: str, layers: int) -> dict[str, Any]:
     if not window:
         return {}
     if pattern is not None and (not isinstance(pattern, list) or len(pattern) != layers):
-        raise UserError("its attention.sliding_window_pattern has not one entry for each layer; give another model.source")
+        raise UserError("its attention.sliding_window_pattern doesn't have one entry for each layer; give another model.source")
     sliding = None if pattern is None or all(pattern) else tuple(layer for layer, slides in enumerate(pattern) if slides)
     if sliding == ():
         return {}
@@ -112,12 +112,12 @@ def _window(get: Any, family: str, layers: int) -> dict[str, Any]:
 def _check_known(a: Architecture) -> None:
     problems = []
     if a.out_bias and a.family != "llama":
-        problems.append(f"a bias behind the attention of a {a.family}")
+        problems.append(f"a bias after the attention of a {a.family}")
     if a.family == "qwen2" and a.num_heads * a.head_dim != a.hidden_size:
         problems.append(f"a qwen2 whose {a.num_heads} heads of {a.head_dim} are not its hidden size {a.hidden_size}")
     if a.family == "smollm3" and a.nope_layers != tuple(range(NOPE_STEP - 1, a.num_layers, NOPE_STEP)):
-        problems.append(f"a smollm3 with other layers without RoPE ({list(a.nope_layers)}) than each {NOPE_STEP}th")
+        problems.append(f"a smollm3 whose layers without RoPE ({list(a.nope_layers)}) are not every {NOPE_STEP}th")
     if a.rope_scaling is not None and a.rope_scaling.kind == "llama3" and name(a) != "llama":
         problems.append(f"Llama 3.1's scaling of RoPE in a {a.family}")
     if problems:
-        raise UserError(f"llama.cpp does not know {' or '.join(problems)}; {_REMEDY}")
+        raise UserError(f"llama.cpp does not support {' or '.join(problems)}; {_REMEDY}")

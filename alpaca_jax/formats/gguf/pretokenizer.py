@@ -1,27 +1,27 @@
-"""How llama.cpp cuts a text before byte-level BPE: its names (`tokenizer.ggml.pre`) for the pre-tokenizers of a tokenizer.json."""
+"""Pre-tokenizers of byte-level BPE: llama.cpp's names for them (`tokenizer.ggml.pre`), and those of a tokenizer.json."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from alpaca_jax.errors import UserError
 
-# As their tokenizer.json has them: words with one leading sign, numbers in threes (Llama 3) or digit by digit (Qwen 2), signs, spaces.
+# From their tokenizer.json: words with one leading symbol, numbers in threes (Llama 3) or digit by digit (Qwen 2), symbols, spaces.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3, _QWEN2 = (_WORDS + numbers + _SIGNS for numbers in (r"\p{N}{1,3}", r"\p{N}"))
 
 
 class Pre(NamedTuple):
-    """One way to cut. No `pattern`: that of GPT-2, which the `tokenizers` package has built in."""
+    """A pre-tokenizer. Without a `pattern`, that of GPT-2, which is built into the `tokenizers` package."""
 
     pattern: str | None = None
-    digits: bool = False  # each digit for itself, before anything else
+    digits: bool = False  # first splits off every digit
     normalizer: str | None = None
-    ignore_merges: bool = False  # a word that is a token stays whole, whatever the merges say
-    adds_bos: bool = False  # where the header does not say
+    ignore_merges: bool = False  # a word that is a token stays whole, whatever the merges are
+    adds_bos: bool = False  # the default where the header does not say
 
 
-# The first of those that fit is what an export is called.
+# An export has the first name that fits.
 KNOWN = {
     "gpt-2": Pre(),
     "smollm": Pre(digits=True),
@@ -29,7 +29,7 @@ KNOWN = {
     "dbrx": Pre(_LLAMA3),
     "qwen2": Pre(_QWEN2, normalizer="NFC"),
     "stablelm2": Pre(_QWEN2),
-    # Other names of the same.
+    # Other names.
     "smaug-bpe": Pre(_LLAMA3, ignore_merges=True),
     "llama3": Pre(_LLAMA3, ignore_merges=True, adds_bos=True),
     "llama-v3": Pre(_LLAMA3, ignore_merges=True, adds_bos=True),
@@ -40,9 +40,9 @@ KNOWN = {
 
 
 def of_name(name: str) -> Pre:
-    """Returns what `tokenizer.ggml.pre` names; a UserError where it is not known."""
+    """Returns the pre-tokenizer of a `tokenizer.ggml.pre`; a UserError where it is not known."""
     if name not in KNOWN:
-        raise UserError(f"its tokenizer cuts text as {name!r}; known are {', '.join(KNOWN)}")
+        raise UserError(f"its pre-tokenizer is {name!r}; the known ones are {', '.join(KNOWN)}")
     return KNOWN[name]
 
 
@@ -58,11 +58,11 @@ def name_of(spec: Mapping[str, Any]) -> str:
 
 
 def steps(spec: Mapping[str, Any], part: Literal["normalizer", "pre_tokenizer"]) -> list[dict[str, Any]]:
-    """Returns the normalizers or pre-tokenizers of a tokenizer.json one by one, in order."""
+    """Returns the normalizers or pre-tokenizers of a tokenizer.json as a flat list."""
     return _flat(spec.get(part))
 
 
-def made(pre: Pre) -> tuple[Any, Any]:
+def build(pre: Pre) -> tuple[Any, Any]:
     """Returns the normalizer (or None) and the pre-tokenizer of the `tokenizers` package."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
@@ -74,12 +74,12 @@ def made(pre: Pre) -> tuple[Any, Any]:
 
 
 def _pattern(spec: Mapping[str, Any]) -> tuple[str | None, bool]:
-    """The regular expression and whether digits are cut off first."""
+    """The regular expression, and whether digits are split off first."""
     *before, last = steps(spec, "pre_tokenizer") or [{"type": None}]
     if last["type"] != "ByteLevel":
         raise _unknown(f"the pre-tokenizer {last['type']}")
     if last.get("add_prefix_space"):
-        raise _unknown("a space that is put before a text")
+        raise _unknown("a space before the text")
     match before, bool(last.get("use_regex", True)):
         case [], True:
             return None, False
@@ -91,10 +91,10 @@ def _pattern(spec: Mapping[str, Any]) -> tuple[str | None, bool]:
 
 
 def _normalizer(spec: Mapping[str, Any]) -> str | None:
-    found = steps(spec, "normalizer")
-    if len(found) > 1:
-        raise _unknown(f"the normalizers {[step['type'] for step in found]}")
-    return found[0]["type"] if found else None
+    normalizers = steps(spec, "normalizer")
+    if len(normalizers) > 1:
+        raise _unknown(f"the normalizers {[step['type'] for step in normalizers]}")
+    return normalizers[0]["type"] if normalizers else None
 
 
 def _flat(part: Any) -> list[dict[str, Any]]:
@@ -105,4 +105,4 @@ def _flat(part: Any) -> list[dict[str, Any]]:
 
 
 def _unknown(what: str) -> UserError:
-    return UserError(f"llama.cpp knows no tokenizer like this one: it has {what}; give a Hugging Face target instead")
+    return UserError(f"llama.cpp doesn't support this tokenizer: it has {what}; give a Hugging Face target instead")

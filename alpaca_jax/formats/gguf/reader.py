@@ -1,4 +1,4 @@
-"""Reads a GGUF file, quantised or not: a model's sizes, weights, tokenizer and chat template."""
+"""Reads a GGUF file, quantised or not: architecture, weights, tokenizer and chat template."""
 
 import json
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ PLAIN = {
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
 }
-RECEIPT = "alpaca_jax.conversion"  # the key of what a file was made from
-_PIECE = 1 << 18  # numbers that are dequantised at a time: the gguf package makes several copies of them, which a cache should hold
+RECEIPT = "alpaca_jax.conversion"  # the header key for the plan of an export of ours
+_PIECE = 1 << 18  # values that are dequantised at a time; the gguf package makes several copies of them, which should fit a cache
 
 
 class GGUFTensor(NamedTuple):
-    """A tensor and where it lies: `offset` counts bytes from the beginning of the file."""
+    """A tensor and its `offset` in bytes from the beginning of the file."""
 
     offset: int
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class GGUFTensor(NamedTuple):
 
 
 def open_file(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
-    """Returns the model in a GGUF file (with `tokenizer` where it has none); a UserError where it is damaged or another model.
+    """Returns the model in a GGUF file (with `tokenizer` where it has none); a UserError where it is damaged or unsupported.
 
     Quantised weights are read as float32.
     """
@@ -60,11 +60,11 @@ def open_file(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         if tokenizer is None or "tokenizer.ggml.tokens" in header:
             tokenizer = gguf_tokenizer.build(header)
     except KeyError as error:
-        raise UserError(f"{path}: its header lacks {error.args[0]}; fetch it again, or give another model.source") from error
+        raise UserError(f"{path}: its header lacks {error.args[0]}; download it again, or give another model.source") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise UserError(f"{path}: its header makes no sense ({error}); fetch it again") from error
+        raise UserError(f"{path}: its header is invalid ({error}); download it again") from error
     tensors = Tensors(path, "gguf", stored, load, header["general.architecture"] in gguf_header.INTERLEAVED)
     return Pretrained(
         architecture=architecture,
@@ -81,7 +81,7 @@ def open_file(path: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
 
 
 def receipt(path: Path) -> Any:
-    """Returns the `plan` that an export of ours was made by; None where it is no such file."""
+    """Returns the `plan` of an export of ours; None for any other file."""
     try:
         return json.loads(_parts(path)[0][RECEIPT])
     except (UserError, KeyError, OSError):
@@ -89,7 +89,7 @@ def receipt(path: Path) -> Any:
 
 
 def read(file: WeightFile, tensor: GGUFTensor, index: Index = ()) -> np.ndarray:
-    """Returns the piece `index` of a tensor, float32 where it is quantised; only its rows are read, some at a time."""
+    """Returns the piece `index` of a tensor, as float32 where it is quantised; reads only its rows, some at a time."""
     shape = (1, *tensor.shape)[-2:]  # one dimension is one row
     rows, columns = whole(index if len(tensor.shape) == 2 else (slice(None), *index), shape)
     plain = PLAIN.get(tensor.kind)
@@ -100,24 +100,24 @@ def read(file: WeightFile, tensor: GGUFTensor, index: Index = ()) -> np.ndarray:
     else:
         step = max(1, _PIECE // shape[1])
         for start in range(0, len(piece), step):
-            some = piece[start : start + step]
-            raw = file.read(first + start * row, (len(some), row), np.dtype(np.uint8))
-            some[:] = (raw.view(plain) if plain is not None else _dequantized(raw, tensor.kind))[:, columns]
+            block = piece[start : start + step]
+            raw = file.read(first + start * row, (len(block), row), np.dtype(np.uint8))
+            block[:] = (raw.view(plain) if plain is not None else _dequantized(raw, tensor.kind))[:, columns]
     return piece if len(tensor.shape) == 2 else piece[0]
 
 
 def _dequantized(raw: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    # As one row: the package goes through 16 rows at a time, which takes most of the time where they are short.
+    # As a single row: the package processes 16 rows at a time, which is slow for short rows.
     return dequantize(raw.reshape(1, -1), kind).reshape(len(raw), -1)
 
 
 def _parts(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
-    """The header and where each tensor lies. Nothing of the file stays mapped: the pages that a map touches count as memory."""
+    """The header and the places of the tensors. Nothing of the file stays mapped: touched pages of a map count as memory."""
     try:
         reader = _Reader(path)
         header = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
+        raise UserError(f"{path} is not a whole GGUF file ({error}); download it again") from error
     return header, {
         tensor.name: GGUFTensor(
             int(tensor.data_offset), tuple(int(size) for size in reversed(tensor.shape)), tensor.tensor_type, int(tensor.n_bytes)
@@ -127,13 +127,13 @@ def _parts(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
 
 
 class _Reader(GGUFReader):
-    """The reader of the `gguf` package, strict about the file's end, and ten times as fast.
+    """The reader of the `gguf` package, ten times as fast, and strict about the file's end.
 
-    It slices plain arrays instead of a memmap, and takes the values of an array at once instead of one by one: a vocabulary has many.
+    It slices plain arrays instead of a memmap, and reads the values of an array, such as a vocabulary, at once instead of one by one.
     """
 
-    @property
-    def data(self) -> np.ndarray:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def data(self) -> np.ndarray:
         return self._data
 
     @data.setter
@@ -147,7 +147,7 @@ class _Reader(GGUFReader):
         return self._data[int(offset) : end].view(dtype)
 
     def _check_end(self, end: int) -> None:
-        if end > self._data.size:  # a slice would come back short: rubbish for a tensor, an endless loop for an array
+        if end > self._data.size:  # a slice would be too short: garbage for a tensor, an endless loop for an array
             raise ValueError(f"it ends at byte {self._data.size:,}, and its header points to byte {end:,}")
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
@@ -184,7 +184,7 @@ def _check_kinds(path: Path, stored: Mapping[str, GGUFTensor]) -> None:
 
 
 def _most(stored: Mapping[str, GGUFTensor]) -> str:
-    """What most numbers are stored as."""
+    """The type of most values."""
     counts: dict[str, int] = {}
     for tensor in stored.values():
         counts[tensor.kind.name] = counts.get(tensor.kind.name, 0) + int(np.prod(tensor.shape))

@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF header, read: byte-level BPE as GPT-2 has it, or SentencePiece as LLaMA 1 and 2 have it."""
+"""Reads the tokenizer of a GGUF header: byte-level BPE as in GPT-2, or SentencePiece as in LLaMA 1 and 2."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.tokenizer.backends import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Backend, Json, SentencePiece, sentencepiece_model
 
 PREFIX = "tokenizer.ggml."
-ENDS = ("eos", "eot", "eom")  # what llama.cpp calls the tokens that end an answer
+ENDS = ("eos", "eot", "eom")  # the tokens that end an answer, in llama.cpp's words
 
 
 def build(header: Mapping[str, Any]) -> Tokenizer:
-    """Returns the tokenizer a GGUF header describes; KeyError where a key is lacking, UserError where its kind is not known."""
+    """Returns the tokenizer of a GGUF header; a KeyError where a key is missing, a UserError where its kind is not supported."""
     model = header[PREFIX + "model"]
     if model not in ("gpt2", "llama"):
-        raise UserError(f"its tokenizer is of the kind {model!r}; gpt2 and llama are read")
+        raise UserError(f"its tokenizer is of the kind {model!r}; only gpt2 and llama are supported")
     backend: Backend = Json(_bpe(header)) if model == "gpt2" else SentencePiece(_sentencepiece(header))
     eos = int(header[PREFIX + "eos_token_id"])
     bos = header.get(PREFIX + "bos_token_id")
@@ -38,7 +38,7 @@ def eos_ids(header: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def padding(id: int) -> str:
-    """Returns what a row of the vocabulary without a token is called."""
+    """Returns the name of a row of the vocabulary without a token."""
     return f"[PAD{id}]"
 
 
@@ -50,16 +50,16 @@ def _bpe(header: Mapping[str, Any]) -> str:
     rows = list(enumerate(zip(header[PREFIX + "tokens"], header[PREFIX + "token_type"], strict=True)))
     vocab = {token: id for id, (token, type) in rows if not (type == UNUSED and token == padding(id))}
     merges = [tuple(merge.split(" ")) for merge in header.get(PREFIX + "merges", ())]
-    made = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=pre.ignore_merges))
-    normalizer, made.pre_tokenizer = gguf_pretokenizer.made(pre)
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=pre.ignore_merges))
+    normalizer, tokenizer.pre_tokenizer = gguf_pretokenizer.build(pre)
     if normalizer is not None:
-        made.normalizer = normalizer
-    made.decoder = decoders.ByteLevel()
-    # In one call each: every call goes through all that were added before.
+        tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.ByteLevel()
+    # One call for all: every call goes through the tokens that were added before.
     special = [tokenizers.AddedToken(token, special=True, normalized=False) for _, (token, type) in rows if type == CONTROL]
-    made.add_special_tokens(special)
-    made.add_tokens([tokenizers.AddedToken(token, normalized=False) for _, (token, type) in rows if type == USER_DEFINED])
-    return made.to_str()
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens([tokenizers.AddedToken(token, normalized=False) for _, (token, type) in rows if type == USER_DEFINED])
+    return tokenizer.to_str()
 
 
 def _sentencepiece(header: Mapping[str, Any]) -> bytes:
@@ -71,7 +71,7 @@ def _sentencepiece(header: Mapping[str, Any]) -> bytes:
         model.pieces.add(piece=token, score=score, type=type)
     unknown = next((id for id, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
     if unknown is None:
-        raise UserError("its SentencePiece vocabulary has no unknown token; fetch it again, or give another model.source")
+        raise UserError("its SentencePiece vocabulary has no unknown token; download it again, or give another model.source")
     model.trainer_spec.model_type = model.trainer_spec.BPE
     model.trainer_spec.byte_fallback = True
     model.trainer_spec.unk_id = unknown

@@ -1,7 +1,7 @@
-"""Writes the folders of `transformers`: safetensors in shards, configs, tokenizer, chat template.
+"""Writes folders for `transformers`: safetensors in shards, configs, tokenizer, chat template.
 
-The layout of every shard is known before a weight is read. So its header is written first, tensors follow one by one, and an export that
-was killed goes on behind the last whole shard.
+The layout of every shard is known before a weight is read. So its header is written first and tensors follow one by one, and an export
+that was killed continues after the last whole shard.
 """
 
 import itertools
@@ -27,13 +27,13 @@ from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
 from alpaca_jax.model.architecture import Architecture
 
 SHARD_BYTES = 5 * 10**9
-PIECE_BYTES = 64 * 10**6  # of a table, read and written at a time
+PIECE_BYTES = 64 * 10**6  # bytes of a table that are read and written at a time
 CODES = {name: code for code, name in safetensors.NAMES.items()}
 Progress = Callable[[str], None]
 
 
 class ShardTensor(NamedTuple):
-    """One tensor of the folder to be."""
+    """A tensor of the output."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class ShardTensor(NamedTuple):
 
 
 def listing(architecture: Architecture, dtype: str) -> list[ShardTensor]:
-    """Returns the tensors that an export writes, in their order."""
+    """Returns the tensors that an export writes, in order."""
     size = numpy_dtype(dtype).itemsize
     return [
         ShardTensor(name, shape, size * int(np.prod(shape)), weight, layer)
@@ -63,8 +63,8 @@ def export(
 ) -> None:
     """Writes `folder` (absent or empty until then): weights in `dtype` (default: as stored), configs, tokenizer, `extra` files.
 
-    The folder appears whole or not at all; one with the same `plan` that was killed is gone on with. `progress(name)` is called after each
-    tensor. A UserError where a weight is not finite in `dtype`, or the disk has no room.
+    The folder appears whole or not at all; a killed export with the same `plan` is continued. Calls `progress(name)` after each tensor.
+    A UserError where a weight is not finite in `dtype`, or the disk has no room.
     """
     dtype = dtype or model.dtype
     shards = _shards(listing(model.architecture, dtype), shard_bytes)
@@ -82,7 +82,7 @@ def export(
 
 
 def _shards(tensors: Sequence[ShardTensor], limit: int) -> dict[str, list[ShardTensor]]:
-    """The tensors of each file, none of which is larger than `limit` bytes where it can be helped."""
+    """The tensors of each file; a file has more than `limit` bytes only where a single tensor has."""
     shards: list[list[ShardTensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -97,7 +97,7 @@ def _shards(tensors: Sequence[ShardTensor], limit: int) -> dict[str, list[ShardT
 
 
 def _write_shards(folder: Path, shards: dict[str, list[ShardTensor]], model: Pretrained, dtype: str, progress: Progress) -> None:
-    """Writes the shards that are not there yet. The next piece is read, and the last shard synced to disk, while one is written."""
+    """Writes the shards that don't exist yet. Meanwhile the next piece is read, and the last shard is synced to disk."""
     with ThreadPoolExecutor(1) as syncer:
         synced: Future[None] | None = None
         for file, shard in shards.items():
@@ -130,26 +130,26 @@ def _header(shard: list[ShardTensor], dtype: str) -> bytes:
     for tensor, end in zip(shard, ends, strict=True):
         entries[tensor.name] = {"dtype": CODES[dtype], "shape": tensor.shape, "data_offsets": [end - tensor.nbytes, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the weights begin at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text
 
 
 def _put_in_place(written: Path, path: Path) -> None:
-    """Gives a shard its name once its bytes are on the disk: only then is it whole."""
+    """Gives a shard its final name once its bytes are on the disk: only then is it whole."""
     with written.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(written, path)
 
 
 def _pieces(shard: list[ShardTensor], model: Pretrained, dtype: str) -> Iterator[tuple[ShardTensor, np.ndarray, bool]]:
-    """Yields each tensor of a shard, tables in pieces of their rows, and whether the piece is its last."""
+    """Yields each tensor of a shard, tables in pieces of rows, and whether the piece is the tensor's last."""
     target = numpy_dtype(dtype)
     for tensor in shard:
         name = tensor.weight.name
         for index in indices(tensor):
             ours = model.read(name.path, index)
             theirs = name.to_theirs(ours[0] if name.stacked else ours)
-            with np.errstate(over="ignore"):  # said below, by the tensor's name
+            with np.errstate(over="ignore"):  # the error below names the tensor
                 piece = contiguous(theirs, target)
             if not finite(piece):
                 what = (
@@ -162,7 +162,7 @@ def _pieces(shard: list[ShardTensor], model: Pretrained, dtype: str) -> Iterator
 
 
 def indices(tensor: ShardTensor) -> list[tuple[slice, ...]]:
-    """Returns the pieces of our weight that a tensor is read in, one after the other: a layer, the whole, or some rows of a table."""
+    """Returns the pieces in which a tensor's weight is read: a layer, the whole weight, or some rows of a table each."""
     if tensor.weight.name.stacked:
         return [(slice(tensor.layer, tensor.layer + 1),)]
     if tensor.weight.name.path not in VOCABULARY:
@@ -183,5 +183,5 @@ def _write_settings(folder: Path, shards: dict[str, list[ShardTensor]], model: P
 
 
 def to_json(value: Any) -> str:
-    """Returns `value` as the JSON text of a settings file."""
+    """Returns `value` as JSON text."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

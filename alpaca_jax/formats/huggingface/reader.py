@@ -18,17 +18,17 @@ from alpaca_jax.rundir import read_json
 from alpaca_jax.tokenizer import Tokenizer
 
 INDEX = "model.safetensors.index.json"
-KINDS = {  # the file of all weights, or the index of several, in the order they are looked for
+KINDS = {  # the single file of weights, or with .index.json the index of several, in order of preference
     "model.safetensors": "Hugging Face safetensors",
     "pytorch_model.bin": "Hugging Face pickles",
 }
-ROWS = 1 << 14  # of a table, compared at a time
+ROWS = 1 << 14  # rows of a table that are compared at a time
 
 
 def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
-    """Returns the model in a folder (with `tokenizer` where it has none); a UserError where it is another model, or not whole."""
+    """Returns the model in a folder (with `tokenizer` where it has none); a UserError where it is unsupported or incomplete."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no model: neither config.json (Hugging Face) nor train/model/ (a run of ours) is there")
+        raise UserError(f"{folder} holds no model: it has neither config.json (Hugging Face) nor train/model/ (a run of ours)")
     architecture = huggingface_config.architecture(folder / "config.json")
     kind, files = _weight_files(folder)
     stored, load = _stored(files)
@@ -53,39 +53,39 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
 
 
 def _weight_files(folder: Path) -> tuple[str, list[Path]]:
-    """The key of KINDS and the files that hold the weights, each once."""
+    """The key of KINDS, and the files that hold the weights."""
     for kind in KINDS:
         index = folder / f"{kind}.index.json"
         if index.is_file():
             names = sorted(set(_places(index).values()))
             if outside := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
-                raise UserError(f"{index} points outside its folder ({', '.join(outside)}): don't trust it; fetch the model elsewhere")
-            if lacking := [name for name in names if not (folder / name).is_file()]:
-                raise UserError(f"{folder} lacks {', '.join(lacking)}, which {index.name} names; fetch them again")
+                raise UserError(f"{index} points outside its folder ({', '.join(outside)}): don't trust it; get the model elsewhere")
+            if missing := [name for name in names if not (folder / name).is_file()]:
+                raise UserError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; download them again")
             return kind, [folder / name for name in names]
         if (folder / kind).is_file():
             return kind, [folder / kind]
-    found = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
-    beside = f" (there are {', '.join(found[:4])}, and no index says what is in them)" if found else ""
-    raise UserError(f"{folder} holds no weights: neither model.safetensors nor {INDEX} is there{beside}; fetch it again")
+    others = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    hint = f" (there are {', '.join(others[:4])}, but no index of their content)" if others else ""
+    raise UserError(f"{folder} holds no weights: it has neither model.safetensors nor {INDEX}{hint}; download it again")
 
 
 def _places(index: Path) -> dict[str, str]:
     places = read_json(index)
     places = places.get("weight_map") if isinstance(places, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise UserError(f"{index} has no weight_map; fetch it again")
+        raise UserError(f"{index} has no weight_map; download it again")
     return places
 
 
 def _stored(files: list[Path]) -> tuple[Mapping[str, tuple[Path, StoredTensor]], Callable[[str, Index], np.ndarray]]:
-    """Each tensor with its file, and what reads a piece of one."""
+    """Each tensor with its file, and a function that reads a piece of one."""
     stored: dict[str, tuple[Path, Any]] = {}
     for file in files:
-        found = safetensors.header(file) if file.suffix == ".safetensors" else pickled.header(file)
-        if twice := stored.keys() & found.keys():
-            raise UserError(f"{file} and another file both hold {', '.join(abbreviated(sorted(twice)))}; fetch the model again")
-        stored |= {name: (file, tensor) for name, tensor in found.items()}
+        tensors = safetensors.header(file) if file.suffix == ".safetensors" else pickled.header(file)
+        if twice := stored.keys() & tensors.keys():
+            raise UserError(f"{file} and another file both hold {', '.join(abbreviated(sorted(twice)))}; download the model again")
+        stored |= {name: (file, tensor) for name, tensor in tensors.items()}
 
     def load(name: str, index: Index) -> np.ndarray:
         file, tensor = stored[name]
@@ -98,18 +98,18 @@ def _check_index(index: Path, stored: Mapping[str, tuple[Path, StoredTensor]]) -
     if not index.is_file():
         return
     places = _places(index)
-    absent = [name for name, file in places.items() if name not in stored or stored[name][0].name != PurePosixPath(file).name]
+    missing = [name for name, file in places.items() if name not in stored or stored[name][0].name != PurePosixPath(file).name]
     extra = [name for name in stored if name not in places]
     problems = [
-        *([f"named in it, but not in the file it names: {', '.join(abbreviated(absent))}"] if absent else []),
+        *([f"named in it, but not in the file it names: {', '.join(abbreviated(missing))}"] if missing else []),
         *([f"in the files, but not named in it: {', '.join(abbreviated(extra))}"] if extra else []),
     ]
     if problems:
-        raise UserError(f"{index} does not fit its files; fetch them again:\n  " + "\n  ".join(problems))
+        raise UserError(f"{index} does not match its files; download them again:\n  " + "\n  ".join(problems))
 
 
 def _check_tied(folder: Path, architecture: Architecture, tensors: Tensors) -> None:
-    """A UserError where the output is tied to the embedding, and yet stored with other values."""
+    """Raises a UserError where the output is tied to the embedding, but stored with other values."""
     if not architecture.tie_embeddings or "lm_head.weight" not in tensors.stored:
         return
     tables = ("model.embed_tokens.weight", "lm_head.weight")

@@ -1,1 +1,1 @@
-"""The files in which Meta and Mistral publish their weights, read."""
+"""Reads the files in which Meta and Mistral publish their weights."""

@@ -1,4 +1,4 @@
-"""params.json of Meta's and Mistral's own files: what it says, and what it leaves to be guessed from the rest."""
+"""params.json of Meta and Mistral: what it says, and what must be inferred from the tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,23 +21,23 @@ LLAMA_3_POSITIONS = 8192
 
 
 class Sizes(NamedTuple):
-    """What the tensors say and params.json need not."""
+    """Sizes from the tensors, which params.json may leave out."""
 
     vocab_size: int
     intermediate_size: int
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Returns the content of params.json; a UserError where it is none, or asks for what no LLaMA or Mistral here has."""
+    """Returns the content of params.json; a UserError where it is invalid, or needs something unsupported."""
     params = read_json(folder / FILE)
     params = params.get("model", params) if isinstance(params, dict) else {}
-    if lacking := [key for key in SIZES if not isinstance(params.get(key), int | float) or params[key] <= 0]:
-        raise UserError(f"{folder / FILE} gives no number for {', '.join(lacking)}; fetch it again, or give another model.source")
-    # What is switched off changes nothing: null, false, 0, -1, an empty list.
+    if missing := [key for key in SIZES if not isinstance(params.get(key), int | float) or params[key] <= 0]:
+        raise UserError(f"{folder / FILE} gives no number for {', '.join(missing)}; download it again, or give another model.source")
+    # A key that is off (null, false, 0, -1, an empty list) changes nothing.
     unknown = [f"{key} ({value!r})" for key, value in params.items() if key not in KNOWN and value and value != -1]
     if unknown:
         raise UserError(
-            f"{folder / FILE} asks for {', '.join(unknown)}: not read here, since it may change what the model computes; "
+            f"{folder / FILE} has {', '.join(unknown)}, which is not supported and may change what the model computes; "
             "give the model as a Hugging Face folder instead"
         )
     return params
@@ -46,7 +46,7 @@ def read(folder: Path) -> dict[str, Any]:
 def architecture(
     folder: Path, params: Mapping[str, Any], sizes: Sizes, tied: bool, max_positions: int | None
 ) -> tuple[Architecture, tuple[str, ...]]:
-    """Returns the sizes of a model, and in words what was guessed; a UserError where they contradict each other."""
+    """Returns the architecture and, in words, what was inferred; a UserError where sizes contradict each other."""
     positions, notes = (max_positions, []) if max_positions is not None else _positions(params)
     scaling, more = _scaling(params, tied)
     values = {
@@ -77,7 +77,7 @@ def head_dim(params: Mapping[str, Any]) -> int:
 
 
 def _family(params: Mapping[str, Any]) -> str:
-    return "mistral" if params.get("hidden_dim") or params.get("sliding_window") else "llama"  # Meta names neither
+    return "mistral" if params.get("hidden_dim") or params.get("sliding_window") else "llama"  # Meta has neither key
 
 
 def _theta(params: Mapping[str, Any]) -> float:
@@ -92,9 +92,9 @@ def _scaling(params: Mapping[str, Any], tied: bool) -> tuple[dict[str, Any] | No
         scaling["high_freq_factor"] = params["rope_high_freq_factor"]
     if params.get("rope_scaling_factor"):
         return {**scaling, "factor": params["rope_scaling_factor"]}, []
-    # Only the small models of Llama 3.2, whose context was extended further, tie the output to the embedding.
+    # Only the small models of Llama 3.2 tie the output to the embedding, and they have a larger factor.
     factor, of = (32.0, "Llama 3.2") if tied else (8.0, "Llama 3.1 and 3.3")
-    return {**scaling, "factor": factor}, [f"{FILE} scales RoPE and does not say by how much: taken as {factor:.0f}, that of {of}"]
+    return {**scaling, "factor": factor}, [f"{FILE} scales RoPE but does not say by how much: assumed to be {factor:.0f}, as in {of}"]
 
 
 def _positions(params: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -113,9 +113,9 @@ def _positions(params: Mapping[str, Any]) -> tuple[int, list[str]]:
         positions, of = 2048, "LLaMA 1"
     else:
         positions, of = 4096, "Llama 2"
-    return positions, [f"{FILE} does not say how long a text may be: max_positions is taken as {positions}, that of {of}"]
+    return positions, [f"{FILE} does not give the context length: max_positions is assumed to be {positions}, as in {of}"]
 
 
 def _first_llama(params: Mapping[str, Any]) -> bool:
-    """Whether it is LLaMA 1: of these the largest alone has the norm_eps of Llama 2, whose model of as many layers groups its heads."""
+    """Whether it is LLaMA 1: only its largest model has the norm_eps of Llama 2, whose 80-layer model has grouped heads."""
     return params["norm_eps"] < 5e-6 or (params["n_layers"] == 80 and not params.get("n_kv_heads"))

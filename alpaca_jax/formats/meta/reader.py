@@ -1,4 +1,4 @@
-"""The files that Meta (and Mistral) publish a model as: params.json, and weights in one file or one for each model-parallel rank."""
+"""Reads the files that Meta (and Mistral) publish: params.json, and weights in one file or one for each model-parallel rank."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ from alpaca_jax.formats.tensors import StoredTensor, Tensors, abbreviated
 from alpaca_jax.tokenizer import Tokenizer, tiktoken
 
 EMBED, HEAD = "tok_embeddings.weight", "output.weight"
-# How fairscale splits a matrix among ranks. Norms are in every part, and RoPE's frequencies, which are not read.
+# How fairscale splits a matrix between ranks. Every part has all norms, and RoPE's frequencies, which are not read.
 BY_ROWS = re.compile(r"layers\.\d+\.(attention\.w[qkv]|feed_forward\.w[13])\.weight|output\.weight")
 BY_COLUMNS = re.compile(r"layers\.\d+\.(attention\.wo|feed_forward\.w2)\.weight")
-_ROWS = 1 << 12  # of a table, compared at a time
+_ROWS = 1 << 12  # rows of a table that are compared at a time
 
 
 class Joined(NamedTuple):
-    """A tensor whose `parts` lie one after the other along `axis`."""
+    """A tensor that is the concatenation of its `parts` along `axis`."""
 
     parts: tuple[Any, ...]
     axis: int
@@ -36,7 +36,7 @@ class Joined(NamedTuple):
 def open_folder(folder: Path, tokenizer: Tokenizer | None = None, max_positions: int | None = None) -> Pretrained:
     """Returns the model in a folder (with `tokenizer` where it has none); a UserError where a part is missing or does not fit.
 
-    `notes` says what params.json leaves open and was guessed: among others `max_positions`, where it is not given.
+    `notes` say what params.json leaves out and was inferred, such as `max_positions` where it is not given.
     """
     params = meta_params.read(folder)
     files, load_part, headers = _parts(folder)
@@ -47,54 +47,56 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None, max_positions:
         return _read(stored[name], index, load_part)
 
     tied = HEAD not in stored or _same(stored, load)
-    architecture, guessed = meta_params.architecture(folder, params, _sizes(folder, stored), tied, max_positions)
+    architecture, inferred = meta_params.architecture(folder, params, _sizes(folder, stored), tied, max_positions)
     tensors = Tensors(folder, "meta", stored, load, interleaved=True)
     read = tensors.reader(architecture)
-    found = _tokenizer(folder, tokenizer)
-    ends = [found.backend.specials[token] for token in tiktoken.ENDS if token in found.backend.specials]
+    tokenizer = _tokenizer(folder, tokenizer)
+    ends = [tokenizer.backend.specials[token] for token in tiktoken.ENDS if token in tokenizer.backend.specials]
     return Pretrained(
         architecture=architecture,
-        tokenizer=found,
+        tokenizer=tokenizer,
         read=read,
-        eos_ids=tuple(dict.fromkeys((found.eos_id, *ends))),
+        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *ends))),
         source=str(folder),
         files=tuple(files),
         format=f"{'Mistral' if architecture.family == 'mistral' else 'Meta'}'s own files ({files[0].suffix[1:]}, parts: {len(files)})",
         dtype=widest([tensor.dtype for tensor in stored.values()]),
-        notes=(*guessed, *tensors.notes(architecture)),
+        notes=(*inferred, *tensors.notes(architecture)),
     )
 
 
 def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray], list[Mapping[str, StoredTensor]]]:
-    """The files of weights in their order, what reads a piece of a tensor of one, and what each holds."""
+    """The files of weights in order, a function that reads a piece of a tensor, and the tensors of each file."""
     files = sorted(path for path in folder.glob("consolidated.*.pth") if re.fullmatch(r"consolidated\.\d+\.pth", path.name))
     if files:
         wanted = [f"consolidated.{number:02}.pth" for number in range(int(files[-1].name.split(".")[1]) + 1)]
-        if lacking := [name for name in wanted if not (folder / name).is_file()]:
-            raise UserError(f"{folder} lacks {', '.join(lacking)}, while {files[-1].name} is there; fetch them again")
+        if missing := [name for name in wanted if not (folder / name).is_file()]:
+            raise UserError(f"{folder} lacks {', '.join(missing)}, but has {files[-1].name}; download them again")
         return files, pickled.read, [pickled.header(file) for file in files]
     if (folder / "consolidated.safetensors").is_file():
         file = folder / "consolidated.safetensors"
         return [file], safetensors.read, [safetensors.header(file)]
-    raise UserError(f"{folder} holds params.json and no weights: neither consolidated.00.pth nor consolidated.safetensors; fetch it again")
+    raise UserError(
+        f"{folder} holds params.json but no weights: neither consolidated.00.pth nor consolidated.safetensors; download it again"
+    )
 
 
 def _check_count(folder: Path, headers: list[Mapping[str, StoredTensor]], params: Mapping[str, Any]) -> None:
     queries = headers[0].get("layers.0.attention.wq.weight")
     wanted = params["n_heads"] * meta_params.head_dim(params) // queries.shape[0] if queries is not None and queries.shape[0] else 1
     if len(headers) < wanted:
-        lacking = ", ".join(f"consolidated.{number:02}.pth" for number in range(len(headers), wanted))
-        raise UserError(f"{folder} holds {len(headers)} of {wanted} parts: {lacking} is missing; fetch it again")
+        missing = ", ".join(f"consolidated.{number:02}.pth" for number in range(len(headers), wanted))
+        raise UserError(f"{folder} holds {len(headers)} of {wanted} parts: {missing} is missing; download it again")
 
 
 def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, StoredTensor]], params: Mapping[str, Any]) -> dict[str, Joined]:
     first = headers[0]
     problems = []
     for file, header in zip(files[1:], headers[1:], strict=True):
-        absent = abbreviated(name for name in first if name not in header)
+        missing = abbreviated(name for name in first if name not in header)
         extra = abbreviated(name for name in header if name not in first)
         other = [name for name in first.keys() & header.keys() if (first[name].shape, first[name].dtype) != _kind(header[name])]
-        problems += [f"{file.name} lacks {name}" for name in absent] + [f"{files[0].name} lacks {name} of {file.name}" for name in extra]
+        problems += [f"{file.name} lacks {name}" for name in missing] + [f"{files[0].name} lacks {name} of {file.name}" for name in extra]
         problems += [
             f"{name} is {first[name].dtype} {list(first[name].shape)} in {files[0].name}, "
             f"{header[name].dtype} {list(header[name].shape)} in {file.name}"
@@ -102,7 +104,7 @@ def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, StoredTe
         ]
     if problems:
         text = "\n  ".join(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
-        raise UserError(f"{folder}: its parts are not of one model; fetch it again:\n  {text}")
+        raise UserError(f"{folder}: its parts are not of one model; download it again:\n  {text}")
     return {name: _join(name, [header[name] for header in headers], params["dim"]) for name in first}
 
 
@@ -113,7 +115,7 @@ def _kind(tensor: StoredTensor) -> tuple[tuple[int, ...], str]:
 def _join(name: str, parts: list[StoredTensor], width: int) -> Joined:
     shape = parts[0].shape
     if name == EMBED:
-        axis = 0 if shape[-1] == width else 1  # LLaMA 1 and 2 split the width of the embedding, Llama 3 its vocabulary
+        axis = 0 if shape[-1] == width else 1  # LLaMA 1 and 2 split the embedding by width, Llama 3 by vocabulary
     elif BY_ROWS.fullmatch(name) or BY_COLUMNS.fullmatch(name):
         axis = 0 if BY_ROWS.fullmatch(name) else 1
     else:
@@ -123,34 +125,34 @@ def _join(name: str, parts: list[StoredTensor], width: int) -> Joined:
 
 
 def _read(tensor: Joined, index: Index, load: Callable[[Any, Index], np.ndarray]) -> np.ndarray:
-    """A piece of a joined tensor; only the parts that hold some of it are read."""
+    """A piece of a joined tensor; reads only the parts that contain some of it."""
     if len(tensor.parts) == 1:
         return load(tensor.parts[0], index)
     index, axis = whole(index, tensor.shape), tensor.axis
     size, start, stop = tensor.parts[0].shape[axis], index[axis].start, index[axis].stop
     first = min(start // size, len(tensor.parts) - 1)
-    last = max(-(-stop // size), first + 1)  # an empty piece is one, too
-    made = np.empty([part.stop - part.start for part in index], numpy_dtype(tensor.dtype))
+    last = max(-(-stop // size), first + 1)  # also for an empty piece
+    joined = np.empty([part.stop - part.start for part in index], numpy_dtype(tensor.dtype))
     for number in range(first, last):
         local = slice(max(start - number * size, 0), min(stop - number * size, size))
         piece = load(tensor.parts[number], (*index[:axis], local, *index[axis + 1 :]))
         if last - first == 1:
             return piece
         offset = number * size - start
-        made[(slice(None),) * axis + (slice(local.start + offset, local.stop + offset),)] = piece
-    return made
+        joined[(slice(None),) * axis + (slice(local.start + offset, local.stop + offset),)] = piece
+    return joined
 
 
 def _sizes(folder: Path, stored: Mapping[str, Joined]) -> meta_params.Sizes:
-    lacking = [name for name in (EMBED, "layers.0.feed_forward.w1.weight") if name not in stored]
-    if lacking:
-        raise UserError(f"{folder} holds no LLaMA: {' and '.join(lacking)} is missing; fetch it again")
+    missing = [name for name in (EMBED, "layers.0.feed_forward.w1.weight") if name not in stored]
+    if missing:
+        raise UserError(f"{folder} holds no LLaMA: {' and '.join(missing)} is missing; download it again")
     rows, columns = (stored[name].shape[0] for name in (EMBED, "layers.0.feed_forward.w1.weight"))
     return meta_params.Sizes(rows, columns)
 
 
 def _same(stored: Mapping[str, Joined], load: Callable[[str, Index], np.ndarray]) -> bool:
-    """Whether the output is the embedding again, as in Llama 3.2; where it is not, its first rows tell."""
+    """Whether the output equals the embedding, as in Llama 3.2; otherwise the first rows differ already."""
     rows = stored[HEAD].shape[0]
     if EMBED not in stored or stored[EMBED].shape != stored[HEAD].shape:
         return False
@@ -159,12 +161,12 @@ def _same(stored: Mapping[str, Joined], load: Callable[[str, Index], np.ndarray]
 
 
 def _tokenizer(folder: Path, given: Tokenizer | None) -> Tokenizer:
-    """The one in the folder or beside it (where the download of LLaMA 1 puts it), else the given one."""
+    """The tokenizer in the folder or beside it (as in downloads of LLaMA 1), otherwise the given one."""
     for place in (folder, folder.parent):
         if (place / "tokenizer.json").is_file():
             return Tokenizer.load(place)
-        for file in sorted(place.glob("tokenizer.model*")):  # Mistral's carry a version: tokenizer.model.v3
+        for file in sorted(place.glob("tokenizer.model*")):  # Mistral's have a version: tokenizer.model.v3
             return Tokenizer.load(file)
     if given is None:
-        raise UserError(f"{folder} holds no tokenizer.model, and {folder.parent} neither; give model.tokenizer=FOLDER_OR_FILE")
+        raise UserError(f"{folder} holds no tokenizer.model, nor does {folder.parent}; give model.tokenizer=FOLDER_OR_FILE")
     return given

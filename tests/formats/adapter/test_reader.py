@@ -193,7 +193,7 @@ def test_by_hand(trained: tuple[Path, Pretrained]) -> None:
         ({"trainable_token_indices": [1]}, r"trainable_token_indices=\[1\]"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"r": 0}, "r is 0"),
-        ({"r": 3}, r"lora_A\.weight has the shape \[2, 32\]; by the rank of 3 and the base it is \[3, 32\]"),
+        ({"r": 3}, r"lora_A\.weight has the shape \[2, 32\]; the rank of 3 and the base need \[3, 32\]"),
         ({"rank_pattern": {"q_proj": 4}}, "the rank of 4"),
     ],
 )
@@ -221,10 +221,10 @@ def test_tensors_that_do_not_fit(trained: tuple[Path, Pretrained]) -> None:
     with pytest.raises(UserError) as caught:
         adapter.merge(folder, base)
     for part in (
-        "no part of",
+        "not part of",
         *list(more)[:3],
         "up_proj: lora_B is missing",
-        "by the rank of 2 and the base it is [2, 32]",
+        "the rank of 2 and the base need [2, 32]",
         "down_proj.weight has the shape [2, 2], the base [32, 48]",
     ):
         assert part in str(caught.value)

@@ -156,8 +156,8 @@ def test_scalings_that_are_not_read(header: dict[str, Any], message: str) -> Non
         ({"rope_scaling": RopeScaling(kind="dynamic", factor=2.0)}, "no dynamic scaling"),
         ({"rope_scaling": dataclasses.replace(YARN, beta_fast=16.0)}, "YaRN has beta_fast 32"),
         ({"family": "smollm3", "nope_layers": (3,), "rope_scaling": LLAMA3}, "Llama 3.1's scaling of RoPE in a smollm3"),
-        ({"family": "smollm3", "nope_layers": (1,)}, r"other layers without RoPE \(\[1\]\)"),
-        ({"family": "qwen3", "qk_norm": True, "qkv_bias": True, "out_bias": True}, "a bias behind the attention of a qwen3"),
+        ({"family": "smollm3", "nope_layers": (1,)}, r"whose layers without RoPE \(\[1\]\) are not every 4th"),
+        ({"family": "qwen3", "qk_norm": True, "qkv_bias": True, "out_bias": True}, "a bias after the attention of a qwen3"),
         ({"family": "qwen2", "qkv_bias": True, "head_dim": 32}, "not its hidden size 64"),
     ],
 )

@@ -126,7 +126,7 @@ def test_what_llama_cpp_has_no_name_for(tiny_tokenizer: Path) -> None:
     refused = [
         (Tokenizer.load(tiny_tokenizer), "this one is WordLevel"),
         (_changed("pre_tokenizer", {"type": "Whitespace"}), "the pre-tokenizer Whitespace"),
-        (_changed("pre_tokenizer", byte | {"add_prefix_space": True}), "a space that is put before a text"),
+        (_changed("pre_tokenizer", byte | {"add_prefix_space": True}), "a space before the text"),
         (_changed("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split, byte | {"use_regex": False}]}), "regular expression"),
         (_changed("pre_tokenizer", {"type": "Sequence", "pretokenizers": [split, byte]}), "the pre-tokenizers"),
         (_changed("normalizer", {"type": "Lowercase"}), "Lowercase"),

@@ -177,7 +177,7 @@ def test_logits_as_meta_computes_them(
     model = meta.open_folder(_write(tmp_path / "m", params, *_split(tensors, 2, 0)), tokenizer)
     assert model.architecture.tie_embeddings == tied
     assert model.architecture.max_positions == positions
-    assert any(f"taken as {factor or 0:.0f}" in note and "RoPE" in note for note in model.notes) == (factor in (8.0, 32.0))
+    assert any(f"assumed to be {factor or 0:.0f}" in note and "RoPE" in note for note in model.notes) == (factor in (8.0, 32.0))
     assert any("output.weight" in note for note in model.notes) == tied
     tokens = np.random.default_rng(1).integers(0, 96, (2, 30)).astype(np.int32)
     expected = _reference(tensors, params, torch.from_numpy(tokens.astype(np.int64)), factor)
@@ -272,10 +272,10 @@ def test_bad_folders(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None
     assert "consolidated.01.pth lacks layers.{0-2}.ffn_norm.weight" in problem(LLAMA_2, parts[0], lacking)
     assert "layers.0.attention.extra" in problem(LLAMA_2, {**tensors, "layers.0.attention.extra": torch.zeros(3)})
     assert "holds no LLaMA" in problem(LLAMA_2, {"a": torch.zeros(3)})
-    assert "holds params.json and no weights" in problem(LLAMA_2)
+    assert "holds params.json but no weights" in problem(LLAMA_2)
     assert "no number for n_layers" in problem({key: value for key, value in LLAMA_2.items() if key != "n_layers"}, tensors)
     message = problem({**LLAMA_2, "moe": {"num_experts": 8}, "quantization_args": None}, tensors)
-    assert "asks for moe ({'num_experts': 8})" in message and "quantization_args" not in message
+    assert "has moe ({'num_experts': 8})" in message and "quantization_args" not in message
     assert "multiple of num_kv_heads" in problem({**LLAMA_2, "n_kv_heads": 3}, tensors)
     _write(folder, LLAMA_2, tensors)
     with pytest.raises(UserError, match=r"holds no tokenizer\.model"):
