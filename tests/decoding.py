@@ -1,8 +1,5 @@
 """A batch on weights in memory, for the tests that decode."""
 
-import functools
-import operator
-
 import jax
 import numpy as np
 
@@ -10,6 +7,7 @@ from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
 from alpaca_jax.decode.tuning import CPU, Tuning
+from alpaca_jax.model.tree import flatten
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 
 
@@ -25,6 +23,6 @@ def program(architecture, tuning: Tuning = CPU, dtype="float32", **sizes):
 
 def batch_of(architecture, params, tuning: Tuning = CPU, slots=8, max_length=None):
     """A batch on one device, its weights in the layout that the tuning asks for."""
-    read = lambda path, index: np.asarray(functools.reduce(operator.getitem, path, params))[index]  # noqa: E731
+    read = lambda path, index: np.asarray(flatten(params)[path])[index]  # noqa: E731
     own = weights.fused(architecture, read, np.float32) if tuning.columns else weights.of_run(params)
     return Batch(program(architecture, tuning), own, slots, max_length)

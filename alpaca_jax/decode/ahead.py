@@ -1,7 +1,9 @@
 """Compiling before the first request: a batch's smallest sizes, with which every server starts.
 
-The functions run the programs once. Any weights of the right shapes will do, so that a thread can compile while others read the weights.
+The programs are run once. Any weights of the right shapes will do for that, so that a thread can compile while others read the weights.
 """
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -11,23 +13,24 @@ from alpaca_jax.decode.program import Program
 from alpaca_jax.decode.weights import Weights
 
 
-def steps(program: Program, weights: Weights) -> None:
-    """Compiles a greedy step of one row, and reading its prompt."""
+def compile_smallest(program: Program, weights: Weights) -> None:
+    """Compiles a step of one row, greedy or not, and reading its prompt."""
+    with ThreadPoolExecutor(1) as pool:
+        sampled = pool.submit(_choose, program, weights, drawn=True)  # by far the largest program
+        _choose(program, weights, drawn=False)
+        _run_layers(program, weights)
+        sampled.result()
+
+
+def _run_layers(program: Program, weights: Weights) -> None:
     rows, count = SINGLE
     zeros = np.zeros(rows, np.int32)
     caches = [program.empty(1, LEAST_LENGTH) for _ in range(program.group)]
-    own = program.take(caches[0], zeros)
     x_MD, at = program.embed(weights.embed_VD, np.zeros(SINGLE, np.int32), zeros, np.full(rows, count, np.int32))
-    own, _ = program.prefill(weights.group(0, 1), np.int32(0), own, x_MD, zeros, at)
+    own, _ = program.prefill(weights.group(0, 1), np.int32(0), program.take(caches[0], zeros), x_MD, zeros, at)
     caches[0] = program.put(caches[0], own, zeros)
     x_RD, at = program.embed(weights.embed_VD, np.zeros((1, 1), np.int32), zeros)
     program.decode(weights.group(0, program.group), np.int32(0), caches, x_RD, zeros, at)
-    _choose(program, weights, drawn=False)
-
-
-def sampling_choice(program: Program, weights: Weights) -> None:
-    """Compiles the choice of a token that isn't greedy, by far the largest program of one row."""
-    _choose(program, weights, drawn=True)
 
 
 def _choose(program: Program, weights: Weights, drawn: bool) -> None:

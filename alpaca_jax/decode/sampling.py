@@ -1,20 +1,22 @@
 """The next token of each row: greedy, or drawn from the nucleus, by the row's own random stream."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+Array = jax.Array | np.ndarray
 BLOCK = 256  # the vocabulary is summed in blocks of this size, so that a draw scans V / 256 + 256 sums and not V
 
 
 class Draw(NamedTuple):
     """How each row is sampled."""
 
-    temperature_R: jax.Array  # 0: greedy
-    top_p_R: jax.Array
-    seed_R: jax.Array  # uint32
-    index_R: jax.Array  # int32, how many tokens the row has: with the seed, the place in its random stream
+    temperature_R: Array  # 0: greedy
+    top_p_R: Array
+    seed_R: Array  # uint32
+    index_R: Array  # int32, how many tokens the row has: with the seed, the place in its random stream
 
 
 def sample(logits_RV: jax.Array, draw: Draw, drawn: bool = True, blocked: bool = True) -> tuple[jax.Array, jax.Array]:
@@ -56,7 +58,7 @@ def _nucleus(below_RCP: jax.Array, greedy_R: jax.Array, draw: Draw) -> jax.Array
     def above(floor_R: jax.Array) -> jax.Array:
         return jnp.where(weights_RCP > floor_R[:, None, None], weights_RCP, 0.0)
 
-    def attempt(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def attempt(state: tuple[Any, ...]) -> tuple[Any, ...]:
         number, floor_R, ids_R, done_R = state
         uniform_R = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, number)))(stream)
         new_R = _invert(above(floor_R), uniform_R)
@@ -67,7 +69,7 @@ def _nucleus(below_RCP: jax.Array, greedy_R: jax.Array, draw: Draw) -> jax.Array
         done_R = done_R | (likelier_R < enough_R) | (draw.top_p_R >= 1) | (likelier_R == 0)
         return number + 1, floor_R, ids_R, done_R
 
-    start = (jnp.int32(0), jnp.full(rows, -1.0, weights_RCP.dtype), jnp.zeros(rows, jnp.int32), greedy_R)
+    start: tuple[Any, ...] = (jnp.int32(0), jnp.full(rows, -1.0, weights_RCP.dtype), jnp.zeros(rows, jnp.int32), greedy_R)
     return jax.lax.while_loop(lambda state: ~jnp.all(state[3]), attempt, start)[2]
 
 

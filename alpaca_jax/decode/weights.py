@@ -1,7 +1,6 @@
 """The weights of a model as decoding reads them: those of a run as they are, or loaded into a layout that is read faster."""
 
 import functools
-import operator
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import flatten
 
 Params = dict[str, Any]
 Read = Callable[[tuple[str, ...], tuple[slice, ...]], np.ndarray]  # gives a piece of one of the stacked weights of `model.llama`
@@ -52,6 +52,8 @@ def of_run(params: Params) -> Weights:
 
 def unstacked(architecture: Architecture, params: Params) -> Weights:
     """The weights of each layer by themselves, cut out once. Empties `params` as it goes, so that there is no second copy."""
+    stacked: list[jax.Array]
+    structure: Any
     stacked, structure = jax.tree.flatten(params.pop("layers"))
     leaves = []
     while stacked:
@@ -68,10 +70,10 @@ def fused(architecture: Architecture, read: Read, dtype: Any, threads: int = 1) 
 
 def blank(architecture: Architecture, dtype: Any) -> Weights:
     """The shapes of `fused` in as little memory as can be: zeros, and all layers are the same one."""
-    specs = llama.specs(architecture)
-    zeros = lambda path, index: np.broadcast_to(np.float32(0), functools.reduce(operator.getitem, path, specs).shape)[index]  # noqa: E731
-    one = fused(architecture.with_layers(1), zeros, dtype)
-    return one._replace(layers=list(one.layers) * architecture.num_layers)
+    specs = flatten(llama.specs(architecture))
+    zeros = lambda path, index: np.broadcast_to(np.float32(0), specs[path].shape)[index]  # noqa: E731
+    one: Any = fused(architecture.with_layers(1), zeros, dtype)
+    return one._replace(layers=one.layers * architecture.num_layers)
 
 
 class _Fusing(NamedTuple):

@@ -1,8 +1,6 @@
 """Scores the baseline, then the model, in one process; the first is freed before the second is loaded."""
 
 import dataclasses
-import functools
-import operator
 import time
 from typing import Any
 
@@ -23,6 +21,7 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import stored_vocab_size
+from alpaca_jax.model.tree import flatten
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import FILE
 from alpaca_jax.rundir import RunDir, write_json
@@ -88,9 +87,8 @@ def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
 def _load(source: Pretrained, model: ModelConfig, layout: Layout) -> llama.Params:
     vocab_size = stored_vocab_size(source.architecture.vocab_size, model.vocab_multiple)
     specs = llama.specs(source.architecture, vocab_size, jnp.dtype(model.dtype))
-    places = layout.tree(specs, "weights")
-    place = lambda path: functools.reduce(operator.getitem, path, places)  # noqa: E731
-    return pretrained.load_params(source, model.dtype, place, stored_vocab=vocab_size)
+    places = flatten(layout.tree(specs, "weights"))
+    return pretrained.load_params(source, model.dtype, places.__getitem__, stored_vocab=vocab_size)
 
 
 def _answers(config: Config, source: Pretrained, program: Program, params: llama.Params) -> list[str]:

@@ -59,19 +59,15 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
 
 def _batch(config: Config, opened: Pretrained, program: Program) -> Batch:
     """A batch whose programs are compiled, so that the first answer doesn't wait for them."""
-    dtype = config.model.compute_dtype
-    with ThreadPoolExecutor(2) as pool:
-        if program.tuning.columns:
-            blank = weights.blank(program.architecture, dtype)
-            # The weights are read while the programs are compiled: these need to know shapes only.
-            compiled = [pool.submit(work, program, blank) for work in (ahead.steps, ahead.sampling_choice)]
-            read = functools.partial(pretrained.read_weight, opened, dtype=dtype)
-            own = weights.fused(opened.architecture, read, dtype, threads=os.cpu_count() or 1)
-        else:
-            own = weights.unstacked(opened.architecture, pretrained.load_params(opened, dtype))
-            compiled = [pool.submit(work, program, own) for work in (ahead.steps, ahead.sampling_choice)]
-        for each in compiled:
-            each.result()
+    a, dtype = opened.architecture, config.model.compute_dtype
+    if not program.tuning.columns:
+        own = weights.unstacked(a, pretrained.load_params(opened, dtype))
+        ahead.compile_smallest(program, own)
+        return Batch(program, own, config.slots, config.max_length)
+    with ThreadPoolExecutor(1) as pool:  # the weights are read in the meantime
+        compiled = pool.submit(lambda: ahead.compile_smallest(program, weights.blank(a, dtype)))
+        own = weights.fused(a, functools.partial(pretrained.read_weight, opened, dtype=dtype), dtype, threads=os.cpu_count() or 1)
+        compiled.result()
     return Batch(program, own, config.slots, config.max_length)
 
 

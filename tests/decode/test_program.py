@@ -158,8 +158,7 @@ def test_what_is_compiled_ahead_is_what_a_batch_needs(caplog: pytest.LogCaptureF
     decoding, prompt = batch_of(QWEN, drawn(QWEN)), list(range(40))
     blank = weights.blank(QWEN, "float32")
     with jax.log_compiles():
-        ahead.steps(decoding._program, blank)
-        ahead.sampling_choice(decoding._program, blank)
+        ahead.compile_smallest(decoding._program, blank)
         assert "Finished XLA compilation" in caplog.text
         caplog.clear()
         decoding.generate([prompt], 4)
