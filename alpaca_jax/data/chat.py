@@ -136,10 +136,8 @@ class Chat:
             return self.rendered(record)
         frame = self._frame(bool(record.system), bool(record.input), len(record.turns))
         texts = [record.system, record.input, record.instruction, record.output, *itertools.chain(*record.turns)]
-        if not all(
-            texts[number].strip() for number in frame.trimmed
-        ):  # next to an empty text, the template's own white space is stripped too
-            return self.rendered(record)
+        if not all(texts[number].strip() for number in frame.trimmed):
+            return self.rendered(record)  # next to an empty text, the template's own white space is stripped too
         return [
             Piece("".join(part.fill(texts) if isinstance(part, Slot) else part for part in parts), learnt) for parts, learnt in frame.pieces
         ]
