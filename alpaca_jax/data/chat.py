@@ -1,7 +1,7 @@
-"""A chat template, taken apart: what of a conversation is context and what is learnt.
+"""Chat templates: which text of a conversation is context and which is learnt.
 
-A template of another project may treat a text in any way, so each record is rendered by it. Ours only write texts, some of them without
-their outer white space: these are rendered once for records of one shape, with marks in place of the texts, which are then filled in.
+A foreign template may change texts in any way, so it renders every record. Our own templates only insert texts, some of them stripped:
+they are rendered once for all records of one shape, with marks in place of the texts, and then the texts are filled in.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from alpaca_jax.records import Record
 from alpaca_jax.tokenizer import Tokenizer
 
 ONE_TURN = "give records of one turn, or a template that does"
-# A mark is a number between signs that no filter changes, in white space that no template writes and that trimming removes.
+# A mark is a number between signs that no filter changes, surrounded by white space that no template writes and stripping removes.
 SIGN, SPACE = "\ue0f1", "\u2003"
 MARK = re.compile(rf"({SPACE}?){SIGN}(\d+){SIGN}({SPACE}?)")
 
@@ -24,14 +24,14 @@ Message = dict[str, str]
 
 
 class Piece(NamedTuple):
-    """A part of a record's text: context, or `learnt`: an answer without the token that ends it."""
+    """A part of a record's text: context or, where it is `learnt`, an answer without the token that ends it."""
 
     text: str
     learnt: bool
 
 
 class Slot(NamedTuple):
-    """The place of a text, and on which of its sides outer white space stays."""
+    """The place of a text, and on which sides its outer white space is kept."""
 
     number: int
     left: bool
@@ -44,21 +44,21 @@ class Slot(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What stands around the texts in every record of one shape: the parts of each piece and whether it is learnt."""
+    """The text around the texts of every record of one shape: the parts of each piece, and whether it is learnt."""
 
     pieces: list[tuple[list[str | Slot], bool]]
-    trimmed: set[int]  # the texts that lose white space
+    trimmed: set[int]  # the texts that are stripped
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> "Frame":
-        """Returns the frame of a rendered record that has marks as its texts."""
+        """Returns the frame of a record that was rendered with marks as its texts."""
         frame = cls([(_parts(text), learnt) for text, learnt in pieces], set())
         slots = (part for parts, _ in frame.pieces for part in parts if isinstance(part, Slot))
         return frame._replace(trimmed={slot.number for slot in slots if not (slot.left and slot.right)})
 
 
 def bos_text(tokenizer: Tokenizer) -> str:
-    """Returns the text of the BOS that the tokenizer wants before a text, or ""."""
+    """Returns the text of the BOS token where the tokenizer puts one before a text, otherwise ""."""
     return tokenizer.backend.token(tokenizer.bos_id) if tokenizer.adds_bos and tokenizer.bos_id is not None else ""
 
 
@@ -71,7 +71,7 @@ class Form:
     close: str  # between the answer and the token that ends it
     end: str  # that token; "" where the template writes none, and `end_id` is EOS
     end_id: int
-    takes_input: bool  # otherwise the input stands below the instruction
+    takes_input: bool  # otherwise the input goes below the instruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Chat:
 
     name: str
     tokenizer: Tokenizer
-    ours: bool = False  # one of `templates/`; else it may be any
+    ours: bool = False  # one of `templates/`
 
     def __post_init__(self) -> None:
         _ = self.form  # raises where the template can't be used
 
     @functools.cached_property
     def form(self) -> Form:
-        """What the template writes around an answer; a UserError where it has no place for it, or none for the instruction."""
+        """What the template writes around an answer; a UserError where it writes no answer or no instruction."""
         instruction, response, extra = (f"{SIGN}{number}{SIGN}" for number in range(3))
         user, answer = {"role": "user", "content": instruction, "input": extra}, {"role": "assistant", "content": response}
         prompt, whole = self._render([user], True), self._render([user, answer], False)
@@ -136,14 +136,14 @@ class Chat:
             return self.rendered(record)
         frame = self._frame(bool(record.system), bool(record.input), len(record.turns))
         texts = [record.system, record.input, record.instruction, record.output, *itertools.chain(*record.turns)]
-        if not all(texts[number].strip() for number in frame.trimmed):  # where nothing is left of a text, what is beside it is trimmed too
-            return self.rendered(record)
+        if not all(texts[number].strip() for number in frame.trimmed):
+            return self.rendered(record)  # next to an empty text, the template's own white space is stripped too
         return [
             Piece("".join(part.fill(texts) if isinstance(part, Slot) else part for part in parts), learnt) for parts, learnt in frame.pieces
         ]
 
     def rendered(self, record: Record) -> list[Piece]:
-        """Returns what `pieces` does, by rendering this very record."""
+        """Returns the pieces of the record, always by rendering it."""
         if not record.instruction:
             raise UserError(f"record {record.id} is a text without an instruction: give data.template=text for such records")
         said = [record.instruction, record.output, *itertools.chain(*record.turns)]
@@ -185,7 +185,7 @@ class Chat:
         return pieces
 
     def _messages(self, system: str, input: str, said: Sequence[str]) -> list[Message]:
-        """The chat of these texts: `said` in turns by the user and the assistant, the input with the first of them."""
+        """The chat of these texts: `said` alternates between user and assistant, and the input belongs to the first message."""
         messages = [{"role": role, "content": text} for role, text in zip(itertools.cycle(("user", "assistant")), said, strict=False)]
         if input and self.form.takes_input:
             messages[0]["input"] = input
@@ -201,7 +201,7 @@ class Chat:
 
 
 def _parts(text: str) -> list[str | Slot]:
-    """What is written around the marks in `text`, and a slot for each of them."""
+    """The text around the marks in `text`, and a slot for each mark."""
     first, *others = MARK.split(text)
     parts: list[str | Slot] = [first]
     for left, number, right, after in zip(*(others[place::4] for place in range(4)), strict=True):
