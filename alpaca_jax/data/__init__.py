@@ -1,1 +1,1 @@
-"""From instruction records to batches: tokenizer, template, example, pack, pipeline (tf.data) and builder (TFDS)."""
+"""From instruction records to batches: tokenizer, template, example, pack, pipeline and builder (TFDS)."""

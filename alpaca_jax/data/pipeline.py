@@ -85,7 +85,7 @@ class Batches(ABC):
         return lay(list(laid.values()), len(wanted), self.row_length(index))
 
     def stream(self, start: int, stop: int, rows: slice | None = None) -> Iterator[Batch]:
-        """Yields the batches `start` to `stop - 1`, only these `rows` of each, made ahead by tf.data (without TensorFlow: by threads)."""
+        """Yields the batches `start` to `stop - 1`, only these `rows` of each, made ahead by threads."""
         return prefetch.ahead(functools.partial(self.batch, rows=rows), start, stop)
 
     def statistics(self, epoch: int) -> dict[str, int | float]:

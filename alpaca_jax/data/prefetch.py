@@ -1,79 +1,30 @@
-"""Prefetching: batches made ahead of the step, in order: by tf.data, or by plain threads on a machine without TensorFlow."""
+"""Prefetching: threads make the next batches while the device takes its step.
+
+Not with tf.data: importing TensorFlow took longer than everything else before the first step, and two threads make batches much faster
+than any step takes them. A batch is a function of its index, so that there is no state of a pipeline to keep either.
+"""
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import numpy as np
-
-from alpaca_jax.data.pack import Batch, lay
+from alpaca_jax.data.pack import Batch
 
 # Making a batch takes a millisecond or two: two threads, a few batches ahead, keep any step fed.
 THREADS = 2
 AHEAD = 4
-# TensorFlow reports on its arithmetic, of which there is none here, unless this is set before its import.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def ahead(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     """Yields `make(start)` to `make(stop - 1)`, each made in a thread; what one of them raises is raised here as itself."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        import tensorflow
-    except ModuleNotFoundError as error:
-        if error.name != "tensorflow":
-            raise
-        yield from _by_threads(make, start, stop)
-    else:
-        yield from _by_tensorflow(tensorflow, make, start, stop)
-
-
-def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
-    failed: dict[int, Exception] = {}
-
-    def arrays(index: np.ndarray) -> list[np.ndarray]:
-        try:
-            return list(make(int(index)).values())
-        except Exception as error:  # TensorFlow would hand on its text only
-            failed[int(index)] = error
-            raise
-
-    names, kinds = zip(*((name, array.dtype) for name, array in lay([], 0, 0).items()), strict=True)
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # the numbers below are set; its thread held up the end of a run
-    options.threading.private_threadpool_size = THREADS
-    options.threading.max_intra_op_parallelism = 1
-    batches = (
-        tf.data.Dataset.range(start, stop)
-        .map(lambda index: tf.numpy_function(arrays, [index], kinds, stateful=False), num_parallel_calls=THREADS)
-        .prefetch(AHEAD)
-        .with_options(options)
-    )
-    index = start
-    try:
-        for made in batches.as_numpy_iterator():
-            yield dict(zip(names, made, strict=True))
-            index += 1
-    except tf.errors.OpError:
-        if index in failed:
-            raise failed[index] from None
-        raise
-
-
-def _by_threads(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     indices = iter(range(start, stop))
-    with ThreadPoolExecutor(THREADS) as pool:
-        made = deque(pool.submit(make, index) for index in itertools.islice(indices, AHEAD))
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="batches") as pool:
+        pending = deque(pool.submit(make, index) for index in itertools.islice(indices, AHEAD))
         try:
-            while made:
-                batch = made.popleft().result()
-                made.extend(pool.submit(make, index) for index in itertools.islice(indices, 1))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(make, index) for index in itertools.islice(indices, 1))
                 yield batch
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # who leaves early waits for no batch that hasn't begun
+            pool.shutdown(wait=False, cancel_futures=True)  # a caller who leaves early waits for no batch that isn't being made

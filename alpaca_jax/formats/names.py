@@ -1,7 +1,9 @@
 """One table of what each weight is called here, at Hugging Face, in GGUF files and in Meta's, and how its layout differs."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -153,9 +155,10 @@ class Weight(NamedTuple):
         return [(pattern.format(layer=layer), self.name.their_shape(self.layer_shape)) for layer in layers]
 
 
-def weights(architecture: Architecture) -> dict[Path, Weight]:
+@functools.cache  # tracing the declarations takes as long as reading a small model, and every reader asks several times
+def weights(architecture: Architecture) -> Mapping[Path, Weight]:
     """Returns every weight of `architecture` by our path, in the order of a checkpoint."""
     shapes = {path: tuple(spec.shape) for path, spec in flatten(llama.specs(architecture)).items()}
     known = {name.path: Weight(name, shapes.pop(name.path)) for name in TABLE if name.path in shapes}
     assert not shapes, f"weights without a name in TABLE: {sorted(shapes)}"
-    return known
+    return MappingProxyType(known)

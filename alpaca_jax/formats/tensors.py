@@ -101,7 +101,7 @@ class Tensors:
         """The name of an output table that is stored though the output is tied to the embedding."""
         return next((name for name in ("lm_head.weight", "output.weight") if name in self.stored), None)
 
-    def _check(self, architecture: Architecture, known: dict[tuple[str, ...], Weight]) -> None:
+    def _check(self, architecture: Architecture, known: Mapping[tuple[str, ...], Weight]) -> None:
         wanted = {name: (shape, path in VOCABULARY) for path, weight in known.items() for name, shape in weight.tensors(self.scheme)}
         sizes = [
             f"{name} has the shape {list(self.stored[name].shape)}, the configuration asks for {list(shape)}"

@@ -63,8 +63,10 @@ class Json:
 
         spec = json.loads(self._text) | {"truncation": None, "padding": None}
         if not start:
-            spec["normalizer"] = _without_prefix(spec.get("normalizer"))
-            spec["pre_tokenizer"] = _without_prefix(spec.get("pre_tokenizer"))
+            continuing = {part: _without_prefix(spec.get(part)) for part in ("normalizer", "pre_tokenizer")}
+            if all(spec.get(part) == changed for part, changed in continuing.items()):
+                return self._variant(True, special)
+            spec |= continuing
         made = tokenizers.Tokenizer.from_str(json.dumps(spec))
         made.encode_special_tokens = not special  # True: a special token's text is text like any other
         return made

@@ -10,14 +10,6 @@ def files(tmp_path_factory):
     return make_files(tmp_path_factory.mktemp("files"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """Runs of the same shapes, of which there are many here, compile their step once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def one_device() -> Iterator[None]:
     """The job of one device that the other processes of these tests are too."""

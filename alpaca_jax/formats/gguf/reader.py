@@ -1,13 +1,14 @@
 """Reads a GGUF file, quantised or not: a model's sizes, weights, tokenizer and chat template."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
@@ -122,7 +123,10 @@ def _parts(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 
 
 class _Reader(GGUFReader):
-    """The reader of the `gguf` package, three times as fast (plain arrays instead of memmap slices) and strict about the file's end."""
+    """The reader of the `gguf` package, several times as fast and strict about the file's end.
+
+    It slices plain arrays instead of memory maps, and reads an array at once instead of element by element.
+    """
 
     @property
     def data(self) -> np.ndarray:
@@ -136,8 +140,34 @@ class _Reader(GGUFReader):
         dtype = np.dtype(dtype)
         end = int(offset) + dtype.itemsize * int(count)
         if end > self._data.size:  # a slice would come back short: rubbish for a tensor, an endless loop for an array
-            raise ValueError(f"it ends at byte {self._data.size:,}, and its header points to byte {end:,}")
+            self._refuse(end)
         return self._data[int(offset) : end].view(dtype)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, count, start = GGUFValueType(self._get(orig_offs, np.uint32)[0]), int(self._get(orig_offs + 4, np.uint64)[0]), orig_offs + 12
+        if kind == GGUFValueType.STRING:
+            parts, end = self._strings(start, count)
+            return end - orig_offs, parts, list(range(count)), [GGUFValueType.ARRAY, kind]
+        if (dtype := self.gguf_scalar_to_np.get(kind)) is None:
+            return super()._get_field_parts(orig_offs, raw_type)
+        values = self._get(start, dtype, count)
+        return start + values.nbytes - orig_offs, [values], [0], [GGUFValueType.ARRAY, kind]
+
+    def _strings(self, start: int, count: int) -> tuple[list[memoryview], int]:
+        """The bytes of `count` strings from `start` on, and where they end."""
+        content, strings = memoryview(self._data), []
+        for _ in range(count):
+            end = start + 8 + int.from_bytes(content[start : start + 8], sys.byteorder)
+            if end > len(content):
+                self._refuse(end)
+            strings.append(content[start + 8 : end])
+            start = end
+        return strings, start
+
+    def _refuse(self, end: int) -> NoReturn:
+        raise ValueError(f"it ends at byte {self._data.size:,}, and its header points to byte {end:,}")
 
 
 def _check_kinds(path: Path, stored: Mapping[str, Stored]) -> None:
