@@ -40,7 +40,7 @@ _CHIPS = {
 
 
 def identify(config: HardwareConfig, device: Any) -> Chip:
-    """The chip of `device` (a jax.Device). The user's figure overrides the table; a CPU's fp32 product is measured (in a second)."""
+    """The chip of `device` (a jax.Device). The user's figure overrides the table; a CPU's fp32 product is measured (in half a second)."""
     if config.peak_tflops is not None:
         return Chip(config.name if config.name != "auto" else device.device_kind, config.peak_tflops * 1e12, "hardware.peak_tflops")
     wanted = device.device_kind if config.name == "auto" else config.name
@@ -52,7 +52,7 @@ def identify(config: HardwareConfig, device: Any) -> Chip:
     return Chip(wanted, None, "unknown device: no peak, so no MFU; set hardware.peak_tflops")
 
 
-def _measured_peak(device: Any, size: int = 2048, repeats: int = 8) -> float:
+def _measured_peak(device: Any, size: int = 2048, repeats: int = 3) -> float:
     import jax
     import jax.numpy as jnp
 

@@ -18,7 +18,7 @@ from alpaca_jax.trainer.weights import name_of
 class Rounded(NamedTuple):
     """The updates so far (int32), which the random bits derive from, and the state of the transformation inside."""
 
-    count: jax.Array  # type: ignore[assignment] - not tuple.count; checkpoints name it so
+    count: jax.Array  # type: ignore[assignment]
     inner: Any
 
 

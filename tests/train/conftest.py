@@ -10,14 +10,6 @@ def files(tmp_path_factory):
     return make_files(tmp_path_factory.mktemp("files"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """Lets the many runs with equal shapes compile their step only once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def one_device() -> Iterator[None]:
     """Uses one device, like the child processes of these tests."""
