@@ -8,11 +8,15 @@ import threading
 import time
 from http.client import HTTPConnection
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import openai
 import pytest
 from decoding import batch_of
 
 from alpaca_jax.decode.generation import TOP, Options
+from alpaca_jax.model import llama
 from alpaca_jax.serve.app import PAGE
 from alpaca_jax.serve.scheduler import Job, Scheduler
 
@@ -89,7 +93,14 @@ def test_chat_goes_through_the_template(client, batch, tokenizer):
     assert answer.usage.prompt_tokens == len(tokenizer.encode(prompt, special=True))
 
 
-def test_completion_logprobs(client, batch, tokenizer):
+def log_probabilities(architecture, params, ids):
+    """What the training forward gives for the token after each of `ids`: [T, V]."""
+    tokens = jnp.array([ids], jnp.int32)
+    hidden = llama.forward(architecture, params, tokens, jnp.ones_like(tokens), jnp.arange(len(ids), dtype=jnp.int32)[None])
+    return np.asarray(jax.nn.log_softmax(llama.logits(params, hidden)[0]))
+
+
+def test_completion_logprobs(client, batch, tokenizer, architecture, params):
     answer = client.completions.create(model=NAME, prompt="Once", max_tokens=9, temperature=1.0, seed=4, logprobs=3)
     expected = direct(batch, tokenizer, "Once", 9, temperature=1.0, seed=4)
     logprobs = answer.choices[0].logprobs
@@ -97,10 +108,11 @@ def test_completion_logprobs(client, batch, tokenizer):
     assert logprobs.tokens == [tokenizer.decode([id], skip_special=False) for id in expected.ids]
     assert logprobs.text_offset[0] == 0
     assert logprobs.text_offset == sorted(logprobs.text_offset)
-    for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
-        assert top[token] <= max(top.values())
-        assert logprob <= max(top.values())
-        assert len(top) <= 4
+    prompt = tokenizer.encode("Once", special=True)
+    rows = log_probabilities(architecture, params, prompt + expected.ids)[len(prompt) - 1 : -1]
+    for id, row, top in zip(expected.ids, rows, logprobs.top_logprobs, strict=True):
+        likely = {tokenizer.decode([each], skip_special=False): float(row[each]) for each in (*np.argsort(-row)[:3].tolist(), id)}
+        assert top == pytest.approx(likely, abs=1e-4)
 
 
 def test_chat_logprobs(client):
@@ -173,12 +185,15 @@ def test_a_special_token_stops(client, batch, tokenizer):
     assert tokenizer.encode("<|endoftext|>", special=True)[0] not in greedy
     answer = client.completions.create(model=NAME, prompt="Once", max_tokens=30, temperature=0, stop="<|endoftext|>")
     assert answer.choices[0].text == tokenizer.decode(greedy)
-    assert (
-        "<|endoftext|>"
-        not in client.completions.create(model=NAME, prompt="a", max_tokens=99, temperature=9.0, stop="<|endoftext|>", seed=1)
-        .choices[0]
-        .text
-    )
+
+    def sampled(seed):
+        return direct(batch, tokenizer, "a", 60, temperature=9.0, seed=seed).ids
+
+    seed, ids = next((seed, ids) for seed in range(99) if 0 in (ids := sampled(seed))[1:])
+    settings = {"prompt": "a", "max_tokens": 60, "temperature": 9.0, "seed": seed, "logprobs": 0}
+    stopped = client.completions.create(model=NAME, stop="<|endoftext|>", **settings).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (tokenizer.decode(ids[: ids.index(0)]), "stop")
+    assert "<|endoftext|>" in client.completions.create(model=NAME, **settings).choices[0].logprobs.tokens
 
 
 def test_many_at_once_are_each_their_own(client, batch, tokenizer):
