@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from decoding import batch_of
@@ -159,11 +160,11 @@ def test_each_new_weight_shows_and_has_a_gradient(case: str, make: Any) -> None:
     folder, _ = make(case)
     opened, tokens = pretrained.open(folder), some_tokens(1)
     params = pretrained.load_params(opened)
-    segments, positions = np.ones_like(tokens), np.arange(LENGTH, dtype=np.int32)[None]
+    batch = [jnp.asarray(x) for x in (tokens, np.ones_like(tokens), np.arange(LENGTH, dtype=np.int32)[None])]
 
     @jax.jit
     def logits(params: Any) -> jax.Array:
-        return llama.logits(params, llama.forward(opened.architecture, params, tokens, segments, positions))
+        return llama.logits(params, llama.forward(opened.architecture, params, *batch))
 
     expected = logits(params)
     gradients = flatten(jax.grad(lambda params: logits(params).var())(params))
