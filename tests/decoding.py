@@ -24,5 +24,5 @@ def program(architecture, tuning: Tuning = CPU, dtype="float32", **sizes):
 def batch_of(architecture, params, tuning: Tuning = CPU, slots=8, max_length=None):
     """A batch on one device, its weights in the layout that the tuning asks for."""
     read = lambda path, index: np.asarray(flatten(params)[path])[index]  # noqa: E731
-    own = weights.fused(architecture, read, np.float32) if tuning.columns else weights.of_run(params)
+    own = weights.fused(architecture, read, np.float32) if tuning.columns else weights.stacked(jax.device_put(params))
     return Batch(program(architecture, tuning), own, slots, max_length)

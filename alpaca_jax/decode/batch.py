@@ -32,7 +32,7 @@ class Batch:
         self.slots = slots
         self.max_length = min(max_length or program.architecture.max_positions, program.architecture.max_positions)
         self._program, self._weights = program, weights
-        self._groups = range(0, program.architecture.num_layers, program.group)  # the first layer of each
+        self._group = program.group(weights)
         self._live: list[Generation] = []  # row r of the cache belongs to sequence r
         self._rows = self._length = 0
         self._caches: list[Cache] = []
@@ -193,9 +193,8 @@ class Batch:
         for ahead in range(program.tuning.stride):
             at = positions + np.int32(ahead)
             x_RD, angles = program.embed(weights.embed_VD, ids[:, None], at)
-            for first in self._groups:
-                group = slice(first, first + program.group)
-                own = weights.group(first, program.group)
+            for first in range(0, len(self._caches), self._group):
+                group, own = slice(first, first + self._group), weights.group(first, self._group)
                 self._caches[group], x_RD = program.decode(own, np.int32(first), self._caches[group], x_RD, at, angles)
             draw = sampling.Draw(temperature, top_p, seed, at)
             steps.append(program.choose(top, drawn, weights.norm, weights.head_VD, x_RD, draw))

@@ -1,10 +1,11 @@
 """The forward pass that decodes, as pure functions: (weights, cache) -> (cache with more tokens in it, next tokens), on a Layout.
 
 A model has two forward passes. Training (`model.llama`) reads whole rows at once, keeps nothing but what the gradient needs, and scans
-over stacked weights, so that one layer is compiled whatever their number. Decoding reads a token of each row at its own position against
-a cache. A scan would copy the cache, and each layer's weights out of the stack, at every token; so its layers are unrolled, each with a
-cache of its own, in programs of a few layers that are called as often as it takes. The two are the same function of the weights: a test
-compares their logits for every family.
+over stacked weights, so that one layer is compiled whatever their number. Decoding reads one token of each row, at the row's own position,
+against a cache. There a scan costs a copy of every layer's weights and cache at every token, so whoever loads a model to decode keeps the
+layers apart, and they are unrolled, in programs of a few layers that are called as often as it takes. A run on a mesh or an accelerator,
+whose weights are stacked and have no room for a second copy, scans for its samples. The two passes are the same function of the weights: a
+test compares their logits for every family.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from alpaca_jax.decode import layer, sampling
 from alpaca_jax.decode.layer import PAGE, Cache
 from alpaca_jax.decode.tuning import Tuning, suited
-from alpaca_jax.decode.weights import Params
+from alpaca_jax.decode.weights import Params, Weights
 from alpaca_jax.model import llama, rope
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.norm import rms_norm
@@ -54,10 +55,10 @@ class Program:
         """The rows of the cache are a multiple of this: the devices that share them take the same number."""
         return self.layout.parts("batch", "compute")
 
-    @property
-    def group(self) -> int:
+    def group(self, weights: Weights) -> int:
         """How many layers one call of `decode` takes: a divisor of their number, so that all groups have the same program."""
-        return max(count for count in range(1, self.tuning.group + 1) if self.architecture.num_layers % count == 0)
+        most = self.tuning.group if isinstance(weights.layers, list) else self.architecture.num_layers
+        return max(count for count in range(1, most + 1) if self.architecture.num_layers % count == 0)
 
     @partial(jax.jit, static_argnums=(0, 1, 2))
     def empty(self, rows: int, length: int) -> Cache:
@@ -111,13 +112,22 @@ class Program:
         `weights` is what `Weights.group` gives.
         """
         run = layer.one_token if self.tuning.paged_keys else layer.tokens
-        caches = list(caches)
-        for index, cache in enumerate(caches):
+
+        def one(x_RD: jax.Array, inputs: tuple[Any, Any, Cache]) -> tuple[jax.Array, Cache]:
+            own, number, cache = inputs
             x_RD = self._constrain(x_RD, ("batch", "embed_activation"))
-            own = self._layer(weights, first, index)
-            cache, x_RD = run(self.architecture, own, self._switches(first + index), cache, x_RD, positions_R, at)
-            caches[index] = self._placed(cache)
-        return caches, x_RD
+            cache, x_RD = run(self.architecture, own, self._switches(number), cache, x_RD, positions_R, at)
+            return x_RD, self._placed(cache)
+
+        if isinstance(weights, list):
+            for index, (own, cache) in enumerate(zip(weights, caches, strict=True)):
+                x_RD, caches[index] = one(x_RD, (own, first + index, cache))
+            return caches, x_RD
+        # Stacked weights are scanned over, so that one layer at a time is cut out; unrolled, the pieces of all would be made at once.
+        cut = lambda x_RD, inputs: one(x_RD, (self._layer(weights, inputs[0]), *inputs))  # noqa: E731
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches)
+        x_RD, stacked = jax.lax.scan(cut, x_RD, (first + jnp.arange(len(caches)), stacked))
+        return [Cache(*leaves) for leaves in zip(*map(jnp.unstack, stacked), strict=True)], x_RD
 
     @partial(jax.jit, static_argnums=0, donate_argnames="cache")
     def prefill(
@@ -125,7 +135,8 @@ class Program:
     ) -> tuple[Cache, jax.Array]:
         """T tokens of every row through the layer `number`: rows that `take` gave, with them added, and the stream [R * T, D]."""
         switches = self._switches(number)
-        cache, x_MD = layer.tokens(self.architecture, self._layer(weights, number, 0), switches, cache, x_MD, starts_R, at)
+        own = weights[0] if isinstance(weights, list) else self._layer(weights, number)
+        cache, x_MD = layer.tokens(self.architecture, own, switches, cache, x_MD, starts_R, at)
         return jax.tree.map(lambda leaf: self._constrain(leaf, ("rows", *CACHE[1:])), cache), x_MD
 
     @partial(jax.jit, static_argnums=0)
@@ -147,11 +158,9 @@ class Program:
         top_RP, top_ids_RP = jax.lax.top_k(jax.nn.log_softmax(logits_RV), min(top, logits_RV.shape[1]))
         return jax.tree.map(self._everywhere, Chosen(ids_R, logprobs_R, top_ids_RP, top_RP))
 
-    def _layer(self, weights: Any, first: Any, index: int) -> Any:
-        """The weights of the layer `first + index`, cut out of the stack where they are stacked, placed as the computation wants them."""
-        if isinstance(weights, list):
-            return weights[index]
-        own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, first + index, keepdims=False), weights)
+    def _layer(self, weights: Params, number: Any) -> Params:
+        """The weights of a layer, cut out of the stack and placed as the computation wants them."""
+        own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), weights)
         if self.layout.mesh.size == 1:
             return own
         specs: Params = llama.specs(self.architecture)["layers"]

@@ -46,18 +46,32 @@ class Weights(NamedTuple):
 
 
 def of_run(params: Params) -> Weights:
-    """`params` (see `model.llama`) as they are, wherever they lie: no copy. A program cuts out each layer just before it is used."""
+    """`params` (see `model.llama`) as they are, wherever they lie, without a copy of them.
+
+    On one CPU each layer is a view of the stack. Elsewhere a program cuts out each layer just before it uses it. While the views are there
+    the weights can't be donated: let go of them before the next training step.
+    """
+    leaves = jax.tree.leaves(params["layers"])
+    (device, *more) = set().union(*(leaf.devices() for leaf in leaves))
+    if more or device.platform != "cpu":
+        return stacked(params)
+    view = lambda number: jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[number], device), params["layers"])  # noqa: E731
+    return stacked(params)._replace(layers=[view(number) for number in range(len(leaves[0]))])
+
+
+def stacked(params: Params) -> Weights:
+    """`params`, of which a program cuts out each layer just before it uses it."""
     return Weights(params["embed"]["weight"], params["layers"], params["norm"]["scale"], llama.output_weight(params))
 
 
 def unstacked(architecture: Architecture, params: Params) -> Weights:
     """The weights of each layer by themselves, cut out once. Empties `params` as it goes, so that there is no second copy."""
-    stacked: list[jax.Array]
+    whole: list[jax.Array]
     structure: Any
-    stacked, structure = jax.tree.flatten(params.pop("layers"))
+    whole, structure = jax.tree.flatten(params.pop("layers"))
     leaves = []
-    while stacked:
-        leaves.append(jnp.unstack(stacked.pop(0)))
+    while whole:
+        leaves.append(jnp.unstack(whole.pop(0)))
     layers = [structure.unflatten([leaf[number] for leaf in leaves]) for number in range(architecture.num_layers)]
     return Weights(params["embed"]["weight"], layers, params["norm"]["scale"], llama.output_weight(params))
 

@@ -137,6 +137,19 @@ def test_unstacked_weights_are_the_same_and_leave_no_second_copy() -> None:
     assert Batch(program(QWEN, PLAIN), own).generate(prompts, 5) == expected
 
 
+def test_a_runs_own_weights_are_not_copied() -> None:
+    params = jax.device_put(drawn(QWEN), jax.devices()[0])
+    own = weights.of_run(params)
+    up, size = params["layers"]["mlp"]["up"], params["layers"]["mlp"]["up"][0].nbytes
+    places = [layer["mlp"]["up"].unsafe_buffer_pointer() - up.unsafe_buffer_pointer() for layer in own.layers]
+    assert places == [0, size, 2 * size]
+    prompts = [[1, 2, 3], [4, 5]]
+    assert Batch(program(QWEN, CPU), own).generate(prompts, 5) == batch_of(QWEN, params).generate(prompts, 5)
+    place = up.unsafe_buffer_pointer()
+    del own
+    assert jax.jit(lambda leaf: leaf + 1, donate_argnums=0)(up).unsafe_buffer_pointer() == place  # the next step has them for itself
+
+
 def test_bfloat16_is_computed_where_it_is_asked_for() -> None:
     params = drawn(QWEN)
     decoding = program(QWEN, PLAIN, "bfloat16")
