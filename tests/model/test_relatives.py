@@ -95,7 +95,8 @@ def test_a_mesh_and_remat_change_nothing(a, fsdp, tensor):
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + random.normal(0, 0.2, leaf.shape).astype(np.float32), llama.init(a, jax.random.key(0)))
     tokens = random.integers(0, 61, (4, 16)).astype(np.int32)
-    batch = (tokens, np.ones_like(tokens), np.broadcast_to(np.arange(16, dtype=np.int32), tokens.shape))
+    arrays = (tokens, np.ones_like(tokens), np.broadcast_to(np.arange(16, dtype=np.int32), tokens.shape))
+    batch = [jnp.asarray(x) for x in arrays]
 
     def loss(params, **settings):
         return llama.logits(params, llama.forward(a, params, *batch, **settings)).var()

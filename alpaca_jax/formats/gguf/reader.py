@@ -160,7 +160,7 @@ class _Reader(GGUFReader):
             return 12 + values.nbytes, [kind, count, values], [2], types
         if types[1] != GGUFValueType.STRING:
             return super()._get_field_parts(orig_offs, raw_type)
-        content, end = memoryview(self._data), start
+        content, end = self._data.data, start
         texts = []
         for _ in range(count[0]):
             self._check_end(end + 8)

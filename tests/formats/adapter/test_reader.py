@@ -232,7 +232,7 @@ def test_tensors_that_do_not_fit(trained: tuple[Path, Pretrained]) -> None:
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
         adapter.merge(folder, base)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(UserError, match="names no base_model_name_or_path"):
+    with pytest.raises(UserError, match="has no base_model_name_or_path"):
         adapter.base_of(folder)
 
 
