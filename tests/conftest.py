@@ -27,6 +27,7 @@ import jaxtyping
 import pytest
 
 # In a shell's background job Ctrl-C is ignored, and children would inherit that; but tests send it to them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Not through XLA_FLAGS, which children would inherit: with eight devices on two cores their steps take 4-5 times as long.
