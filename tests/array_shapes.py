@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import AbstractArray
 
 
@@ -19,7 +21,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
 
     def check(name: str, value: Any) -> None:
-        if name in declared and not isinstance(value, declared[name]):
+        as_jax = jnp.asarray(value) if isinstance(value, np.ndarray) else value  # JAX takes both
+        if name in declared and not isinstance(as_jax, declared[name]):
             raise TypeError(name)  # jaxtyping says the rest
 
     @functools.wraps(function)
