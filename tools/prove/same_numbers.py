@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("revision", help="the commit to compare with")
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--meshes", nargs="*", choices=list(MESHES), default=list(MESHES))
     arguments = parser.parse_args()
     differences = []
     with tempfile.TemporaryDirectory() as name:
@@ -61,7 +62,7 @@ def main() -> None:
         try:
             write_files(folder)
             train(before, folder, "1 device", "source", STEPS, ["packed"])  # provides the weights for BASE
-            for mesh in MESHES:
+            for mesh in arguments.meshes:
                 train(before, folder, mesh, "before", STEPS, arguments.only)
                 train(ROOT, folder, mesh, "after", STEPS, arguments.only)
                 train(before, folder, mesh, "across", STEPS // 2, arguments.only)
@@ -112,6 +113,10 @@ def train(tree: Path, folder: Path, mesh: str, name: str, steps: int, cases: lis
     environment = os.environ | {
         "PYTHONPATH": str(tree),
         "JAX_PLATFORMS": "cpu",
+        # What is the same program on both sides is compiled once.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(steps), json.dumps(work)]
