@@ -144,7 +144,8 @@ def test_a_runs_own_weights_are_not_copied() -> None:
     places = [layer["mlp"]["up"].unsafe_buffer_pointer() - up.unsafe_buffer_pointer() for layer in own.layers]
     assert places == [0, size, 2 * size]
     prompts = [[1, 2, 3], [4, 5]]
-    for one, other in zip(*(batch.generate(prompts, 5) for batch in (Batch(program(QWEN, CPU), own), batch_of(QWEN, params))), strict=True):
+    answers = Batch(program(QWEN, CPU), own).generate(prompts, 5), batch_of(QWEN, params).generate(prompts, 5)
+    for one, other in zip(*answers, strict=True):
         assert one.ids == other.ids and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
     place = up.unsafe_buffer_pointer()
     del own
