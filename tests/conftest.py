@@ -53,7 +53,7 @@ def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def optimized() -> Iterator[None]:
     """Programs as users run them, for what compares rounded numbers more closely than the plain code of the other tests allows."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
