@@ -9,7 +9,6 @@ from alpaca_jax.model import flops, llama, remat, rope
 from alpaca_jax.model.architecture import Architecture, stored_vocab_size
 from alpaca_jax.model.norm import rms_norm
 
-pytestmark = pytest.mark.usefixtures("optimized")
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
 
 
