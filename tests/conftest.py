@@ -50,15 +50,6 @@ def dtype_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def optimized() -> Iterator[None]:
-    """Programs as users run them, for what compares rounded numbers more closely than the plain code of the other tests allows."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data; its README describes the files."""

@@ -14,7 +14,6 @@ from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from alpaca_jax.trainer.weights import name_of
 
-pytestmark = pytest.mark.usefixtures("optimized")
 FAMILIES = {"adamw": {}, "adafactor": {"momentum": 0.9}, "lion": {"betas": (0.9, 0.99)}, "muon": {"momentum": 0.95}}
 L, D, H, K, F, V = 2, 128, 2, 64, 160, 144
 AXES = {
