@@ -49,8 +49,9 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
     started = time.monotonic()
     opened = pretrained.open(config.model)
     console.print(f"loading {opened.source}", highlight=False)
-    program = Program.on(opened.architecture, Layout.of_one_device(), config.model.compute_dtype)
-    batch = _batch(config, opened, program)
+    # There is no use in storing weights wider than they are computed with.
+    dtype = config.model.compute_dtype if config.model.dtype == "float32" else config.model.dtype
+    batch = _batch(config, opened, Program.on(opened.architecture, Layout.of_one_device(), dtype))
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
     scheduler = Scheduler(batch)
     name = config.name or _name(opened.source)
@@ -59,7 +60,7 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
 
 def _batch(config: Config, opened: Pretrained, program: Program) -> Batch:
     """A batch whose programs are compiled, so that the first answer doesn't wait for them."""
-    a, dtype = opened.architecture, config.model.compute_dtype
+    a, dtype = opened.architecture, program.dtype
     if not program.tuning.columns:
         own = weights.unstacked(a, pretrained.load_params(opened, dtype))
         ahead.compile_smallest(program, own)
