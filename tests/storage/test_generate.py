@@ -54,8 +54,8 @@ def test_a_run_whose_last_put_failed_goes_on_from_this_machine(gs, host, monkeyp
     with scripted_teacher() as server:
         home = host("one")
         with monkeypatch.context() as patch:
-            patch.setattr(verb.Spool, "_put_all", lambda self: (_ for _ in ()).throw(ConnectionResetError("away")))
-            with pytest.raises(UserError, match=r"can't be reached .* lies in"):
+            patch.setattr(verb.Spool, "_upload", lambda self: (_ for _ in ()).throw(ConnectionResetError("away")))
+            with pytest.raises(UserError, match=r"can't be reached .* are in"):
                 verb.run(config(gs, server, 4))
         (shard,) = home.rglob("00000000.jsonl")
         assert shard.read_text().count("\n") > 4

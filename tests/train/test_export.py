@@ -163,7 +163,7 @@ def test_a_run_that_is_stopped_while_it_waits_asks_to_be_started_again(files, tm
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Restart, match="trained, and stopped while checkpoints were exported"):
-        run(config(files, tmp_path / "run", steps=2, checkpoint={"export": "bfloat16"}))
+        run(config(files, tmp_path / "run", steps=2, export="bfloat16"))
     thread.join()
     with pytest.raises(ProcessLookupError):
         os.kill(int((folder / "pid").read_text()), 0)
@@ -206,8 +206,8 @@ def same(folder, step):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers
 def test_a_training_run_leaves_a_folder_of_each_checkpoint_it_keeps(files, tmp_path):
-    settings = {"every_steps": 2, "keep": 1, "keep_every": 4, "export": "float32"}
-    summary = run(config(files, tmp_path, steps=6, checkpoint=settings))
+    settings = {"every_steps": 2, "keep": 1, "keep_every": 4}
+    summary = run(config(files, tmp_path, steps=6, export="float32", checkpoint=settings))
     assert summary["steps"] == 6
     assert checkpoint.steps(tmp_path / "train" / "checkpoints") == [4, 6]
     assert sorted(path.name for path in (tmp_path / "train" / "hf").iterdir()) == ["4", "6"]
@@ -216,7 +216,7 @@ def test_a_training_run_leaves_a_folder_of_each_checkpoint_it_keeps(files, tmp_p
 
     # Started again it makes what is missing.
     shutil.rmtree(tmp_path / "train" / "hf" / "6")
-    run(config(files, tmp_path, steps=6, checkpoint=settings))
+    run(config(files, tmp_path, steps=6, export="float32", checkpoint=settings))
     assert same(tmp_path, 6)
 
     transformers = pytest.importorskip("transformers")
