@@ -9,6 +9,7 @@ Exits 1 if anything differs. Run from the root: python -m tools.prove.same_numbe
 import argparse
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -89,9 +90,7 @@ def train(tree: Path, folder: Path, mesh: str, name: str, steps: int, cases: lis
     """Runs every case up to `steps` with the package of `tree`, in one process."""
     from tools.prove import tiny
 
-    devices = 1
-    for size in MESHES[mesh].values():
-        devices *= size
+    devices = math.prod(MESHES[mesh].values())
     work = []
     for case in cases:
         settings = {
@@ -177,6 +176,7 @@ def compare(folder: Path, mesh: str, case: str) -> Iterator[str]:
 
 def read(run: Path) -> Numbers:
     """The losses of a run, its last checkpoint's arrays, and its exported weights."""
+    import jax
     import numpy as np
     import orbax.checkpoint as ocp
     from jax.tree_util import keystr, tree_leaves_with_path
@@ -189,8 +189,6 @@ def read(run: Path) -> Numbers:
     for item in sorted(path for path in last.iterdir() if path.is_dir()):
         handler = ocp.PyTreeCheckpointHandler()
         tree = handler.metadata(item).tree
-        import jax
-
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restored = handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=args))
         arrays |= {f"{item.name}{keystr(path)}": np.asarray(leaf).tobytes() for path, leaf in tree_leaves_with_path(restored)}
