@@ -38,12 +38,12 @@ def latest(setup: Setup, checkpoints: Checkpoints, report: Callable[[str], None]
     if newest is None:
         state, fixed = setup.start()
         return Start(state, fixed, Progress(), kept=not setup.base_names)
-    abstract = setup.assembly
-    base_names = list(by_name(abstract.abstract_fixed[BASE]))
+    assembly = setup.assembly
+    base_names = list(by_name(assembly.abstract_fixed[BASE]))
     kept = bool(base_names) and _holds(checkpoints, newest, base_names[0])
-    items, meta = checkpoints.restore(newest, states.to_items(abstract.abstract_state, abstract.abstract_fixed[BASE] if kept else None))
+    items, meta = checkpoints.restore(newest, states.to_items(assembly.abstract_state, assembly.abstract_fixed[BASE] if kept else None))
     if kept:
-        items["params"], base = split(items["params"], abstract.frozen)
+        items["params"], base = split(items["params"], assembly.frozen)
         fixed = {BASE: base}
     progress = Progress.from_meta(meta, str(checkpoints.folder / str(newest) / MANIFEST))
     return Start(states.from_items(items), setup.base() if fixed is None else fixed, progress, kept or not base_names)
