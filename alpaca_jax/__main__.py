@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import alpaca_jax
-from alpaca_jax import compilation
+from alpaca_jax import compilation, tensorflow
 from alpaca_jax import config as configuration
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
 from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
@@ -227,7 +227,8 @@ def _set_environment(command: Command) -> None:
     """Sets what libraries read on import and what a recipe's stages read on start; values that the user has set stay."""
     if command.folder:
         os.environ[CONFIG_DIR] = str(command.folder)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in tensorflow.SETTINGS.items():
+        os.environ.setdefault(name, value)
     compilation.set_environment()
 
 

@@ -1,7 +1,6 @@
 """Prefetching: batches are made in order, ahead of the step, by tf.data or, on a machine without TensorFlow, by plain threads."""
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,31 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from alpaca_jax import tensorflow
 from alpaca_jax.data.pack import Batch, lay
 
 # A batch takes a millisecond or two to make: two threads, a few batches ahead, are enough for any step.
 THREADS = 2
 AHEAD = 4
-# Without these, set before its import, TensorFlow logs how it would do arithmetic, of which there is none here.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def ahead(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     """Yields `make(start)` to `make(stop - 1)`, each computed in a thread; its exceptions are raised here unchanged."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        import tensorflow
-    except ModuleNotFoundError as error:
-        if error.name != "tensorflow":
-            raise
-        yield from _by_threads(make, start, stop)
-    else:
-        yield from _by_tensorflow(tensorflow, make, start, stop)
+    tf = tensorflow.load()
+    yield from _by_threads(make, start, stop) if tf is None else _by_tensorflow(tf, make, start, stop)
 
 
 def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
     failed: dict[int, Exception] = {}
 
     def arrays(index: np.ndarray) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from alpaca_jax.decode.weights import Fused, Params
 from alpaca_jax.model import rope
@@ -23,28 +24,34 @@ class Cache(NamedTuple):
     Paged keys (see `Tuning`) lie transposed in C = S / PAGE pages of P positions: [R, N, C, K, P].
     """
 
-    key_RNSK: jax.Array
-    value_RNSK: jax.Array
+    key_RNSK: Float[Array, "_ N _ K"] | Float[Array, "_ N _ K _"]
+    value_RNSK: Float[Array, "_ N _ K"]
 
 
 class Heads(NamedTuple):
     """Rotated queries and keys, and values, of M = R * T tokens."""
 
-    query_MHK: jax.Array
-    key_MNK: jax.Array
-    value_MNK: jax.Array
+    query_MHK: Float[Array, "M H K"]
+    key_MNK: Float[Array, "M N K"]
+    value_MNK: Float[Array, "M N K"]
 
 
-def project(weight_MD: jax.Array, x_TD: jax.Array) -> jax.Array:
-    """`x_TD` times the transposed weight, [T, M], with rows multiplied as columns; see `Tuning.columns`."""
+def project(weight_MD: Float[Array, "M D"], x_TD: Float[Array, "T D"]) -> Float[Array, "T M"]:
+    """`x_TD` times the transposed weight, with rows multiplied as columns; see `Tuning.columns`."""
     columns_DT = jax.lax.optimization_barrier(x_TD.T)
     return jax.lax.optimization_barrier(jnp.einsum("md,dt->mt", weight_MD, columns_DT)).T
 
 
 def tokens(
-    a: Architecture, weights: Fused | Params, switches: Switches, cache: Cache, x_MD: jax.Array, starts_R: jax.Array, at: rope.Angles
-) -> tuple[Cache, jax.Array]:
-    """T consecutive tokens of every row from its start on (M = R * T): the cache with them added, and the residual stream [M, D]."""
+    a: Architecture,
+    weights: Fused | Params,
+    switches: Switches,
+    cache: Cache,
+    x_MD: Float[Array, "M D"],
+    starts_R: Int[Array, " R"],
+    at: rope.Angles,
+) -> tuple[Cache, Float[Array, "M D"]]:
+    """T consecutive tokens of every row from its start on (M = R * T): the cache with them added, and the residual stream."""
     rows, kv_heads, length, head_dim = cache.value_RNSK.shape
     q, k, v = (heads.reshape(rows, -1, *heads.shape[1:]) for heads in _heads(a, weights, switches, x_MD, at))
     count = q.shape[1]
@@ -68,8 +75,14 @@ def tokens(
 
 
 def one_token(
-    a: Architecture, weights: Fused | Params, switches: Switches, cache: Cache, x_RD: jax.Array, positions_R: jax.Array, at: rope.Angles
-) -> tuple[Cache, jax.Array]:
+    a: Architecture,
+    weights: Fused | Params,
+    switches: Switches,
+    cache: Cache,
+    x_RD: Float[Array, "R D"],
+    positions_R: Int[Array, " R"],
+    at: rope.Angles,
+) -> tuple[Cache, Float[Array, "R D"]]:
     """The same for one token of every row and paged keys: T = 1 is left out of the shapes."""
     q_RHK, k_RNK, v_RNK = _heads(a, weights, switches, x_RD, at)
     rows = jnp.arange(x_RD.shape[0])

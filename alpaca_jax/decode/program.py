@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from alpaca_jax.decode import layer, sampling
 from alpaca_jax.decode.layer import PAGE, Cache
@@ -30,10 +31,10 @@ CACHE = ("batch", "kv_heads", "cache", "head_dim")  # rows over the data axes, h
 class Chosen(NamedTuple):
     """The tokens of one step, and the likeliest ones in their place (P = 0 where nobody asked)."""
 
-    ids_R: Any
-    logprobs_R: Any
-    top_ids_RP: Any
-    top_logprobs_RP: Any
+    ids_R: Int[Array, " R"]
+    logprobs_R: Float[Array, " R"]
+    top_ids_RP: Int[Array, "R P"]
+    top_logprobs_RP: Float[Array, "R P"]
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,24 @@ class Program:
         return self._placed(Cache(cut(cache.key_RNSK, length // PAGE if self.tuning.paged_keys else length), cut(cache.value_RNSK, length)))
 
     @partial(jax.jit, static_argnums=0)
-    def take(self, cache: Cache, rows_Q: jax.Array) -> Cache:
+    def take(self, cache: Cache, rows_Q: Int[Array, " Q"]) -> Cache:
         """A copy of some rows, which all devices that share the rows have."""
         return jax.tree.map(lambda leaf: self._constrain(leaf[rows_Q], ("rows", *CACHE[1:])), cache)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def put(self, cache: Cache, own: Cache, rows_Q: jax.Array) -> Cache:
+    def put(self, cache: Cache, own: Cache, rows_Q: Int[Array, " Q"]) -> Cache:
         """The cache with some rows replaced by `own`; one whose number is beyond the last row is dropped."""
         return self._placed(jax.tree.map(lambda leaf, new: leaf.at[rows_Q].set(new, mode="drop"), cache, own))
 
     @partial(jax.jit, static_argnums=0)
     def embed(
-        self, embed_VD: jax.Array, ids_RT: jax.Array, starts_R: jax.Array, lengths_R: jax.Array | None = None
-    ) -> tuple[jax.Array, rope.Angles]:
-        """What the first layer reads: the tokens' embeddings [R * T, D], and the rotations of their positions.
+        self,
+        embed_VD: Float[Array, "V D"],
+        ids_RT: Int[Array, "R T"],
+        starts_R: Int[Array, " R"],
+        lengths_R: Int[Array, " R"] | None = None,
+    ) -> tuple[Float[Array, "R*T D"], rope.Angles]:
+        """What the first layer reads: the tokens' embeddings, and the rotations of their positions.
 
         RoPE's scaling may depend on the length of the text: of the prompt while it is read, and up to each token while decoding (None).
         """
@@ -105,9 +110,15 @@ class Program:
 
     @partial(jax.jit, static_argnums=0, donate_argnames="caches")
     def decode(
-        self, weights: Any, first: int, caches: list[Cache], x_RD: jax.Array, positions_R: jax.Array, at: rope.Angles
-    ) -> tuple[list[Cache], jax.Array]:
-        """One token of every row through the layers from `first` on, one for each of `caches`: those with it added, and the stream [R, D].
+        self,
+        weights: Any,
+        first: int,
+        caches: list[Cache],
+        x_RD: Float[Array, "R D"],
+        positions_R: Int[Array, " R"],
+        at: rope.Angles,
+    ) -> tuple[list[Cache], Float[Array, "R D"]]:
+        """One token of every row through the layers from `first` on, one for each of `caches`: those with it added, and the stream.
 
         `weights` is what `Weights.group` gives.
         """
@@ -131,17 +142,23 @@ class Program:
 
     @partial(jax.jit, static_argnums=0, donate_argnames="cache")
     def prefill(
-        self, weights: Any, number: int, cache: Cache, x_MD: jax.Array, starts_R: jax.Array, at: rope.Angles
-    ) -> tuple[Cache, jax.Array]:
-        """T tokens of every row through the layer `number`: rows that `take` gave, with them added, and the stream [R * T, D]."""
+        self,
+        weights: Any,
+        number: int,
+        cache: Cache,
+        x_MD: Float[Array, "M D"],
+        starts_R: Int[Array, " R"],
+        at: rope.Angles,
+    ) -> tuple[Cache, Float[Array, "M D"]]:
+        """T tokens of every row (M = R * T) through the layer `number`: rows that `take` gave, with them added, and the stream."""
         switches = self._switches(number)
         own = weights[0] if isinstance(weights, list) else self._layer(weights, number)
         cache, x_MD = layer.tokens(self.architecture, own, switches, cache, x_MD, starts_R, at)
         return jax.tree.map(lambda leaf: self._constrain(leaf, ("rows", *CACHE[1:])), cache), x_MD
 
     @partial(jax.jit, static_argnums=0)
-    def logits(self, norm: jax.Array, head_VD: jax.Array, x_RD: jax.Array) -> jax.Array:
-        """fp32 scores [R, V] of the next token from the last layer's stream; rows that pad the stored vocabulary are left out."""
+    def logits(self, norm: Float[Array, " D"], head_VD: Float[Array, "V D"], x_RD: Float[Array, "R D"]) -> Float32[Array, "R _"]:
+        """The scores of the next token from the last layer's stream; rows that pad the stored vocabulary are left out."""
         head_VD = self._constrain(head_VD, ("vocab", "embed")).astype(self.dtype)
         x_RD = rms_norm(x_RD, norm, self.architecture.norm_eps)
         if self.tuning.columns:
@@ -151,7 +168,9 @@ class Program:
         return self._constrain(logits_RV, ("batch", "scores"))[:, : self.architecture.vocab_size]
 
     @partial(jax.jit, static_argnums=(0, 1, 2))
-    def choose(self, top: int, drawn: bool, norm: jax.Array, head_VD: jax.Array, x_RD: jax.Array, draw: sampling.Draw) -> Chosen:
+    def choose(
+        self, top: int, drawn: bool, norm: Float[Array, " D"], head_VD: Float[Array, "V D"], x_RD: Float[Array, "R D"], draw: sampling.Draw
+    ) -> Chosen:
         """The next tokens, and the `top` likeliest; `drawn` says that some row is not greedy, which takes a much larger program."""
         logits_RV = self.logits(norm, head_VD, x_RD)
         ids_R, logprobs_R = sampling.sample(logits_RV, draw, drawn, self.tuning.blocked_argmax)

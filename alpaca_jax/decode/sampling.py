@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, UInt32
 
 Array = jax.Array | np.ndarray
 BLOCK = 256  # the vocabulary is summed in blocks of this size, so that a draw scans V / 256 + 256 sums and not V
@@ -13,14 +14,16 @@ BLOCK = 256  # the vocabulary is summed in blocks of this size, so that a draw s
 class Draw(NamedTuple):
     """How each row is sampled."""
 
-    temperature_R: Array  # 0: greedy
-    top_p_R: Array
-    seed_R: Array  # uint32
-    index_R: Array  # int32, how many tokens the row has: with the seed, the place in its random stream
+    temperature_R: Float[Array, " R"]  # 0: greedy
+    top_p_R: Float[Array, " R"]
+    seed_R: UInt32[Array, " R"]
+    index_R: Int[Array, " R"]  # how many tokens the row has: with the seed, the place in its random stream
 
 
-def sample(logits_RV: jax.Array, draw: Draw, drawn: bool = True, blocked: bool = True) -> tuple[jax.Array, jax.Array]:
-    """Token ids int32 [R], and their natural log-probabilities [R] at temperature 1 and before any cut.
+def sample(
+    logits_RV: Float[jax.Array, "R V"], draw: Draw, drawn: bool = True, blocked: bool = True
+) -> tuple[Int[jax.Array, " R"], Float[jax.Array, " R"]]:
+    """Token ids, and their natural log-probabilities at temperature 1 and before any cut.
 
     A row's choice depends on its own logits, temperature, top_p, seed and index alone. Without `drawn` all rows are greedy, whatever their
     temperatures; `blocked` says how the largest is looked for (see `Tuning`).

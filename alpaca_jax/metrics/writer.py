@@ -11,6 +11,7 @@ from typing import Any
 
 from alpaca_jax import rundir, storage
 from alpaca_jax.metrics.background import Sink, on_terminal
+from alpaca_jax.metrics.events import EventFile
 from alpaca_jax.spool import Spool
 
 FILE = "metrics.jsonl"
@@ -36,7 +37,7 @@ class MetricsWriter:
             self._spool.fetch(FILE)
         self._tensorboard = tensorboard
         self._sinks = tuple(sinks)
-        self._events: Any = None
+        self._events: EventFile | None = None
         self._purge_step: int | None = None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -45,9 +46,8 @@ class MetricsWriter:
         rundir.append_line(self.path, json.dumps(line, allow_nan=False))
         numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
         if self._tensorboard:
-            events = self._event_writer()
-            for key, value in numbers.items():
-                events.add_scalar(key, value, global_step=int(step))
+            self._events = self._events or EventFile(self._local / "events", self._purge_step)
+            self._events.write(int(step), numbers)
         for sink in self._sinks:
             sink.write(int(step), numbers)
 
@@ -67,8 +67,6 @@ class MetricsWriter:
     def flush(self) -> None:
         """Makes sure that everything written is in `folder`, as before a checkpoint; on a disk it always is."""
         if self._spool is not None:
-            if self._events is not None:
-                self._events.flush()
             self._spool.flush()
 
     def close(self) -> None:
@@ -89,13 +87,6 @@ class MetricsWriter:
         if self._events is not None:
             self._events.close()
             self._events = None
-
-    def _event_writer(self) -> Any:
-        if self._events is None:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(self._local / "events"), purge_step=self._purge_step, flush_secs=10)
-        return self._events
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

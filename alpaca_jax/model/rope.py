@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from alpaca_jax.model.architecture import Architecture, RopeScaling
 
@@ -17,13 +18,15 @@ BY_LENGTH = ("dynamic", "longrope")
 
 
 class Angles(NamedTuple):
-    """The cosine and sine of each position's angles, fp32 [B, T, 1, K/2] each."""
+    """The cosine and sine of each position's angles; a head has K = 2 * half values."""
 
-    cos: jax.Array
-    sin: jax.Array
+    cos: Float32[Array, "*tokens 1 half"]
+    sin: Float32[Array, "*tokens 1 half"]
 
 
-def angles(positions_BT: jax.Array, architecture: Architecture, lengths: jax.Array | None = None) -> Angles:
+def angles(
+    positions_BT: Int[Array, "B T"], architecture: Architecture, lengths: Int[Array, " B"] | Int[Array, "B T"] | None = None
+) -> Angles:
     """The rotation of each position, computed once per forward pass and shared by all layers.
 
     `lengths` is the length of each row [B], or of each token's text [B, T] (default: a row's largest position + 1); only the scalings
@@ -44,18 +47,18 @@ def angles(positions_BT: jax.Array, architecture: Architecture, lengths: jax.Arr
     return at if factor == 1.0 else Angles(at.cos * factor, at.sin * factor)
 
 
-def rotate(x_BTHK: jax.Array, at: Angles) -> jax.Array:
+def rotate(x_BTHK: Float[Array, "B T H K"], at: Angles) -> Float[Array, "B T H K"]:
     """`x_BTHK` with dimension i of each head rotated against dimension i + K/2; same shape and dtype."""
     first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * at.cos - second * at.sin, second * at.cos + first * at.sin], axis=-1).astype(x_BTHK.dtype)
 
 
-def only_if(turns: jax.Array, at: Angles) -> Angles:
+def only_if(turns: Bool[Array, ""], at: Angles) -> Angles:
     """`at` if the scalar `turns` is true, else the identity rotation, for a layer without RoPE."""
     return Angles(jnp.where(turns, at.cos, 1.0), jnp.where(turns, at.sin, 0.0))
 
 
-def text_lengths(architecture: Architecture, segments_BT: jax.Array, positions_BT: jax.Array) -> jax.Array | None:
+def text_lengths(architecture: Architecture, segments_BT: Int[Array, "B T"], positions_BT: Int[Array, "B T"]) -> Int[Array, "B T"] | None:
     """The length [B, T] of each token's segment for the scalings in BY_LENGTH, so that packing changes no angle; else None."""
     if architecture.rope_scaling is None or architecture.rope_scaling.kind not in BY_LENGTH:
         return None

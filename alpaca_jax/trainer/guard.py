@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from alpaca_jax.config import configclass
 
@@ -31,8 +32,8 @@ class GuardConfig:
 class Guard:
     """The last good losses (fp32 [RING], a ring buffer) and how many there have been (int32)."""
 
-    losses: jax.Array
-    filled: jax.Array
+    losses: Array
+    filled: Array
 
 
 def empty() -> Guard:
@@ -40,8 +41,8 @@ def empty() -> Guard:
     return Guard(jnp.zeros(RING, jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def is_bad(config: GuardConfig, guard: Guard | None, loss: jax.Array, gradient_norm: jax.Array) -> jax.Array:
-    """True (a bool scalar) for a step whose update must be withheld."""
+def is_bad(config: GuardConfig, guard: Guard | None, loss: Float[Array, ""], gradient_norm: Float[Array, ""]) -> Bool[Array, ""]:
+    """True for a step whose update must be withheld."""
     bad = ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
     if guard is None or config.spike is None:
         return bad
@@ -49,7 +50,7 @@ def is_bad(config: GuardConfig, guard: Guard | None, loss: jax.Array, gradient_n
     return bad | ((guard.filled >= config.window) & (loss > config.spike * jnp.median(recent)))
 
 
-def remember(guard: Guard, loss: jax.Array, good: jax.Array) -> Guard:
+def remember(guard: Guard, loss: Float[Array, ""], good: Bool[Array, ""]) -> Guard:
     """The Guard after a step of this loss; a step that is not good leaves it as it was."""
     place = guard.filled % RING
     losses = guard.losses.at[place].set(jnp.where(good, loss, guard.losses[place]))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,6 @@ def shrunk(name: str) -> Architecture:
         sliding_layers=a.sliding_layers and tuple(layer for layer in a.sliding_layers if layer < layers),
         nope_layers=tuple(layer for layer in a.nope_layers if layer < layers),
     )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly() -> Iterator[None]:
-    """Nobody measures speed here, and compiling is most of what these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # One name for each set of switches: most files differ in their sizes only.

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run by its path
 
-from alpaca_jax.data import prefetch
+from alpaca_jax.tensorflow import SETTINGS
 from tools.benchmark import alpaca, turns
 
 EXAMPLES, LENGTH, EPOCHS, MAX_LENGTH, THEIR_BATCH = 128, 2048, 3, 512, 4
@@ -84,7 +84,7 @@ def start(contestant: str, folder: Path) -> Marks:
     turns.console.print(f"{contestant}: started")
     command = [sys.executable, "-W", "ignore", "-m", "tools.benchmark.input", "--contestant", contestant, "--folder", str(folder)]
     path = os.pathsep.join([str(folder / "packages"), os.environ.get("PYTHONPATH", "")]) if contestant == "trl" else None
-    environment = os.environ | prefetch.QUIET | ({"PYTHONPATH": path} if path else {})
+    environment = os.environ | SETTINGS | ({"PYTHONPATH": path} if path else {})
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     marks = json.loads(output.splitlines()[-1])
     turns.console.print(f"{contestant}: {marks['ready']:.2f} s, and {marks['imports']:.2f} s for the imports")
