@@ -1,7 +1,6 @@
 """Eight virtual CPU devices, strict dtype promotion, and the fixtures that several tests share."""
 
 import atexit
-import fnmatch
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import jaxtyping
 import pytest
+from skip_guard import pytest_addoption, pytest_configure  # noqa: F401 - hooks
 
 # In a shell's background job Ctrl-C is ignored, and children would inherit that; but tests send it to them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
@@ -41,6 +41,12 @@ jaxtyping.install_import_hook([f"alpaca_jax.{room}" for room in ("model", "train
 TINY_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it", "again"]
 # Optax multiplies its integer step count by floats, so tests that take optimizer steps can't be strict.
 TAKES_STEPS = ("train", "trainer/test_step.py", "trainer/test_assemble.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker begins one when the others are about to end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,51 +94,6 @@ def tiny_architecture():
         max_positions=128,
         tie_embeddings=True,
     )
-
-
-# --- unexpected skips fail the run ------------------------------------------------------------------------------------------------
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--allowed-skips", help="a file of patterns; a skip that matches none fails the run")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    path = config.getoption("--allowed-skips")
-    if path and not hasattr(config, "workerinput"):  # the main process of pytest-xdist sees every report
-        lines = Path(path).read_text().splitlines()
-        config.pluginmanager.register(SkipGuard([line for line in lines if line and not line.startswith("#")]))
-
-
-class SkipGuard:
-    """Lists the skips that no pattern allows, and fails the run if there are any."""
-
-    def __init__(self, patterns: list[str]) -> None:
-        self.patterns = patterns
-        self.refused: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._look(report)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        self._look(report)
-
-    def _look(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if not report.skipped or hasattr(report, "wasxfail"):
-            return
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        line = f"{report.nodeid}: {reason.removeprefix('Skipped: ')}"
-        if not any(fnmatch.fnmatchcase(line, pattern) for pattern in self.patterns):
-            self.refused.append(line)
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.refused and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def pytest_terminal_summary(self, terminalreporter) -> None:
-        if self.refused:
-            terminalreporter.section("skips that are not in the list of allowed ones", red=True)
-            terminalreporter.write_line("\n".join(self.refused))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ SHIPPED = [
 
 def _config(verb, *overrides):
     command = cli._parse([verb, *overrides])
-    return cli._compose(command), cli._config(command, cli._compose(command))
+    mapping = cli._compose(command)
+    return mapping, cli._config(command, mapping)
 
 
 def _child(*arguments, **options):

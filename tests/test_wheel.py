@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tools.prove.tiny import SIZES, write_tokenizer
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("alpaca_jax", "configs", "pyproject.toml", "README.md", "LICENSE")
-TINY = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,10 @@ def test_help_from_outside_the_checkout(installed, tmp_path):
 
 
 def test_a_tiny_train_step_from_outside_the_checkout(installed, tmp_path):
-    _write_tokenizer(tmp_path / "tokenizer")
+    write_tokenizer(tmp_path / "tokenizer")
     records = [{"instruction": f"Say {n}.", "input": "", "output": f"{n} it is."} for n in range(8)]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    architecture = [f"model.architecture.{key}={value}" for key, value in TINY.items()]
+    architecture = [f"model.architecture.{key}={value}" for key, value in SIZES.items()]
     _outside(
         installed, tmp_path, "train", "model=tiny", *architecture, "model.tokenizer=tokenizer", "data.records=records.jsonl",
         "data.cache=cache", "batch.examples=4", "batch.sequence_length=256", "data.max_length=256", "steps=1", "dir=run",
@@ -84,17 +85,3 @@ def test_a_tiny_train_step_from_outside_the_checkout(installed, tmp_path):
     (line,) = (tmp_path / "run" / "train" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 1
     assert 0 < json.loads(line)["loss"] < 20
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """Bytes and two special tokens: the smallest tokenizer that reads every text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))

@@ -6,27 +6,17 @@ import subprocess
 import sys
 import time
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
 from alpaca_jax import metrics
 from alpaca_jax.config import parse
 from alpaca_jax.train.config import Config
+from tools.prove.tiny import SIZES, overrides, write_tokenizer
 
-SIZES = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
-SIZES |= {"max_positions": 512, "tie_embeddings": True}
 STEPS = 60
 
 
 def make_files(folder):
     """A folder with a byte tokenizer and forty records."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    (folder / "tokenizer").mkdir()
-    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    write_tokenizer(folder / "tokenizer")
     records = [{"instruction": f"Say {n}.", "input": "", "output": f"{n} it is."} for n in range(40)]
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
@@ -43,22 +33,13 @@ def mapping(files, folder, **changes):
         "optimizer": {"learning_rate": 1e-2},
         "mesh": {"data": 1},
         "hardware": {"peak_tflops": 0.1},
-        "checkpoint": {"every_steps": 2},
+        "checkpoint": {"every_steps": 4},
     } | changes
 
 
 def config(files, folder, **changes):
     """The same as the verb's Config."""
     return parse(Config, mapping(files, folder, **changes))
-
-
-def overrides(tree, prefix=""):
-    """The mapping as `key=value` arguments of a command line."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from overrides(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={value}"
 
 
 def command(files, folder, **changes):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-import tokenizers
 from splits import split_records
 
 from alpaca_jax import records
@@ -22,6 +21,7 @@ from alpaca_jax.data import builder, example, instructions, origin, store
 from alpaca_jax.data.config import DataConfig, SourceConfig
 from alpaca_jax.errors import UserError
 from alpaca_jax.tokenizer import Tokenizer
+from tools.prove.tiny import write_tokenizer
 
 RECORDS = [
     records.Record(f"Say {number}.", input="twice" * (number % 2), output=f"{number} " * (number % 7), provenance={"number": number})
@@ -32,15 +32,8 @@ RECORDS = [
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Tokenizer:
     """A byte a token."""
-    vocab = {letter: id for id, letter in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.add_special_tokens(["</s>"])
-    made.decoder = tokenizers.decoders.ByteLevel()
     folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    write_tokenizer(folder, ["</s>"], eos_token="</s>")
     return Tokenizer.load(folder)
 
 

@@ -6,11 +6,12 @@ import sys
 import time
 
 import pytest
-from training import make_files, mapping, overrides
+from training import make_files, mapping
 from two_processes import Job, scripted
 
 from alpaca_jax import metrics
 from alpaca_jax.checkpoint import steps
+from tools.prove.tiny import overrides
 
 
 def test_a_finished_job_ends_with_zero_everywhere(tmp_path):

@@ -210,7 +210,7 @@ def test_a_port_in_use_and_a_stranger_at_it(ranks):
         job = ranks(2, port=port)
 
         def stranger():
-            with contextlib.suppress(OSError):  # those that nobody calls end when the port is closed
+            with contextlib.suppress(OSError):  # for those whom nobody calls
                 connection, _ = taken.accept()
                 with connection:
                     connection.sendall(b"SSH-2.0\n")
@@ -221,6 +221,9 @@ def test_a_port_in_use_and_a_stranger_at_it(ranks):
         for rank in range(2):
             job.start(rank)
         results = job.finish()
+        taken.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
     assert isinstance(results[0], UserError) and f"port {port} of n0 is in use" in str(results[0])
     assert isinstance(results[1], UserError) and "is not the lead" in str(results[1])
 

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import tokenizers
 
 from alpaca_jax import records
 from alpaca_jax.config import parse
@@ -17,28 +16,17 @@ from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.tokenizer import Tokenizer
+from tools.prove.tiny import write_tokenizer
 
 TINY = Architecture(vocab_size=257, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
-
-
-def tokenizer(folder):
-    """A byte a token."""
-    vocab = {letter: id for id, letter in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))} | {"</s>": 256}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens(["</s>"])
-    folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
-    return Tokenizer.load(folder)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Two folders with random weights."""
     folder = tmp_path_factory.mktemp("models")
-    its_tokenizer = tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer", ["</s>"], eos_token="</s>")
+    its_tokenizer = Tokenizer.load(folder / "tokenizer")
     init = jax.jit(lambda key: llama.init(TINY, key))
     for seed in (0, 1):
         params = jax.device_get(init(jax.random.key(seed)))

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+
+from tools.prove.tiny import write_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 RECORDS = [
@@ -19,16 +21,8 @@ RECORDS = [
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>", "<|im_start|>", "<|im_end|>"])
-    (folder / "tokenizer").mkdir()
-    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(
-        json.dumps({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True})
-    )
+    specials = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    write_tokenizer(folder / "tokenizer", specials, bos_token="<s>", eos_token="</s>", add_bos_token=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     return folder
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from cluster_jobs import eventually, running_below
 from launched import scripted
-from training import make_files, mapping, overrides
+from training import make_files, mapping
 
 from alpaca_jax import __main__ as cli
 from alpaca_jax.cluster import record
@@ -22,6 +22,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import backends, queue, sweep
 from alpaca_jax.launcher import combinations, waiting
 from alpaca_jax.launcher.config import LauncherConfig
+from tools.prove.tiny import overrides
 
 FAILS = """
 if seed == 2 and rank == 1 and not (folder.parent / "mended").exists():
@@ -276,8 +277,7 @@ def test_a_killed_driver_leaves_its_jobs_to_their_supervisors(tmp_path, capsys):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_training_on_one_and_on_two_ranks(tmp_path, monkeypatch, capsys, written, processes):
     files = make_files(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1")
     settings = mapping(files, tmp_path / "sweep", steps=4, evaluate_every=2, checkpoint={"every_steps": 4}, mesh={"data": processes})
     settings["batch"]["rows"] = 4
     rates = [] if processes == 2 else ["optimizer.learning_rate=1e-2,3e-2", "hydra.launcher.parallel=2"]

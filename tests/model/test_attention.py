@@ -27,14 +27,16 @@ def test_blocks_give_what_the_whole_square_gives(length, heads, kv_heads):
     segments[:, length - length // 5 :] = 0  # empty slots at the end
     visible = attention.visible(jnp.asarray(segments, jnp.int32))
 
-    def loss(attend):
-        return lambda *qkv: (attend(*qkv, visible) * (segments > 0)[:, :, None, None].astype(np.float32)).sum() ** 2
-
-    ours, reference = (
-        jax.jit(jax.value_and_grad(loss(attend), argnums=(0, 1, 2)))(query, key, value) for attend in (attention.attend, plain)
-    )
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-4), ours, reference)
     real = segments > 0
-    np.testing.assert_allclose(
-        np.asarray(attention.attend(query, key, value, visible))[real], np.asarray(plain(query, key, value, visible))[real], atol=2e-6
-    )
+
+    def loss(attend):
+        def terms(*qkv):
+            mixed = attend(*qkv, visible)
+            return (mixed * real[:, :, None, None].astype(np.float32)).sum() ** 2, mixed
+
+        return jax.jit(jax.value_and_grad(terms, argnums=(0, 1, 2), has_aux=True))
+
+    ((ours, mixed), gradients), ((reference, expected), others) = (loss(attend)(query, key, value) for attend in (attention.attend, plain))
+    np.testing.assert_allclose(ours, reference, rtol=1e-4)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-4), gradients, others)
+    np.testing.assert_allclose(np.asarray(mixed)[real], np.asarray(expected)[real], atol=2e-6)

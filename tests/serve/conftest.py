@@ -3,6 +3,7 @@
 import contextlib
 import threading
 
+import bytewise
 import jax
 import openai
 import pytest
@@ -30,12 +31,7 @@ NAME = "tiny"
 @pytest.fixture(scope="session")
 def tokenizer():
     """A tokenizer with a token for each byte, and ChatML's special tokens."""
-    alphabet = SPECIALS + sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = tokenizers.Tokenizer(models.BPE({token: id for id, token in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(SPECIALS)
-    return Tokenizer(Json(made.to_str()), bos_id=1, eos_id=2, pad_id=2, adds_bos=False, chat_template=TEMPLATE)
+    return bytewise.tokenizer(SPECIALS, chat_template=TEMPLATE, bos="<|im_start|>", eos="<|im_end|>")
 
 
 @pytest.fixture(scope="session")

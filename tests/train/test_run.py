@@ -23,9 +23,9 @@ def straight(files, tmp_path_factory):
 
 
 def test_killed_stopped_and_started_again_equals_the_straight_run_bit_for_bit(files, straight, tmp_path):
-    assert stopped(files, tmp_path, 8, signal.SIGKILL) == -signal.SIGKILL
+    assert stopped(files, tmp_path, 12, signal.SIGKILL) == -signal.SIGKILL
     assert 0 < checkpoint.steps(tmp_path / "train" / "checkpoints")[-1] < STEPS
-    assert stopped(files, tmp_path, 20, signal.SIGTERM) == 200
+    assert stopped(files, tmp_path, 24, signal.SIGTERM) == 200
     assert checkpoint.steps(tmp_path / "train" / "checkpoints")[-1] < STEPS
     finish(files, tmp_path)
     assert losses(tmp_path) == losses(straight)

@@ -1,7 +1,7 @@
 """A tiny model, a byte tokenizer and short records, for proofs about something else."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,18 @@ SIZES = {
 }
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Writes a tokenizer whose tokens are the bytes, `<s>` and `</s>`."""
+def write_tokenizer(folder: Path, specials: Sequence[str] = ("<s>", "</s>"), **settings: Any) -> None:
+    """Writes a tokenizer whose tokens are the bytes and then the `specials`; `settings` are those of tokenizer_config.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.add_special_tokens(list(specials))
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings or {"bos_token": "<s>", "eos_token": "</s>"}))
 
 
 def record(number: int) -> dict[str, str]:

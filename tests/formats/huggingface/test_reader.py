@@ -106,7 +106,7 @@ def test_gradients(kind: str, make_llama: Any) -> None:
     batch = _inputs()
 
     def mean(params: dict[str, Any]) -> jax.Array:
-        total, count = response_loss(Forward(model.architecture), params, batch)
+        total, count = response_loss(Forward(model.architecture), params, jax.device_put(batch))
         return total / count
 
     loss, gradients = jax.value_and_grad(mean)(pretrained.load_params(model))
