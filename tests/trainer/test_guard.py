@@ -123,6 +123,18 @@ def test_a_batch_without_targets_is_no_bad_step_and_no_loss_to_remember(run):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy(state.trained)))
 
 
+def test_a_single_target_has_a_loss_of_its_own(run):
+    batch = run.batch()
+    weights = np.array(batch["weights"])
+    others = np.argwhere(weights)[1:]
+    weights[tuple(others.T)] = 0.0
+    batch["weights"] = jax.device_put(weights, run.layout.batch)
+    total, targets = response_loss(Forward(TINY), whole(run.start().trained, run.fixed), batch)
+    _, metrics = run.compiled(run.start(), batch)
+    assert float(targets) == float(metrics["targets"]) == 1.0
+    assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-6)
+
+
 def test_frozen_weights_stay_bit_for_bit_and_have_no_moments(run):
     before, fixed = by_name(copy(run.start().trained)), copy(run.fixed)
     after = by_name(copy(run.after(3)[0].trained))
@@ -159,6 +171,12 @@ def test_the_state_is_donated_and_updated_in_its_own_place(run):
     run.compiled(state, run.batch())
     assert all(leaf.is_deleted() for leaf in leaves)
     assert run.memory.alias_size_in_bytes >= sum(leaf.nbytes for leaf in leaves)
+
+
+def test_the_average_begins_as_a_copy_that_may_be_donated_beside_the_weights(run):
+    places = [{leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)} for tree in (run.first.trained, run.first.ema)]
+    assert not set.intersection(*places)
+    assert same(run.first.trained, run.first.ema)
 
 
 def test_the_state_comes_apart_and_together_again(run):

@@ -1,6 +1,7 @@
 """The step: the same numbers on every mesh and for every split into microbatches, and its state where it should be."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,10 +13,12 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
 from alpaca_jax.trainer import optimizer as optimizers
+from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.assemble import assemble
 from alpaca_jax.trainer.forward import Forward
-from alpaca_jax.trainer.objectives import sft
+from alpaca_jax.trainer.objectives import Objective, Terms, sft
 from alpaca_jax.trainer.optimizer import OptimizerConfig
+from alpaca_jax.trainer.step import make_step
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=4)
 STORED_VOCAB = 64
@@ -115,6 +118,32 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end():
     assert float(rate(10)) == 1.0
     assert float(rate(100)) == pytest.approx(0.1)
     assert float(optimizers.learning_rate(OptimizerConfig(learning_rate=1.0, warmup=0.0), 10)(0)) == 1.0
+
+
+def test_a_warm_up_of_a_share_takes_whole_steps_and_the_decay_the_rest():
+    rate = optimizers.learning_rate(OptimizerConfig(learning_rate=1.0, warmup=0.03, schedule="linear"), 50)  # 1.5 steps: 2
+    assert [float(rate(step)) for step in (0, 1, 2, 26, 50)] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0], abs=1e-6)
+
+
+def test_a_gradient_is_clipped_to_its_global_norm():
+    optimizer = optimizers.make(OptimizerConfig(clip=0.5), 10)
+    params = {"gate": np.zeros((2, 2), np.float32), "up": np.zeros((2, 2), np.float32)}
+    gradients = jax.tree.map(lambda leaf: np.full_like(leaf, 3.0), params)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = optimizer.update(gradients, optimizer.init(params), params)
+    assert float(optax.tree.norm(optax.tree.get(state, "mu"))) == pytest.approx(0.1 * 0.5)  # 1 - the first beta
+
+
+def test_an_update_is_added_in_fp32_to_a_bfloat16_weight():
+    layout = Layout(make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
+    specs = {"weight": llama.WeightSpec((1,), jnp.bfloat16, ("embed",))}
+    change = 2.0**-8 * (1 + 2.0**-10)  # a little more than half the step from 1 to the next bfloat16; as a bfloat16 exactly half
+    optimizer = optimizers.Optimizer(lambda _: {}, lambda _, state, weights: ({"weight": jnp.full(1, change)}, state), None)
+    objective = Objective(lambda trained, fixed, batch: Terms(trained["weight"].astype(jnp.float32).sum(), jnp.float32(1)), {})
+    places = states.shardings(specs, optimizer, layout)
+    state = states.start({"weight": jnp.ones(1, jnp.bfloat16)}, optimizer, places)
+    state, _ = make_step(objective, optimizer, layout, places, {})(state, {}, {})
+    assert float(state.trained["weight"][0]) == 1 + 2.0**-7
 
 
 def test_norm_scales_are_not_decayed():
