@@ -1,12 +1,22 @@
 """Runs one command of a cluster's command line (kubectl, gcloud, Slurm's) and turns what it complains of into a UserError."""
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from alpaca_jax.errors import UserError
 
 MOST_CHARACTERS = 600  # of a complaint
+
+
+def program(name: str, variable: str, remedy: str) -> str:
+    """Returns `name`, or what the environment variable names instead; a UserError with the remedy where it isn't on the PATH."""
+    named = os.environ.get(variable, name)
+    if shutil.which(named) is None:
+        raise UserError(f"there is no {named} on the PATH: {remedy}, or set {variable}")
+    return named
 
 
 def ask(

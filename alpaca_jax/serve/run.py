@@ -93,8 +93,8 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._listener = listener
         self._interrupted = False
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+        address = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        self.url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers requests until `end` or a signal; raises what ended the scheduler early."""

@@ -1,12 +1,10 @@
 """kubectl: everything that asks a cluster goes through here. ALPACA_JAX_KUBECTL names another program."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca_jax.cluster.command import ask as ask_command
+from alpaca_jax.cluster import command as commands
 from alpaca_jax.errors import UserError
 
 VARIABLE = "ALPACA_JAX_KUBECTL"
@@ -15,9 +13,7 @@ SECONDS = 300.0  # a deletion waits while pods save
 
 def command(options: Mapping[str, Any], *arguments: str) -> list[str]:
     """Returns a command line of kubectl with the context and namespace from a job's options."""
-    program = os.environ.get(VARIABLE, "kubectl")
-    if shutil.which(program) is None:
-        raise UserError(f"there is no {program} on the PATH: install kubectl, give it your cluster's credentials, or set {VARIABLE}")
+    program = commands.program("kubectl", VARIABLE, "install kubectl, give it your cluster's credentials")
     context = [f"--context={options['context']}"] if options.get("context") else []
     return [program, *context, f"--namespace={options.get('namespace') or 'default'}", *arguments]
 
@@ -27,7 +23,7 @@ def ask(options: Mapping[str, Any], *arguments: str, value: Any = None) -> str:
     line = command(options, *arguments)
     text = "" if value is None else json.dumps(value)
     try:
-        return ask_command(line, f"kubectl {' '.join(arguments[:2])}", SECONDS, text=text)
+        return commands.ask(line, f"kubectl {' '.join(arguments[:2])}", SECONDS, text=text)
     except UserError as error:
         if "no matches for kind" in str(error) or "doesn't have a resource type" in str(error):
             raise UserError(f"{error} (install JobSet on the cluster first: kubectl apply of its release's manifests.yaml)") from error

@@ -1,12 +1,10 @@
 """gcloud: everything that asks Google Cloud goes through here. ALPACA_JAX_GCLOUD names another program."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca_jax.cluster.command import ask as ask_command
+from alpaca_jax.cluster import command as commands
 from alpaca_jax.errors import UserError
 
 VARIABLE = "ALPACA_JAX_GCLOUD"
@@ -15,16 +13,14 @@ SECONDS = 900.0  # a deletion waits for its machines
 
 def command(options: Mapping[str, Any], *arguments: str) -> list[str]:
     """Returns a command line of `gcloud compute tpus` with the zone and project from a job's options."""
-    program = os.environ.get(VARIABLE, "gcloud")
-    if shutil.which(program) is None:
-        raise UserError(f"there is no {program} on the PATH: install Google Cloud's CLI and log in (gcloud auth login), or set {VARIABLE}")
+    program = commands.program("gcloud", VARIABLE, "install Google Cloud's CLI and log in (gcloud auth login)")
     where = [f"--{key}={options[key]}" for key in ("zone", "project") if options.get(key)]
     return [program, "compute", "tpus", *arguments, *where, "--quiet"]
 
 
 def ask(options: Mapping[str, Any], *arguments: str) -> str:
     """Returns what gcloud prints; a UserError says what it complains of."""
-    return ask_command(command(options, *arguments), f"gcloud {' '.join(arguments[:3])}", SECONDS)
+    return commands.ask(command(options, *arguments), f"gcloud {' '.join(arguments[:3])}", SECONDS)
 
 
 def describe(options: Mapping[str, Any], kind: str, name: str) -> dict[str, Any] | None:
