@@ -53,8 +53,8 @@ def _forward(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk): 
 
 
 def _backward(vocab_size, chunk, grads, upstream):  # type: ignore[no-untyped-def]
-    grad_BTD, grad_VD = grads
-    return (grad_BTD * upstream).astype(grad_BTD.dtype), (grad_VD * upstream).astype(grad_VD.dtype), None, None
+    grad_BTD, grad_VD = ((grad.astype(jnp.float32) * upstream).astype(grad.dtype) for grad in grads)
+    return grad_BTD, grad_VD, None, None
 
 
 summed_cross_entropy.defvjp(_forward, _backward)

@@ -142,6 +142,15 @@ def test_only_the_plans_in_use_stay_in_memory(some: Examples) -> None:
     batches = make_batches(some, BatchConfig(examples=8, sequence_length=LENGTH), seed=0, epochs=8)
     plans = [weakref.ref(batches.plan(epoch)) for epoch in range(8)]
     assert sum(plan() is not None for plan in plans) <= 2
+    one, other = batches.plan(0), batches.plan(1)  # the prefetching threads go back and forth between the two
+    assert batches.plan(0) is one and batches.plan(1) is other
+
+
+def test_rows_hold_the_part_of_an_epoch_too_that_a_run_ends_with() -> None:
+    some, config = make([64, 64, 64, 2, 2, 2]), BatchConfig(examples=4, sequence_length=LENGTH)
+    whole = {seed: [make_batches(some, config, seed, epochs=epochs).rows for epochs in (1, 2)] for seed in range(20)}
+    seed, (_, needed) = next((seed, rows) for seed, rows in whole.items() if rows[0] < rows[1])
+    assert make_batches(some, config, seed, epochs=1.5).rows == needed
 
 
 def test_a_later_epoch_is_checked_before_its_first_step() -> None:

@@ -104,6 +104,14 @@ def test_a_loss_spike_is_withheld_once_the_window_is_full(run):
         assert same(kept(after), before) == bad
 
 
+@pytest.mark.parametrize("filled", [3, guards.RING + 1])
+def test_a_spike_is_measured_by_the_median_of_the_last_good_losses(filled):
+    losses = np.zeros(guards.RING, np.float32)
+    losses[(filled - 1 - np.arange(3)) % guards.RING] = 1.0, 5.0, 5.0  # the newest first
+    guard = Guard(jnp.array(losses), jnp.int32(filled))
+    assert [bool(guards.is_bad(GUARD, guard, jnp.float32(loss), jnp.float32(1.0))) for loss in (9.9, 10.1)] == [False, True]
+
+
 def test_good_losses_are_remembered_in_turns(run):
     state, losses = run.start(), []
     for _ in range(5):

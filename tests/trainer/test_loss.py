@@ -43,6 +43,15 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(chunk, vocab_size):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
+def test_gradients_have_the_dtypes_of_what_they_are_of():
+    hidden, weight = jnp.ones((2, 12, 8), jnp.bfloat16), jnp.ones((16, 8), jnp.bfloat16)
+    targets, weights = jnp.zeros((2, 12), jnp.int32), jnp.ones((2, 12))
+    total, (of_hidden, of_weight) = jax.value_and_grad(lambda *both: summed_cross_entropy(*both, targets, weights, 16, 4), (0, 1))(
+        hidden, weight
+    )
+    assert (total.dtype, of_hidden.dtype, of_weight.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+
+
 def test_packed_rows_have_the_loss_of_the_same_examples_alone():
     params = jax.jit(lambda key: llama.init(TINY, key))(jax.random.key(0))
     random = np.random.default_rng(0)
