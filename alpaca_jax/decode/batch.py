@@ -138,7 +138,7 @@ class Batch:
             done, source = max(((min(same, self._live[index].cached), index) for same, index in others), default=(0, row))
             if done >= generation.cached + SHARED:
                 self._copy(source, row)
-                generation.cached = min(done, len(generation.prompt) - 1)
+                generation.cached = done
             gain = max((same for same, index in others if index in chosen), default=0)
             if generation.unread and gain < generation.cached + SHARED:
                 chosen.append(row)

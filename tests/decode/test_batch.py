@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from decoding import batch_of
 
-from alpaca_jax.decode.batch import _up
+from alpaca_jax.decode.batch import SHARED, Batch, _up
 from alpaca_jax.decode.generation import Options
 from alpaca_jax.decode.tuning import CPU, PLAIN
 from alpaca_jax.model import llama
@@ -101,6 +101,30 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(params):
     prompts = [[*start, 1, 2], [*start, 3], [*start[:20], 4], [*start, 1, 2]]
     answers = batch_of(TINY, params, slots=4).generate(prompts, 5)
     assert [answer.ids for answer in answers] == [greedy(params, prompt, 5) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("same", "copies"), [(SHARED - 1, 0), (SHARED + 1, 1)])
+def test_a_beginning_too_short_to_be_worth_a_copy_is_read_again(params, monkeypatch, same, copies):
+    copied, copy = [], Batch._copy
+    monkeypatch.setattr(Batch, "_copy", lambda batch, *rows: (copied.append(rows), copy(batch, *rows)))
+    (start,) = some_prompts(same)
+    batch = batch_of(TINY, params, slots=2)
+    for last in ([1, 2, 3], [4, 5]):
+        batch.admit([*start, *last], Options(4))
+    batch.step()
+    assert len(copied) == copies
+
+
+def test_the_cache_shrinks_once_half_of_it_is_enough(params):
+    batch = batch_of(TINY, params, slots=6)
+    running = [batch.admit(prompt, Options(30)) for prompt in some_prompts(4, 5, 6, 7, 8, 9)]
+    rows = []
+    for leaving in (0, 2, 1, 1):
+        for _ in range(leaving):
+            batch.release(running.pop())
+        batch.step()
+        rows.append(batch._rows)
+    assert rows == [6, 6, 6, 2]
 
 
 def test_sampling_depends_on_the_prompt_and_seed_alone(params):

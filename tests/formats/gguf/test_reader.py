@@ -1,5 +1,6 @@
 """SmolLM2's own file against `transformers`, small GGUF files written by the `gguf` package, and files that aren't what they should be."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,11 @@ def smol(smollm2: Path) -> Iterator[tuple[pretrained.Pretrained, dict[str, Any],
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers
-def test_logits_and_greedy_tokens_equal_transformers(smol: Any, smollm2: Path) -> None:
+def test_logits_and_greedy_tokens_equal_transformers(smol: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model, params, logits = smol
+    monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))  # transformers makes it for each module
     theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32).eval()
     prompts = [model.tokenizer.encode(prompt, special=True) for prompt in PROMPTS]
     width = max(map(len, prompts))
