@@ -103,6 +103,13 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(params):
     assert [answer.ids for answer in answers] == [greedy(params, prompt, 5) for prompt in prompts]
 
 
+def test_a_piece_that_starts_behind_a_copy_fits_at_the_end_of_the_cache(params):
+    start, rest = some_prompts(108, 17)
+    prompts = [[*start, 1, 2], [*start, *rest]]  # 108 + a piece of 32 is more than the 128 places that the prompts need
+    answers = batch_of(TINY, params, slots=2).generate(prompts, 3)
+    assert [answer.ids for answer in answers] == [greedy(params, prompt, 3) for prompt in prompts]
+
+
 @pytest.mark.parametrize(("same", "copies"), [(SHARED - 1, 0), (SHARED + 1, 1)])
 def test_a_beginning_too_short_to_be_worth_a_copy_is_read_again(params, monkeypatch, same, copies):
     copied, copy = [], Batch._copy
