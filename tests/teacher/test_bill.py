@@ -37,6 +37,16 @@ def test_a_request_waits_for_one_that_may_come_cheaper():
     assert bill.dollars == pytest.approx(5e-5)
 
 
+@pytest.mark.parametrize("counts", [(None, 10), (10, None), (None, None)])
+def test_an_answer_without_one_of_its_counts_costs_the_most_it_can(counts):
+    bill = Bill(PRICES)
+    bill.charge(
+        REQUEST, Answer(text="x", finish_reason="stop", model="m", prompt_tokens=counts[0], completion_tokens=counts[1], seconds=0.1)
+    )
+    assert bill.dollars == bill.worst(REQUEST)
+    assert (bill.prompt_tokens, bill.completion_tokens) == (counts[0] or 0, counts[1] or 0)
+
+
 def test_over_budget_is_said_when_nothing_is_out():
     bill = Bill(PRICES, max_dollars=4e-4)
     with pytest.raises(OverBudget, match="dollars"), bill.holding(bill.worst(REQUEST)):
