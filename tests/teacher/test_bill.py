@@ -25,7 +25,7 @@ def test_a_request_waits_for_one_that_may_come_cheaper():
         with bill.holding(worst):
             entered.set()
 
-    thread = threading.Thread(target=second)
+    thread = threading.Thread(target=second, daemon=True)
     with bill.holding(worst):
         thread.start()
         time.sleep(0.05)
