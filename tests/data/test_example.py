@@ -59,6 +59,10 @@ def learn(name: str, made: list[records.Record], max_length: int = 1000, **more:
     return [text_of(each.ids) for each in all_of_them], [text_of(each.ids[each.learnt]) for each in all_of_them], counts
 
 
+def test_the_first_token_is_never_learnt() -> None:
+    assert Example.answering(np.arange(3, dtype=np.int32), 0).learnt.tolist() == [False, True, True]
+
+
 def test_prompt_and_response_are_tokenized_apart_and_joined() -> None:
     ids, counts = make(["cd"], max_length=20)
     assert ids == [[1, 9, ord("a"), ord("b"), ord("\n"), ord("c"), ord("d"), 2]]
