@@ -50,6 +50,19 @@ def test_a_saved_state_comes_back_and_old_ones_go(checkpoints):
     assert int(restored["optimizer"]["step"]) == 3
 
 
+def test_one_that_is_being_read_stays_until_it_is_released(checkpoints):
+    checkpoints.save(1, items(1), {})
+    checkpoints.wait()
+    assert checkpoints.hold(1) and not checkpoints.hold(9)
+    assert checkpoints.hold(1)
+    for step in (2, 3, 4):
+        checkpoints.save(step, items(step), {})
+    checkpoints.wait()
+    assert checkpoint.steps(checkpoints.folder) == [1, 3, 4]
+    checkpoints.release()
+    assert checkpoint.steps(checkpoints.folder) == [3, 4]
+
+
 def test_params_can_be_read_alone_as_numpy(checkpoints):
     checkpoints.save(7, items(2.0), {})
     checkpoints.wait()
