@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 # Read once, at the import. Without them TensorFlow logs how it would do arithmetic, of which there is none here, and imports all of Keras,
-# which takes a third of the import's time.
+# which is more than a quarter of the time.
 SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_USE_LEGACY_KERAS": "1"}
 
 

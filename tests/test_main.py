@@ -194,11 +194,11 @@ def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_examples_of_the_help_compose(verb):
-    for example in header(configuration.directory() / f"{verb}.yaml"):
-        if example.startswith("alpaca-jax"):
-            command = cli._parse(example.split()[1:])
-            if not command.multirun:
-                cli._config(command, cli._compose(command))
+    examples = [line for line in header(configuration.directory() / f"{verb}.yaml") if line.startswith("alpaca-jax")]
+    assert len(examples) == 3
+    for command in (cli._parse(example.split()[1:]) for example in examples):
+        if not command.multirun:
+            cli._config(command, cli._compose(command))
 
 
 def test_no_verb_is_a_usage_error():

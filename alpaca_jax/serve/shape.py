@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from alpaca_jax.serve.text import Piece
 from alpaca_jax.tokenizer import Tokenizer
 
 
-class Shape:
+class Shape(ABC):
     """One request's answer in the JSON of its endpoint."""
 
     kind: str
@@ -31,13 +32,13 @@ class Shape:
         """The choice of a chunk that goes before a choice's first text, if there is one."""
         return None
 
+    @abstractmethod
     def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """A whole choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, piece: Piece) -> dict[str, Any]:
         """The choice of one chunk."""
-        raise NotImplementedError
 
 
 class CompletionShape(Shape):
