@@ -48,6 +48,12 @@ def test_a_certain_token_and_an_empty_nucleus_are_drawn():
     assert set(draw_many([0.0, 0.5, 0.1], 1.0, 0.0, count=50)) == {1}
 
 
+def test_the_nucleus_ends_with_the_token_that_completes_the_share():
+    halves = np.float32(np.log(0.5))
+    assert np.exp(halves) == 0.5  # shares of exactly 1/2, 1/4, 1/4
+    assert set(draw_many([0.0, halves, halves], 1.0, 0.5, count=200)) == {0}
+
+
 def test_rows_keep_their_own_options():
     logits = jnp.array([[0.0, 1.0, 0.9], [0.0, 1.0, 0.9]])
     options = jnp.array([0.0, 5.0]), jnp.array([1.0, 1.0])
