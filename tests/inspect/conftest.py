@@ -5,7 +5,6 @@ import json
 import pytest
 
 from tools.prove.tiny import write_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 RECORDS = [
     {"instruction": "Say one.", "input": "", "output": "One it is."},

@@ -7,17 +7,13 @@ import bytewise
 import jax
 import openai
 import pytest
-import tokenizers
 from decoding import batch_of
-from tokenizers import decoders, models, pre_tokenizers
 
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
 from alpaca_jax.serve.run import Server, _listen
 from alpaca_jax.serve.scheduler import Scheduler
-from alpaca_jax.tokenizer import Tokenizer
-from alpaca_jax.tokenizer.backends import Json
 
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
