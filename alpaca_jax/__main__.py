@@ -15,6 +15,7 @@ from alpaca_jax import compilation, tensorflow
 from alpaca_jax import config as configuration
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
 from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
+from alpaca_jax.masking import masked, visible
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
 UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # verbs without --multirun, and why
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if disk_is_full(error):
             return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command continues from here")
-        traceback.print_exc()
+        print(masked(visible(traceback.format_exc())), file=sys.stderr)
         return 1
 
 
@@ -248,7 +249,7 @@ def _print(text: str) -> int:
 
 
 def _end(code: int, message: str) -> int:
-    print(f"alpaca-jax: {message}", file=sys.stderr)
+    print(masked(visible(f"alpaca-jax: {message}")), file=sys.stderr)
     return code
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich import progress as bars
-from rich.console import Console
+
+from alpaca_jax.terminal import Console
 
 T = TypeVar("T")
 LINE_SECONDS = 10.0  # between two lines

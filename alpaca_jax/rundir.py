@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import storage
+from alpaca_jax import documents, storage
 from alpaca_jax.errors import UserError, disk_is_full
+from alpaca_jax.masking import masked
 
 # Settings that must not change between two starts of a run; those of mesh, hardware, checkpoint and logging may.
 FROZEN = ("model", "data", "batch", "optimizer", "seed")
@@ -38,9 +39,9 @@ class RunDir:
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes `content` (text as UTF-8) to `path` in one step; a full disk is a UserError and leaves the earlier file."""
+    """Writes `content` (text as UTF-8, secrets masked) to `path` in one step; a full disk is a UserError and leaves the earlier file."""
     path = storage.at(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = masked(content).encode() if isinstance(content, str) else content
     if storage.is_remote(path):
         with storage.explained(path):
             path.write_bytes(data)  # an object appears once all of it has arrived
@@ -70,11 +71,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Returns the value in a JSON file; a UserError names the file, and the line if it is broken."""
     try:
         with storage.explained(path):
-            return json.loads(storage.at(path).read_bytes())
+            return documents.json_value(storage.at(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); delete the file to have it written again") from error
+    except ValueError as error:
+        raise UserError(f"{path}, {error}; delete the file to have it written again") from error
 
 
 def write_yaml(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
@@ -93,7 +94,7 @@ def append_line(path: str | os.PathLike[str], line: str) -> int:
     """
     assert not storage.is_remote(path), path
     path = Path(path)
-    data = line.rstrip("\n").encode() + b"\n"
+    data = masked(line).rstrip("\n").encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+", buffering=0) as file:
@@ -112,16 +113,12 @@ def append_line(path: str | os.PathLike[str], line: str) -> int:
 
 def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN) -> None:
     """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`."""
-    import yaml
-
     path = storage.at(path)
     try:
         with storage.explained(path):
-            before = yaml.safe_load(path.read_text()) or {}
+            before = documents.yaml_value(path.read_bytes(), str(path)) or {}
     except FileNotFoundError:
         return
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML ({error}); give another dir=, or delete the folder") from error
     frozen = tuple(frozen)
     old, new = (dict(_leaves({key: side[key] for key in frozen if key in side})) for side in (before, config))
     differing = [

@@ -108,5 +108,5 @@ def test_check_same_names_every_differing_key(tmp_path):
 def test_check_same_of_a_broken_file(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("a: [")
-    with pytest.raises(UserError, match="is not YAML"):
+    with pytest.raises(UserError, match="config.yaml, line 2: not YAML"):
         rundir.check_same(path, {})

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from alpaca_jax.convert import card, outputs, verify
@@ -19,6 +18,7 @@ from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.tensors import abbreviated
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.rundir import read_json
+from alpaca_jax.terminal import Console
 
 console = Console(stderr=True)
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from alpaca_jax.convert.config import Config
@@ -23,6 +22,7 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.norm import rms_norm
 from alpaca_jax.model.tree import unflatten
+from alpaca_jax.terminal import Console
 
 PROMPTS = (
     "The capital of France is",

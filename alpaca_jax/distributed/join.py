@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from alpaca_jax.distributed import devices, environment, facts, metadata, preflight
@@ -18,6 +17,7 @@ from alpaca_jax.distributed.line import Line
 from alpaca_jax.distributed.membership import Membership, set_current
 from alpaca_jax.distributed.preflight import LOOPBACK
 from alpaca_jax.errors import Restart
+from alpaca_jax.terminal import Console
 
 SHUTDOWN_SECONDS = 30  # by then all processes have said that they are done
 

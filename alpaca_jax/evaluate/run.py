@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import jax.numpy as jnp
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +27,7 @@ from alpaca_jax.rundir import RunDir, write_json
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Score, Scorer
 from alpaca_jax.sharding import Layout, make_mesh
+from alpaca_jax.terminal import Console
 
 ROWS = 4  # of a held-out batch, where the config doesn't say
 

@@ -11,10 +11,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
+from alpaca_jax.terminal import Console
 
 # Only what is read here, not the same weights a second time in another format.
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 import alpaca_jax
@@ -30,6 +29,7 @@ from alpaca_jax.teacher.client import Client, key
 from alpaca_jax.teacher.config import TeacherConfig
 from alpaca_jax.teacher.local import Endpoint, serving
 from alpaca_jax.teacher.log import AnswerLog, files
+from alpaca_jax.terminal import Console
 
 LOG = "answers"  # a folder
 OLDER_LOG = "answers.jsonl"  # one file, as it was written until there were shards

@@ -5,8 +5,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from alpaca_jax import rundir, storage
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import make_batches
@@ -14,6 +12,7 @@ from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.summary import RunPlan, Summary
+from alpaca_jax.terminal import Console
 from alpaca_jax.tokenizer import Tokenizer
 
 

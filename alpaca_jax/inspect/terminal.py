@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from alpaca_jax.inspect import reading
 from alpaca_jax.inspect.reading import Row
 from alpaca_jax.inspect.summary import FIGURES, KINDS, Summary, number
+from alpaca_jax.terminal import Console
 from alpaca_jax.tokenizer import Tokenizer
 
 OPEN, CLOSE = "\u27e6", "\u27e7"  # around what is learnt

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import actions, backends, reading, status, sweep
@@ -11,6 +9,7 @@ from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.config import Config
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.jobs.watch import watch
+from alpaca_jax.terminal import Console
 
 
 def run(config: Config) -> None:

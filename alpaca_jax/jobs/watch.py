@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.live import Live
 
 from alpaca_jax.cluster.job import State
 from alpaca_jax.jobs.status import Row, table
+from alpaca_jax.terminal import Console
 
 
 def watch(look: Callable[[], Sequence[Row]], poll_seconds: float, console: Console) -> Sequence[Row]:

@@ -14,7 +14,6 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from alpaca_jax import config as configuration
 from alpaca_jax.cluster import record
@@ -26,6 +25,7 @@ from alpaca_jax.launcher import combinations, results
 from alpaca_jax.launcher.config import LauncherConfig
 from alpaca_jax.launcher.plugin import register
 from alpaca_jax.launcher.waiting import Detached, wait
+from alpaca_jax.terminal import Console
 
 LAUNCHER = "hydra/launcher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"

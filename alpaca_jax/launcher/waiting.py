@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from time import sleep
 
-from rich.console import Console
-
 from alpaca_jax.jobs import actions, status
 from alpaca_jax.jobs.status import Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.jobs.watch import watch
+from alpaca_jax.terminal import Console
 
 AGAIN_SECONDS = 5.0  # for the second Ctrl-C
 

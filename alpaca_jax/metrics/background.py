@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.markup import escape
 
 from alpaca_jax import rundir, storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics.config import LoggingConfig
 from alpaca_jax.metrics.trackers import MLflow, Tracker, WandB
+from alpaca_jax.terminal import Console
 
 FILE = "logging.json"  # each tracker's own id for the run, so that a restart continues the same one
 WAITING = 10_000  # lines queued for a slow tracker

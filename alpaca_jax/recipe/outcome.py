@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from alpaca_jax import metrics, records
@@ -16,6 +15,7 @@ from alpaca_jax.recipe.config import Config
 from alpaca_jax.recipe.marker import Marker, shell
 from alpaca_jax.recipe.units import duration
 from alpaca_jax.rundir import RunDir, read_json, write_atomic, write_json
+from alpaca_jax.terminal import Console
 
 PACKAGES = ("alpaca-jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-cpu", "tensorflow", "openai", "numpy")
 EXAMPLES = 3

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 from rich.markup import escape
 
 from alpaca_jax import storage
@@ -21,6 +20,7 @@ from alpaca_jax.recipe.config import Config
 from alpaca_jax.recipe.marker import Marker
 from alpaca_jax.recipe.units import duration
 from alpaca_jax.rundir import RunDir
+from alpaca_jax.terminal import Console
 
 PREFIX = (sys.executable, "-m", "alpaca_jax")
 NOTE_SECONDS = 5.0  # the most stage time that is missing from the bill after a kill -9 of the recipe

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import psutil
 import uvicorn
-from rich.console import Console
 
 from alpaca_jax import rundir
 from alpaca_jax.decode import ahead, weights
@@ -29,6 +28,7 @@ from alpaca_jax.serve.app import LOOPBACK, Service
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.scheduler import Scheduler
 from alpaca_jax.sharding import Layout
+from alpaca_jax.terminal import Console
 
 console = Console(stderr=True)
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
 from rich.markup import escape
 
 from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
+from alpaca_jax.terminal import Console
 
 POLL_SECONDS = 1.0
 CHILD_SECONDS = 0.2  # between two polls of the process that converts

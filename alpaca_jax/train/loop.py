@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 
 from alpaca_jax.checkpoint import Checkpoints
@@ -17,6 +16,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import Goodput, MetricsWriter, Profile, Throughput, memory
 from alpaca_jax.model import flops
 from alpaca_jax.progress import ProgressBar
+from alpaca_jax.terminal import Console
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.evaluation import Evaluation, keep_samples
 from alpaca_jax.train.programs import Programs

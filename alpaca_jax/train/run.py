@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from alpaca_jax import checkpoint, rundir, storage
@@ -16,6 +15,7 @@ from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart
 from alpaca_jax.metrics import MetricsWriter, memory, sinks
+from alpaca_jax.terminal import Console
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop
