@@ -37,6 +37,7 @@ prove: $(VENV)/installed-test
 	$(BIN)/alpaca-jax recipe experiment=laptop dir=runs/prove-$$(date +%Y%m%d-%H%M%S)
 	$(BIN)/python -m tools.prove.loss_parity --output docs/benchmarks
 	$(BIN)/python -m tools.prove.kill_loop
+	$(BIN)/python -W ignore -m tools.prove.fuzz
 	$(BIN)/python -m tools.prove.million_records
 	$(BIN)/python -m tools.benchmark.input
 	$(BIN)/python -m tools.benchmark.real_tokens
