@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
+from alpaca_jax import ranges
 from alpaca_jax.errors import UserError
 
 T = TypeVar("T")
@@ -18,7 +19,14 @@ T = TypeVar("T")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[T]) -> type[T]:
-    """Returns `cls` as a frozen, keyword-only dataclass for which `parse` accepts no unknown key."""
+    """Returns `cls` as a frozen, keyword-only dataclass whose numbers are in their ranges, and for which `parse` accepts no unknown key."""
+    own = cls.__dict__.get("__post_init__", lambda self: None)
+
+    def post_init(self: Any) -> None:
+        ranges.check(self)
+        own(self)
+
+    cls.__post_init__ = post_init  # type: ignore[attr-defined]
     frozen = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     # pydantic reads this attribute, so that a module of configs doesn't have to import pydantic.
     frozen.__pydantic_config__ = {"extra": "forbid", "coerce_numbers_to_str": True}  # type: ignore[attr-defined]
@@ -68,8 +76,10 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
     if problem["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{key}: is needed and has no default; give {key}=VALUE"
     if problem["type"] == "value_error":
-        own = str(problem["ctx"]["error"])
-        return f"{key}: {own}" if problem["loc"] else own
+        own = problem["ctx"]["error"]
+        if isinstance(own, ranges.OutOfRange):
+            return f"{key}={_printable(key, value)}: {own}"
+        return f"{key}: {own}" if problem["loc"] else str(own)
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key}: {message} (got {_printable(key, value)})"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Seed
 
 
 @configclass
@@ -33,7 +34,7 @@ class Config:
     """A run: its folder, its experiment, and its stages in order."""
 
     dir: str
-    seed: int = 0
+    seed: Seed = 0
     experiment: str | None = None
     stages: dict[str, Stage]
 
