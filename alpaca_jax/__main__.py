@@ -3,23 +3,22 @@
 import dataclasses
 import importlib
 import os
-import re
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import alpaca_jax
 from alpaca_jax import compilation, tensorflow
 from alpaca_jax import config as configuration
+from alpaca_jax.catalog import Catalog
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
-from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
+from alpaca_jax.help import overview, verb_help
 from alpaca_jax.masking import masked, visible
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
 UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # verbs without --multirun, and why
-LAUNCHER = "hydra.launcher."  # its settings are checked like those of a verb
 CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # passes --config-dir on to child processes
 
 
@@ -128,90 +127,16 @@ def _own_folder(value: str) -> Path:
     return folder
 
 
-# --- from key=value to a composed mapping -----------------------------------------------------------------------------------------
+def _overrides(command: Command) -> list[str]:
+    """The command's settings in Hydra's syntax."""
+    composing, words = (importlib.import_module(f"alpaca_jax.composition.{name}") for name in ("compose", "words"))
+    folder = [composing.own_folder(command.folder)] if command.folder else []
+    return [*words.overrides(command.catalog, command.overrides, command.multirun), *folder]
 
 
-def _hydra_overrides(command: Command) -> list[str]:
-    """The overrides for Hydra: the experiment's file of this verb, group choices, and every other key forced (`++`).
-
-    Whether a forced key exists is checked when the mapping becomes the Config, whose error names the closest key.
-    """
-    groups = command.catalog.groups()
-    result = []
-    for override in command.overrides:
-        key, _, value = override.partition("=")
-        choices = value.split(",") if command.multirun else [value]
-        if key == EXPERIMENT and value not in ("", "null"):
-            _check_choices("experiment", choices, command.catalog.experiments())
-            result.append(f"{key}=" + ",".join(f"{name}/{command.catalog.base}" for name in choices))
-        elif key == "hydra/launcher":
-            _check_choices(key, [value], command.catalog.options(key))
-            result.append(override)
-        elif key in groups:
-            _check_choices(key, choices, command.catalog.options(key))
-            result.append(override)
-        elif key in command.catalog.all_groups():
-            raise UserError(f"{override}: {command.verb} has no group {key} (it has: {', '.join(groups) or 'none'})")
-        elif key.startswith(LAUNCHER):
-            result.append(_forced(key, value))
-        elif key == EXPERIMENT or override.startswith(("+", "~")) or key.startswith(("hydra.", "hydra/")):
-            result.append(override)
-        else:
-            result.append(_forced(key, value))
-    if command.folder:
-        result.append(f"hydra.searchpath=[file://{command.folder}]")
-    return result
-
-
-def _forced(key: str, value: str) -> str:
-    """`++key=value`; a value that Hydra's grammar can't read, such as a path with a bracket, is quoted as plain text."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    override = f"++{key}={value}"
-    try:
-        OverridesParser.create().parse_overrides([override])
-    except OverrideParseException:
-        return f"++{key}={_quoted(value)}"
-    return override
-
-
-def _quoted(text: str) -> str:
-    # Inside quotes a backslash is literal, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
-
-
-def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
-    for choice in choices:
-        if choice not in known:
-            hint = configuration.suggestion(choice, known)
-            raise UserError(f"{group}={choice}: there is no such {group}{hint} (there are: {', '.join(known) or 'none'})")
-
-
-def _compose(command: Command, overrides: Sequence[str] | None = None) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-    overrides = _hydra_overrides(command) if overrides is None else overrides
-    try:
-        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=command.verb):
-            composed = compose(command.verb, list(overrides))
-        mapping = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
-    except HydraException as error:
-        raise UserError(_plainly(error)) from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(mapping, dict)
-    return {str(key): value for key, value in mapping.items()}
-
-
-def _plainly(error: Exception) -> str:
-    """Hydra's message in one line, without the `++` that the user didn't write."""
-    return " ".join(str(error).split()).replace("++", "")
+def _compose(command: Command) -> dict[str, Any]:
+    mapping: dict[str, Any] = importlib.import_module("alpaca_jax.composition.compose").compose(command.verb, _overrides(command))
+    return mapping
 
 
 def _multirun(command: Command) -> int:
@@ -220,7 +145,7 @@ def _multirun(command: Command) -> int:
         raise UserError(f"{command.verb} has no --multirun: it {UNSWEPT[command.verb]}")
     multirun = importlib.import_module("alpaca_jax.launcher.multirun")
     arguments = ("--config-dir", str(command.folder)) if command.folder else ()
-    request = multirun.Request(command.verb, _hydra_overrides(command), arguments, lambda mapping: _config(command, mapping))
+    request = multirun.Request(command.verb, _overrides(command), arguments, lambda mapping: _config(command, mapping))
     return multirun.multirun(request)
 
 

@@ -56,7 +56,7 @@ class Range:
 
 def check(config: Any) -> None:
     """Raises a ValueError that names the first number of a configuration (not of one inside it) outside its range."""
-    for name, hint in _numbers(type(config)):
+    for name, hint in _numbers(config.__class__):
         for value, span in _found(getattr(config, name), hint):
             if value not in span:
                 raise ValueError(f"{name}={value}: give {span.remedy(value)}")
@@ -70,7 +70,7 @@ def _no_truth(value: Any) -> Any:
 
 
 @functools.cache
-def _numbers(cls: type) -> list[tuple[str, Any]]:
+def _numbers(cls: Any) -> list[tuple[str, Any]]:
     """The fields of a dataclass that hold numbers with a range, and their annotations."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return [(field.name, hints[field.name]) for field in dataclasses.fields(cls) if span_of(hints[field.name]) is not None]
