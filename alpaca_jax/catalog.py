@@ -60,19 +60,19 @@ class Catalog:
     def _defaults(primary: Path) -> list[Any]:
         import yaml
 
-        return yaml.safe_load(primary.read_text())["defaults"]
+        return yaml.safe_load(primary.read_text("utf-8"))["defaults"]
 
 
 def header(path: Path) -> list[str]:
     """Returns the comment lines at the head of a YAML file, without `#` and without Hydra's directive; at least one line."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8-sig", "replace").splitlines())
     return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")] or [""]
 
 
 def body(path: Path) -> list[str]:
     """Returns the lines of a YAML file without its header, its defaults list, comments at the margin and empty lines."""
     lines, in_defaults = [], False
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8-sig", "replace").splitlines():
         in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith(" "))
         if line and not in_defaults and not line.startswith("#"):
             lines.append(line)

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from alpaca_jax import config as configuration
 from alpaca_jax.composition import files, references, words
 from alpaca_jax.errors import UserError
+from alpaca_jax.masking import masked
 
 LONGEST = 600  # characters of an error: Hydra repeats the whole value
 
@@ -26,7 +27,7 @@ def initialized(verb: str) -> Iterator[None]:
     except HydraException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        said = " ".join(str(error).split()).replace("++", "")
+        said = " ".join(masked(str(error)).split()).replace("++", "")
         raise UserError(said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}") from error
 
 

@@ -84,7 +84,7 @@ class _Lengths:
         if TIME.fullmatch(inside):
             return 10 * len(inside), 0
         if not match[0].endswith("}") or not KEY.fullmatch(inside):
-            raise UserError(f"{key}: {match[0][:80]} is not understood: {REMEDY}")
+            raise UserError(f"{key}: {masked(match[0])[:80]} is not understood: {REMEDY}")
         self.open += 1
         self._check(key, self.open)
         found = self.measure(self._at(inside), inside)
