@@ -87,7 +87,8 @@ def _with(values: Any, lines: Sequence[str]) -> list[str]:
                 value = value.get(name) if isinstance(value, dict) else None
             if match[3] and isinstance(value, str | int | float):
                 new = f"{match[1]}{key}: {str(value).lower() if isinstance(value, bool) else value}"
-                line = new.ljust(len(line) - len(match[4])) + match[4] if match[4] else new
+                comment = (match[4] or "").lstrip()
+                line = f"{new.ljust(len(line) - len(comment) - 1)} {comment}".rstrip()
         result.append(line)
     return result
 

@@ -340,7 +340,7 @@ def test_help_with_an_experiment_shows_its_values():
     keys = text[text.index("keys and values") :]
     assert "experiment=laptop:\n  All 30 layers" in text and "  it sets:\n    dir: runs/laptop\n    epochs: 2\n" in text
     assert "\n  epochs: 2\n" in keys and "\n    heldout: 24" in keys and "\n    learning_rate: 0.0001 # the peak" in keys
-    assert "name: muon" in keys and "  dir: runs/laptop     #" in keys and "    max_tokens: 96" in keys
+    assert "name: muon" in keys and "  dir: runs/laptop     # the run" in keys and "    max_tokens: 96" in keys
     assert text.index("optimizer:\n") < text.index("model=llama_7b")
     assert "keys and defaults" in verb_help(catalog)
 

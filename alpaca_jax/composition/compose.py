@@ -10,8 +10,9 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 
 from alpaca_jax import config as configuration
-from alpaca_jax.composition import files, references, words
+from alpaca_jax.composition import files, references
 from alpaca_jax.errors import UserError
+from alpaca_jax.grammar import quoted
 from alpaca_jax.masking import masked
 
 LONGEST = 600  # characters of an error: Hydra repeats the whole value
@@ -40,4 +41,4 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def own_folder(folder: Path) -> str:
     """The override that has Hydra look into a user's folder of YAML too."""
-    return f"hydra.searchpath=[{words.quoted(f'file://{folder}')}]"
+    return f"hydra.searchpath=[{quoted(f'file://{folder}')}]"

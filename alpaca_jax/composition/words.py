@@ -12,6 +12,7 @@ from alpaca_jax.catalog import EXPERIMENT, Catalog
 from alpaca_jax.composition import plugins, references
 from alpaca_jax.config import suggestion
 from alpaca_jax.errors import UserError
+from alpaca_jax.grammar import quoted
 
 DEEPEST = 30  # brackets inside brackets that Hydra's parser gets to see: it recurses
 KEY = re.compile(r"(\+\+?|~)?[\w./@:-]+")
@@ -37,7 +38,7 @@ def _override(catalog: Catalog, word: str, multirun: bool) -> str:
         raise UserError(f"{key[:100]}: a key consists of names of letters, digits and underscores, joined by dots")
     if re.match(r"hydra\b", bare):
         plugins.check_word(bare, value, catalog.options(plugins.LAUNCHER))
-        return _forced(key, value) if bare.startswith("hydra.") and key == bare else word
+        return _forced(key, value, multirun) if bare.startswith("hydra.") and key == bare else word
     if "@" in key:
         raise UserError(f"{key}: a group is chosen by its own name, without @; give {bare.partition('@')[0]}={value}")
     if key == EXPERIMENT and value not in ("", "null"):
@@ -49,7 +50,7 @@ def _override(catalog: Catalog, word: str, multirun: bool) -> str:
         return word
     if key in catalog.all_groups():
         raise UserError(f"{word}: {catalog.verb} has no group {key} (it has: {', '.join(groups) or 'none'})")
-    return word if key == EXPERIMENT or key != bare else _forced(key, value)
+    return word if key == EXPERIMENT or key != bare else _forced(key, value, multirun)
 
 
 def check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
@@ -60,16 +61,30 @@ def check_choices(group: str, choices: Collection[str], known: Collection[str]) 
             raise UserError(f"{group}={choice}: there is no such {group}{hint} (there are: {', '.join(known) or 'none'})")
 
 
-def _forced(key: str, value: str) -> str:
+def _forced(key: str, value: str, multirun: bool = False) -> str:
     """`++key=value`; a value that Hydra's grammar can't read, such as a path with a bracket, is quoted as plain text."""
     references.check({key: value})
     parsed = _parsed(value)
     if parsed is None:
-        return f"++{key}={_listed(key, value) or quoted(value)}"
-    if isinstance(parsed, (int, float)) and not isinstance(parsed, bool) and str(parsed) != value:
+        inside = value[1:-1] if value.startswith("[") and value.endswith("]") else None
+        if _depth(value) > DEEPEST or (inside is None and not multirun):
+            return f"++{key}={quoted(value)}"
+        return f"++{key}={_each(key, value)}" if inside is None else f"++{key}=[{_each(key, inside)}]"
+    if isinstance(parsed, (int, float)) and not isinstance(parsed, bool) and str(parsed) != value and not multirun:
         # As text, 1.10 stays a version and 1e5 a name; where a number is due, it is read from the text.
         return f"++{key}={quoted(value)}"
     return f"++{key}={value}"
+
+
+def _each(key: str, values: str) -> str:
+    """Values between commas, with quotes around those that the grammar can't read."""
+    each = [match[1].strip() for match in ELEMENT.finditer(values)]
+    if len(each) > 1 and not all(map(_balanced, each)):
+        raise UserError(
+            f"{key}={values}: commas separate values, and one here stands inside brackets or quotes; "
+            f"""put quotes around each text, as in {key}='["one", "two"]'"""
+        )
+    return ",".join(one if _parsed(f"[{one}]") else quoted(one.replace(ESCAPED, ",")) for one in each)
 
 
 def _parsed(text: str) -> Any:
@@ -92,12 +107,6 @@ def _plain(value: Any) -> bool:
     return isinstance(value, list | dict | str | int | float | QuotedString | None) and all(map(_plain, inner))
 
 
-def quoted(text: str) -> str:
-    """Returns `text` in quotes, so that Hydra's grammar reads it as it is."""
-    # Inside quotes a backslash is literal, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
-
-
 def _depth(text: str) -> int:
     """The most brackets that are open at once."""
     deepest = depth = 0
@@ -105,19 +114,6 @@ def _depth(text: str) -> int:
         depth += (sign in PAIRS) - (depth > 0 and sign in PAIRS.values())
         deepest = max(deepest, depth)
     return deepest
-
-
-def _listed(key: str, value: str) -> str | None:
-    """A list with quotes around the texts that the grammar can't read; None if `value` is no list in brackets."""
-    if not (value.startswith("[") and value.endswith("]")) or _depth(value) > DEEPEST:
-        return None
-    elements = [match[1].strip() for match in ELEMENT.finditer(value[1:-1])]
-    if len(elements) > 1 and not all(map(_balanced, elements)):
-        raise UserError(
-            f"{key}={value}: commas separate the texts of a list, and one here stands inside brackets or quotes; "
-            f"""put quotes around each text, as in {key}='["one", "two"]'"""
-        )
-    return f"[{','.join(each if _parsed(f'[{each}]') else quoted(each.replace(ESCAPED, ',')) for each in elements)}]"
 
 
 def _balanced(text: str) -> bool:

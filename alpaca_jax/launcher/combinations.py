@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alpaca_jax import storage
+from alpaca_jax import grammar, storage
 from alpaca_jax.cluster.job import Job
 from alpaca_jax.composition import references
 from alpaca_jax.errors import UserError
@@ -134,5 +134,4 @@ def quoted(value: str) -> str:
     """Returns `value` so that Hydra's grammar reads it as this text: in quotes if it needs them."""
     if re.fullmatch(PLAIN, value):
         return value
-    # A backslash stands for itself, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value) + "'"
+    return grammar.quoted(value)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpaca_jax.config import configclass
+from alpaca_jax.grammar import written
 from alpaca_jax.ranges import Seed
 
 
@@ -26,7 +27,7 @@ class Stage:
 
     def added(self) -> list[str]:
         """Returns the user's overrides as key=value."""
-        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(self.overrides)]
+        return [f"{key}={value if isinstance(value, str) else _written(value)}" for key, value in _leaves(self.overrides)]
 
 
 @configclass
@@ -44,6 +45,12 @@ class Config:
         for name in self.stages:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ValueError(f"stages.{name}: a stage's name consists of lower-case letters, digits and underscores")
+
+
+def _written(value: Any) -> str:
+    """JSON where Hydra reads it alike; it knows neither escapes such as \\u4f60 and \\n, nor quotes around a key."""
+    text = json.dumps(value)
+    return written(value) if re.search(r"[\\{]|NaN", text) else text
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -40,6 +40,14 @@ def test_elements_outside_the_grammar_are_texts(read, typed, texts):
     assert read(f"samples.prompts={typed}") == texts
 
 
+def test_a_sweep_over_values_outside_the_grammar():
+    catalog = Catalog("train", [configuration.directory()])
+    given = ["data.records=a (1).json,b.json", "samples.prompts=[é],[b]", "optimizer.learning_rate=1e-5"]
+    assert words.overrides(catalog, given[::2], multirun=True) == ["++data.records='a (1).json',b.json", "++optimizer.learning_rate=1e-5"]
+    with pytest.raises(UserError, match="put quotes around each text"):
+        words.overrides(catalog, given, multirun=True)
+
+
 def test_a_comma_inside_brackets_asks_for_quotes(read):
     with pytest.raises(UserError, match=r"""put quotes around each text, as in samples.prompts='\["one", "two"\]'"""):
         read("samples.prompts=[f(a, b)?, c]")
