@@ -86,9 +86,10 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
             return f"{key}={_printable(key, value)}: {own}"
         return f"{key}: {own}" if problem["loc"] else str(own)
     message = problem["msg"][0].lower() + problem["msg"][1:]
+    remedy = ""
     if problem["type"] == "tuple_type" and isinstance(value, str):
-        message += f"""; a list is given in brackets, with quotes around its texts, as in '{key}=["one", "two"]'"""
-    return f"{key}: {message} (got {_printable(key, value)})"
+        remedy = f"""; a list is given in brackets, with quotes around its texts, as in '{key}=["one", "two"]'"""
+    return f"{key}: {message} (got {_printable(key, value)}){remedy}"
 
 
 def _printable(key: str, value: Any) -> str:
