@@ -1,11 +1,13 @@
 """The sizes and switches that define a LLaMA or one of its relatives."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Above0, AtLeast1, AtLeastTwo, Natural, Nonnegative, Positive, Range
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
+Layers = Annotated[int, Range(1, 10_000)]
 
 # CAN: what a family's config.json can express beyond a plain LLaMA. ALWAYS: what its code always has.
 CAN: dict[str, tuple[str, ...]] = {
@@ -23,56 +25,48 @@ class RopeScaling:
     """How to change RoPE's frequencies for a longer context than the model was trained on; `model.rope` has the formulas."""
 
     kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
-    factor: float = 1.0
-    original_max_positions: int | None = None  # the context before the extension; null (dynamic only): max_positions
-    low_freq_factor: float = 1.0  # llama3
-    high_freq_factor: float = 4.0  # llama3
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn and longrope; null: as the method computes it
-    mscale: float | None = None  # yarn
-    mscale_all_dim: float | None = None  # yarn
+    factor: AtLeast1 = 1.0
+    original_max_positions: AtLeastTwo | None = None  # the context before the extension; null (dynamic only): max_positions
+    low_freq_factor: Above0 = 1.0  # llama3
+    high_freq_factor: Above0 = 4.0  # llama3
+    beta_fast: Above0 = 32.0  # yarn
+    beta_slow: Above0 = 1.0  # yarn
+    attention_factor: Above0 | None = None  # yarn and longrope; null: as the method computes it
+    mscale: Nonnegative | None = None  # yarn
+    mscale_all_dim: Nonnegative | None = None  # yarn
     truncate: bool = True  # yarn
-    short_factor: tuple[float, ...] | None = None  # longrope
-    long_factor: tuple[float, ...] | None = None  # longrope
+    short_factor: tuple[Above0, ...] | None = None  # longrope
+    long_factor: tuple[Above0, ...] | None = None  # longrope
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise ValueError(f"factor ({self.factor}) must be at least 1: it says how many times longer the context becomes")
         if self.kind in ("llama3", "yarn", "longrope") and self.original_max_positions is None:
             raise ValueError(f"{self.kind} needs original_max_positions, the context length before the extension")
-        if self.original_max_positions is not None and self.original_max_positions < 2:
-            raise ValueError(f"original_max_positions ({self.original_max_positions}) must be at least 2")
-        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
-            raise ValueError(
-                f"low_freq_factor ({self.low_freq_factor}) must be above 0 and below high_freq_factor ({self.high_freq_factor})"
-            )
+        if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})")
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
             raise ValueError("longrope needs short_factor and long_factor: one factor for each pair of a head's dimensions")
-        if self.kind == "longrope" and not all(factor > 0 for factor in (*(self.short_factor or ()), *(self.long_factor or ()))):
-            raise ValueError("short_factor and long_factor must be above 0: the frequencies are divided by them")
 
 
 @configclass
 class Architecture:
     """The sizes and switches of a LLaMA decoder (Touvron et al. 2023, arXiv:2302.13971) or a relative, as its checkpoint gives them."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    max_positions: int = 2048
+    vocab_size: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_layers: Layers
+    num_heads: Positive
+    num_kv_heads: Positive
+    head_dim: Positive
+    rope_theta: Above0 = 10000.0
+    norm_eps: Above0 = 1e-5
+    max_positions: Positive = 2048
     tie_embeddings: bool = False
     family: Family = "llama"  # the name other programs use; decides the form of config.json
     rope_scaling: RopeScaling | None = None
-    sliding_window: int | None = None  # a token sees itself and the window - 1 tokens before it
-    sliding_layers: tuple[int, ...] | None = None  # layers with the window, counted from 0; null: all, if sliding_window is set
-    nope_layers: tuple[int, ...] = ()  # layers without RoPE
+    sliding_window: Positive | None = None  # a token sees itself and the window - 1 tokens before it
+    sliding_layers: tuple[Natural, ...] | None = None  # layers with the window, counted from 0; null: all, if sliding_window is set
+    nope_layers: tuple[Natural, ...] = ()  # layers without RoPE
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: bool = False
@@ -104,8 +98,6 @@ class Architecture:
                 )
 
     def _check_layers(self) -> None:
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window ({self.sliding_window}) must be at least 1, since a token sees itself; null: no window")
         if self.sliding_layers is not None and self.sliding_window is None:
             raise ValueError("sliding_layers says which layers have a window: give sliding_window too, the number of tokens they see")
         for name in ("sliding_layers", "nope_layers"):

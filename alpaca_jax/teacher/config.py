@@ -5,19 +5,16 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Duration, Natural, Nonnegative, Positive
 
 
 @configclass
 class Prices:
     """Dollars per million tokens, and where the figures come from."""
 
-    prompt: float
-    completion: float
+    prompt: Nonnegative
+    completion: Nonnegative
     source: str
-
-    def __post_init__(self) -> None:
-        if self.prompt < 0 or self.completion < 0:
-            raise ValueError(f"prices must be 0 or more (prompt {self.prompt}, completion {self.completion} dollars per million tokens)")
 
     @property
     def any(self) -> bool:
@@ -37,10 +34,10 @@ class TeacherConfig:
     # The server's name for the token limit of an answer; OpenAI's newer chat models refuse the first.
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     prices: Prices | None = None  # null: zero on this machine, else by the model's name
-    timeout: float = 300.0  # seconds for one answer
-    concurrency: int = 8  # requests in flight
-    max_retries: int = 5  # of one request, after 429, 5xx, a timeout or a broken connection
-    slots: int = 8  # of our own server: sequences it decodes at once
+    timeout: Duration = 300.0  # seconds for one answer
+    concurrency: Positive = 8  # requests in flight
+    max_retries: Natural = 5  # of one request, after 429, 5xx, a timeout or a broken connection
+    slots: Positive = 8  # of our own server: sequences it decodes at once
 
     def __post_init__(self) -> None:
         # Neither a misplaced key nor a password in the address may reach a file or an error message.
@@ -54,12 +51,6 @@ class TeacherConfig:
             raise ValueError("source and base_url name two teachers: set one of them to null")
         if self.source is None and not self.model:
             raise ValueError("model is missing: give teacher.model=NAME, or teacher.source=NAME to serve a model here")
-        small = {"timeout": self.timeout, "concurrency": self.concurrency, "slots": self.slots}
-        for key, value in small.items():
-            if value <= 0:
-                raise ValueError(f"{key} must be above 0, got {value}")
-        if self.max_retries < 0:
-            raise ValueError(f"max_retries must be 0 or more, got {self.max_retries}")
 
     @property
     def is_here(self) -> bool:
