@@ -9,13 +9,26 @@ Family = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 
 # CAN: what a family's config.json can express beyond a plain LLaMA. ALWAYS: what its code always has.
 CAN: dict[str, tuple[str, ...]] = {
-    "llama": ("qkv_bias", "out_bias"),
+    "llama": ("qkv_bias", "out_bias", "mlp_bias"),
     "mistral": ("sliding_window",),
     "qwen2": ("qkv_bias", "sliding_window", "sliding_layers"),
     "qwen3": ("qk_norm", "qkv_bias", "out_bias", "sliding_window", "sliding_layers"),
-    "smollm3": ("nope_layers", "qkv_bias", "out_bias", "sliding_window", "sliding_layers"),
+    "smollm3": ("nope_layers", "qkv_bias", "out_bias", "mlp_bias", "sliding_window", "sliding_layers"),
 }
 ALWAYS = {"qwen2": "qkv_bias", "qwen3": "qk_norm"}
+# The largest sizes, far above those of any published model: with them, the number of all weights fits 64 bits and their list fits memory.
+LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_layers": 10_000,
+    "num_heads": 1 << 14,
+    "num_kv_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "max_positions": (1 << 31) - 1,  # positions are int32
+}
+POWER = 1e30  # numbers from 1 / POWER to POWER have their place in float32
+FACTOR = 1e6  # factors of RoPE's scaling are from 1 / FACTOR to FACTOR
 
 
 @configclass
@@ -37,20 +50,29 @@ class RopeScaling:
     long_factor: tuple[float, ...] | None = None  # longrope
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise ValueError(f"factor ({self.factor}) must be at least 1: it says how many times longer the context becomes")
+        if not 1 <= self.factor <= FACTOR:
+            raise ValueError(
+                f"factor ({self.factor}) must be at least 1, and at most {FACTOR:g}: it says how many times longer the context becomes"
+            )
         if self.kind in ("llama3", "yarn", "longrope") and self.original_max_positions is None:
             raise ValueError(f"{self.kind} needs original_max_positions, the context length before the extension")
-        if self.original_max_positions is not None and self.original_max_positions < 2:
-            raise ValueError(f"original_max_positions ({self.original_max_positions}) must be at least 2")
-        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+        if self.original_max_positions is not None and not 2 <= self.original_max_positions <= LARGEST["max_positions"]:
+            raise ValueError(
+                f"original_max_positions ({self.original_max_positions}) must be at least 2, and at most {LARGEST['max_positions']:,}"
+            )
+        if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor:
             raise ValueError(
                 f"low_freq_factor ({self.low_freq_factor}) must be above 0 and below high_freq_factor ({self.high_freq_factor})"
             )
+        for name in ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):
+            value = getattr(self, name)
+            unset = value is None or (value == 0 and name.startswith("mscale"))  # as for its authors, 0 is no mscale
+            if not unset and not 1 / FACTOR <= value <= FACTOR:
+                raise ValueError(f"{name} ({value}) must be from {1 / FACTOR:g} to {FACTOR:g}")
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
             raise ValueError("longrope needs short_factor and long_factor: one factor for each pair of a head's dimensions")
-        if self.kind == "longrope" and not all(factor > 0 for factor in (*(self.short_factor or ()), *(self.long_factor or ()))):
-            raise ValueError("short_factor and long_factor must be above 0: the frequencies are divided by them")
+        if not all(1 / FACTOR <= factor <= FACTOR for factor in (*(self.short_factor or ()), *(self.long_factor or ()))):
+            raise ValueError(f"short_factor and long_factor must be from {1 / FACTOR:g} to {FACTOR:g}: the frequencies are divided by them")
 
 
 @configclass
@@ -76,8 +98,10 @@ class Architecture:
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: bool = False
+    mlp_bias: bool = False
 
     def __post_init__(self) -> None:
+        self._check_sizes()
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads}): each key/value head "
@@ -88,6 +112,19 @@ class Architecture:
         self._check_scaling()
         self._check_layers()
         self._check_family()
+
+    def _check_sizes(self) -> None:
+        for name, most in LARGEST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1, and at most {most:,}")
+        if not 1 / POWER <= self.norm_eps < 1:
+            raise ValueError(
+                f"norm_eps ({self.norm_eps}) must be from {1 / POWER:g} to 1, such as 1e-5: it keeps a norm from dividing by 0"
+            )
+        if not 1 < self.rope_theta <= POWER:
+            raise ValueError(
+                f"rope_theta ({self.rope_theta}) must be above 1, such as 10000, and at most {POWER:g}: RoPE divides by its powers"
+            )
 
     def _check_scaling(self) -> None:
         scaling, pairs = self.rope_scaling, self.head_dim // 2
@@ -104,8 +141,11 @@ class Architecture:
                 )
 
     def _check_layers(self) -> None:
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window ({self.sliding_window}) must be at least 1, since a token sees itself; null: no window")
+        if self.sliding_window is not None and not 1 <= self.sliding_window <= LARGEST["max_positions"]:
+            raise ValueError(
+                f"sliding_window ({self.sliding_window}) must be at least 1, since a token sees itself, and at most "
+                f"{LARGEST['max_positions']:,}; null: no window"
+            )
         if self.sliding_layers is not None and self.sliding_window is None:
             raise ValueError("sliding_layers says which layers have a window: give sliding_window too, the number of tokens they see")
         for name in ("sliding_layers", "nope_layers"):
@@ -131,7 +171,8 @@ class Architecture:
     def _switches(self) -> list[str]:
         """The fields that differ from a plain LLaMA."""
         some_slide = 0 < len(self.sliding) < self.num_layers
-        on = {name: bool(getattr(self, name)) for name in ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm")}
+        names = ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm", "mlp_bias")
+        on = {name: bool(getattr(self, name)) for name in names}
         return [name for name, used in {**on, "sliding_layers": some_slide}.items() if used]
 
     @property
@@ -147,7 +188,7 @@ class Architecture:
         heads = 2 * self.num_heads + 2 * self.num_kv_heads
         layer = self.hidden_size * (self.head_dim * heads + 3 * self.intermediate_size + 2)
         layer += self.qkv_bias * self.head_dim * (self.num_heads + 2 * self.num_kv_heads) + self.out_bias * self.hidden_size
-        layer += self.qk_norm * 2 * self.head_dim
+        layer += self.qk_norm * 2 * self.head_dim + self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
         tables = 1 if self.tie_embeddings else 2
         return self.num_layers * layer + tables * self.vocab_size * self.hidden_size + self.hidden_size
 

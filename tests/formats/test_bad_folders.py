@@ -111,7 +111,10 @@ def test_an_index_that_lies(make_llama: Any) -> None:
     gone = {name: file for name, file in places.items() if name != "model.norm.weight"}
     assert "not named in it: model.norm.weight" in problem(gone)
     path.write_text("[]")
-    assert "has no weight_map" in _problem(folder)
+    assert f"{path}: an object is due here, and it holds a list" in _problem(folder)
+    for weights in ([], 3, {"a": 1}, None):
+        path.write_text(json.dumps({"weight_map": weights}))
+        assert f"{path} has no weight_map" in _problem(folder)
     path.unlink()
     assert "no index of their content" in _problem(folder)
 
