@@ -61,6 +61,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None, max_positions:
         files=tuple(files),
         format=f"{'Mistral' if architecture.family == 'mistral' else 'Meta'}'s own files ({files[0].suffix[1:]}, parts: {len(files)})",
         dtype=widest([tensor.dtype for tensor in stored.values()]),
+        stored=stored,
         notes=(*inferred, *tensors.notes(architecture)),
     )
 
