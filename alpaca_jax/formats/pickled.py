@@ -1,6 +1,7 @@
 """Files that torch.save wrote (`pytorch_model.bin`, Meta's `.pth`), read as data: code in a pickle is never run."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -88,6 +89,8 @@ def _is_archive(path: Path) -> bool:
 def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
     torch = _torch(path)
     try:
+        if mapped:
+            _check_archive(path)
         content = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
     except pickle.UnpicklingError as error:
         # The message gives the reason after advice to run the file's code.
@@ -104,6 +107,14 @@ def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
     if others:
         raise UserError(f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save the model's state_dict() only")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """A ValueError where the archive unpacks to more than its own size: torch packs nothing, and would unpack it into memory."""
+    with zipfile.ZipFile(path) as archive:
+        size, own = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    if size > own:
+        raise ValueError(f"it has {own:,} bytes and claims to hold {size:,}")
 
 
 def _torch(path: Path) -> ModuleType:
