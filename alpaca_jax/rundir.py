@@ -124,11 +124,16 @@ def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: 
     differing = [
         f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not (key not in old and _off(new[key]))
     ]
     if differing:
         text = "\n  ".join(differing)
         raise UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
+
+
+def _off(value: Any) -> bool:
+    """Whether a setting changes nothing: the run may be older than the setting."""
+    return value is None or value is False or value == []
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
