@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import openai
 
@@ -62,13 +63,20 @@ class Client:
         self._teacher, self._model, self._bill, self._notice, self._first_wait = teacher, model, bill, notice, first_wait
         self._key = key(teacher)
         url, self._where = (base_url, shown(base_url)) if base_url is not None else address(teacher)
+        query = dict(parse_qsl(urlsplit(url or "").query))  # the library would put its own path behind it
+        self._secrets = [secret for secret in (self._key, *query.values()) if secret]
         self._reached = False  # whether a connection to it was ever made
         self._doubted = False  # whether a usage that can't be true was reported
         timeout = openai.Timeout(teacher.timeout, connect=min(CONNECT_SECONDS, teacher.timeout))
         try:
             # The library needs some key even if the server needs none. max_retries=0: its own retries would be silent.
             self._openai = openai.OpenAI(
-                api_key=self._key or "none", base_url=url, timeout=timeout, max_retries=0, http_client=BoundedClient(teacher.timeout)
+                api_key=self._key or "none",
+                base_url=self._where,
+                default_query=query,
+                timeout=timeout,
+                max_retries=0,
+                http_client=BoundedClient(teacher.timeout),
             )
         except Exception as problem:  # whatever is wrong with a proxy, a certificate or a header that it reads from the environment
             where = "Look at HTTP_PROXY, SSL_CERT_FILE and OPENAI_* in the environment."
@@ -79,8 +87,8 @@ class Client:
 
     def ask(self, request: Request, stop: threading.Event, entry: Entry) -> Answer:
         """The answer to `request`; retries transient errors until `max_retries` or `stop`, then raises Lost."""
-        worst = self._bill.worst(request)
         for attempt in range(1, self._teacher.max_retries + 2):
+            worst = self._bill.worst(request)
             with self._bill.holding(worst):
                 if stop.is_set():
                     self._bill.count(-1)
@@ -175,7 +183,9 @@ class Client:
                 f"set {self._teacher.key_env} to a valid key" if self._teacher.key_env else "name the key's variable in teacher.key_env"
             )
             return UserError(f"the teacher at {self._where} answered {status}, it doesn't accept the key: {remedy}.")
-        message = str(error.message).replace(self._key, "[key]") if self._key else str(error.message)
+        message = str(error.message)
+        for secret in self._secrets:
+            message = message.replace(secret, "[key]")
         hint = {404: f"Is teacher.model={self._model!r} served there?", 429: "Is the account paid up?"}.get(status, "Correct the request.")
         return UserError(f"the teacher at {self._where} answered {status}: {message[:500]}. {hint}")
 
