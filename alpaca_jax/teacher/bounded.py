@@ -1,5 +1,6 @@
 """The HTTP client behind the official one, which reads no body without end."""
 
+import contextlib
 import time
 import zlib
 from typing import Any
@@ -13,12 +14,13 @@ KEPT_BYTES = 1 << 16  # of a body that was longer
 class BoundedClient(openai.DefaultHttpxClient):
     """Reads a body up to `MOST_BYTES` and for `seconds` at most, whatever the server sends; of a longer one the beginning is kept."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(headers={"accept-encoding": "identity"})
+    def __init__(self, seconds: float, direct: bool) -> None:
+        # Without the environment's proxies where the server is on this machine.
+        super().__init__(headers={"accept-encoding": "identity"}, trust_env=not direct)
         self._seconds = seconds
 
     def __del__(self) -> None:
-        if not self.is_closed:
+        with contextlib.suppress(Exception):  # as the official client's own does: it may not have been made whole
             self.close()
 
     def send(self, request: Any, **settings: Any) -> Any:

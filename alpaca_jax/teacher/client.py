@@ -16,7 +16,7 @@ from alpaca_jax.teacher import reply
 from alpaca_jax.teacher.address import address, shown
 from alpaca_jax.teacher.bill import Bill
 from alpaca_jax.teacher.bounded import BoundedClient
-from alpaca_jax.teacher.config import TeacherConfig
+from alpaca_jax.teacher.config import TeacherConfig, is_here
 from alpaca_jax.teacher.protocol import Answer, Entry, Reply, Request
 
 MAX_WAIT = 60.0  # seconds before another attempt; a server that asks for more counts as lost
@@ -76,7 +76,7 @@ class Client:
                 default_query=query,
                 timeout=timeout,
                 max_retries=0,
-                http_client=BoundedClient(teacher.timeout),
+                http_client=BoundedClient(teacher.timeout, direct=is_here(url)),
             )
         except Exception as problem:  # whatever is wrong with a proxy, a certificate or a header that it reads from the environment
             where = "Look at HTTP_PROXY, SSL_CERT_FILE and OPENAI_* in the environment."

@@ -67,7 +67,12 @@ class TeacherConfig:
     @property
     def needs_no_key(self) -> bool:
         """Whether the teacher runs on this machine."""
-        return self.source is not None or (urlsplit(self.base_url or "").hostname or "") in ("localhost", "127.0.0.1", "::1")
+        return self.source is not None or is_here(self.base_url)
+
+
+def is_here(url: str | None) -> bool:
+    """Whether an address is on this machine."""
+    return (urlsplit(url or "").hostname or "") in ("localhost", "127.0.0.1", "::1")
 
 
 def address_problem(url: str, query: bool = False) -> str | None:

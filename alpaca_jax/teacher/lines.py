@@ -3,15 +3,18 @@
 import base64
 import binascii
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from alpaca_jax.documents import json_value
+from alpaca_jax.errors import UserError
 from alpaca_jax.teacher import reply
 from alpaca_jax.teacher.protocol import Answer, Reply, Request
 
+LONGEST = 64 << 20  # bytes of a line
 MOST_INDICES, MOST_STEPS = 10**9, 1000
 TEXTS, NUMBERS = ("endpoint", "prompt", "system"), ("max_tokens", "temperature", "top_p", "seed")  # of a request
 
@@ -61,20 +64,33 @@ def dollars(line: Mapping[str, Any], kind: str) -> float:
 def read(file: Path) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
     """(number from 1, first byte, content or what is wrong with it) of each line that isn't empty.
 
-    A line that a kill left torn is left out: the next append removes it.
+    A line that a kill left torn is left out: the next append removes it. A UserError if the file can't be read.
     """
-    begin = 0
-    with open(file, "rb") as opened:
-        for number, line in enumerate(opened, start=1):
-            if line.strip():
-                try:
-                    content = json_value(line)
-                    yield number, begin, content if isinstance(content, dict) else "not an object"
-                except ValueError as problem:
-                    if not line.endswith(b"\n"):
-                        return
-                    yield number, begin, str(problem)
-            begin += len(line)
+    try:
+        with open(file, "rb") as opened:
+            for number in itertools.count(1):
+                begin, line = opened.tell(), opened.readline(LONGEST)
+                while len(line) == LONGEST and not line.endswith(b"\n") and opened.readline(LONGEST)[-1:] not in (b"\n", b""):
+                    pass
+                if not line:
+                    return
+                if (content := _content(line)) is not None:
+                    yield number, begin, content
+    except OSError as problem:
+        raise UserError(f"{file} can't be read ({problem.strerror}); give another dir=") from None
+
+
+def _content(line: bytes) -> dict[str, Any] | str | None:
+    """The object of a line, what is wrong with it, or None for one that is empty or torn."""
+    if not line.strip():
+        return None
+    if len(line) == LONGEST:
+        return f"longer than {LONGEST:,} bytes"
+    try:
+        content = json_value(line)
+    except ValueError as problem:
+        return str(problem) if line.endswith(b"\n") else None
+    return content if isinstance(content, dict) else "not an object"
 
 
 def _request(fields: Mapping[str, Any]) -> Request:

@@ -7,6 +7,7 @@ from typing import Any
 
 from alpaca_jax.teacher.protocol import Answer, Reply, Request
 
+LONGEST_NAME = 200  # characters of a model's name, which each record repeats
 MOST_TOKENS = 10_000_000  # of one prompt or answer: above every context there is
 
 
@@ -22,7 +23,7 @@ def read(reply: Reply, request: Request) -> Answer:
     return Answer(
         text=_text(text),
         finish_reason=_text(choice.get("finish_reason")),
-        model=_text(content.get("model")) or reply.model,
+        model=(_text(content.get("model")) or reply.model)[:LONGEST_NAME],
         prompt_tokens=prompt,
         completion_tokens=completion,
         seconds=reply.seconds,

@@ -169,7 +169,7 @@ def test_loopback_needs_a_price_or_its_word_that_it_is_free(tmp_path):
     [(Budget, "dollars"), (Sampling, "temperature"), (Sampling, "top_p"), (Filters, "rouge_l"), (Sampling, "instruction_temperature")],
 )
 def test_a_number_that_is_none_is_refused(cls, key, value):
-    with pytest.raises(ValueError, match=rf"{key} must be"):
+    with pytest.raises(ValueError, match=key):
         cls(**{key: value})
 
 
@@ -185,7 +185,7 @@ def test_a_number_that_is_none_is_refused(cls, key, value):
     ],
 )
 def test_a_size_that_is_none_is_refused(cls, key, value):
-    with pytest.raises(ValueError, match=rf"{key} must be"):
+    with pytest.raises(ValueError, match=key):
         cls(**{key: value})
 
 

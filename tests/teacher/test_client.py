@@ -454,7 +454,7 @@ def test_a_query_in_the_environment_is_sent_and_never_shown(monkeypatch):
 @pytest.mark.parametrize("key", ["prompt", "completion", "cached_prompt"])
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
 def test_a_price_is_a_number(key, price):
-    with pytest.raises(ValueError, match=rf"{key} must be a number of dollars"):
+    with pytest.raises(ValueError, match=key):
         Prices(**{"prompt": 1.0, "completion": 1.0, "source": "test", key: price})
 
 
@@ -469,3 +469,23 @@ def test_the_numbers_of_a_teacher_have_ranges(key, value):
 def test_free_and_a_price_contradict_each_other():
     with pytest.raises(ValueError, match="free and prices"):
         TeacherConfig(model="m", free=True, prices=PAID)
+
+
+def test_a_server_on_this_machine_is_not_behind_a_proxy(client, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    with scripted_teacher() as server:
+        assert ask(client(server.base_url)).text.startswith("This is about")
+
+
+def test_a_proxy_that_is_none_is_the_users(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", SECRET)
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://host:1")
+    config = TeacherConfig(base_url="https://host.example/v1", model="m", key_env="TEST_KEY")
+    with pytest.raises(UserError, match=r"can't be made: .*HTTP_PROXY"):
+        Client(config, config.base_url, "m", Bill(FREE), lambda line: None)
+
+
+def test_a_name_that_each_record_would_repeat_is_cut(client):
+    with scripted_teacher(lambda number, body: Reply({**answer("Yes.", body), "model": "m" * 10_000})) as server:
+        assert ask(client(server.base_url)).model == "m" * 200

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from replies import received
 
 from alpaca_jax.errors import UserError
+from alpaca_jax.teacher import lines, reply
 from alpaca_jax.teacher import log as module
-from alpaca_jax.teacher import reply
 from alpaca_jax.teacher.bill import Bill
 from alpaca_jax.teacher.config import Prices
 from alpaca_jax.teacher.log import AnswerLog, files
@@ -342,3 +342,20 @@ def test_a_log_is_opened_in_far_less_memory_than_its_size(tmp_path):
     assert log.answers(0)[0].text == log.answers(number - 1)[0].text == "long " * 300
     size = sum(path.stat().st_size for path in files(folder, older))
     assert kept < size / 100 and peak < size / 50
+
+
+def test_a_line_without_end_is_passed_over(tmp_path, monkeypatch):
+    opened(tmp_path).keep(0, 0, REQUEST, REPLY)
+    with open(first_shard(tmp_path), "a") as file:
+        file.write("x" * 10_000 + "\n")
+    opened(tmp_path).keep(1, 0, REQUEST, REPLY)
+    monkeypatch.setattr(lines, "LONGEST", 1000)
+    log = opened(tmp_path)
+    assert log.damaged == [f"{first_shard(tmp_path)}, line 3: longer than 1,000 bytes"]
+    assert log.answers(0) == log.answers(1) == [ANSWER]
+
+
+def test_a_log_that_is_no_file_is_the_users(tmp_path):
+    first_shard(tmp_path).mkdir()
+    with pytest.raises(UserError, match=r"00000000\.jsonl can't be read \(Is a directory\)"):
+        opened(tmp_path)
