@@ -41,6 +41,12 @@ class Backend(Protocol):
 
     def encode(self, texts: Sequence[str], start: bool, special: bool, after: str | None = None) -> list[list[int]]: ...
 
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, special tokens as such, and the (start, end) of the tokens in each of the spans of characters."""
+
+    def takes_space(self, token: str) -> bool:
+        """Whether this token takes the white space before it along."""
+
     def decode(self, ids: Sequence[int], skip_special: bool) -> str: ...
 
     def token(self, id: int) -> str: ...
@@ -98,6 +104,18 @@ class Json:
             return [variant.encode(texts[0], add_special_tokens=False).ids]
         return [encoding.ids for encoding in variant.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._main.encode(text, add_special_tokens=False)
+        found = []
+        for start, end in spans:
+            first, last = (encoding.char_to_token(place) if start < end else None for place in (start, end - 1))
+            if first is not None:
+                found.append((first, len(encoding.ids) if last is None else last + 1))
+        return encoding.ids, found
+
+    def takes_space(self, token: str) -> bool:
+        return token in self._tokens and self._tokens[token].lstrip
+
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         return self._main.decode(list(ids), skip_special_tokens=skip_special)
 
@@ -131,6 +149,16 @@ class SentencePiece:
         if special:
             return [self._encode_special(text, start) for text in texts]
         return (self._start if start else self._continue).encode(list(texts))
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        return self._json.encode_spans(text, spans)
+
+    @functools.cached_property
+    def _json(self) -> Json:
+        return Json(tokenizer_json(self._proto))  # gives the same ids, and knows the place of each in the text
+
+    def takes_space(self, token: str) -> bool:
+        return False
 
     def _encode_special(self, text: str, start: bool) -> list[int]:
         ids: list[int] = []

@@ -79,6 +79,10 @@ class Tokenizer:
         """Returns what `encode` gives for each of `texts`, on all cores."""
         return self.backend.encode(texts, start, special, after) if texts else []
 
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the ids of `text`, with special tokens as such, and the (start, end) of the ids in each of the `spans` of characters."""
+        return self.backend.encode_spans(text, spans)
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.backend.decode([int(id) for id in ids], skip_special)
@@ -199,11 +203,12 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _with_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with an answer's reasoning under each name by which templates know it, as in `transformers`."""
+    """The messages without null, and with an answer's reasoning under each name by which templates know it, as in `transformers`."""
     made = []
-    for message in messages:
-        reasoning = next((message[key] for key in ("reasoning_content", "thinking", "reasoning") if message.get(key) is not None), None)
-        made.append(dict(message) if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning})
+    for each in messages:
+        message = {key: value for key, value in each.items() if value is not None}
+        reasoning = next((message[key] for key in ("reasoning_content", "thinking", "reasoning") if key in message), None)
+        made.append(message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning})
     return made
 
 
