@@ -181,7 +181,7 @@ def test_bad_folders(tmp_path: Path, smol: Tokenizer) -> None:
     with pytest.raises(UserError, match="holds no tokenizer"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: not JSON"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"rubbish")
