@@ -31,7 +31,7 @@ class RunDir:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _explained(error, path, 0) from error
+            raise explained(error, path, 0) from error
         return path
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _explained(error, path, len(data)) from error
+        raise explained(error, path, len(data)) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -108,7 +108,7 @@ def append_line(path: str | os.PathLike[str], line: str) -> int:
                 raise
             return size
     except OSError as error:
-        raise _explained(error, path, len(data)) from error
+        raise explained(error, path, len(data)) from error
 
 
 def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN) -> None:
@@ -160,11 +160,16 @@ def _repair(file: Any) -> int:
     return size + file.write(b"\n")
 
 
-def _explained(error: OSError, path: Path, size: int) -> Exception:
+def explained(error: OSError, path: str | os.PathLike[str], size: int = 0, key: str = "dir") -> UserError:
+    """Returns the UserError for what the system said when `path` was to be written; `key` is the setting that names another place."""
+    path = Path(path)
     if disk_is_full(error):
-        folder = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(folder).free / 1e6
-        return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")
-    if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)):
-        return UserError(f"{path}: can't be written ({error.strerror}: {error.filename}); give another dir=")
-    return error
+        return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another {key}=")
+    reason = error.strerror or str(error)
+    if error.errno != errno.EROFS and isinstance(error.filename, str):
+        named = Path(error.filename)
+        named = path.parent if named.name.startswith(f".{path.name}.") else named  # not the name of a temporary file
+        reason += "" if named == path else f": {named}"
+    return UserError(f"{path}: can't be written ({reason}); give another {key}=")

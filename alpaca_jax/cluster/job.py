@@ -14,7 +14,7 @@ from alpaca_jax.config import suggestion
 from alpaca_jax.errors import Restart, UserError
 
 NAME_LIMIT = 63  # of a Kubernetes label, the shortest of all backends: a job can move to another one
-OWN_VARIABLES = "ALPACA_JAX_(COORDINATOR|PROCESS|PROCESSES|ATTEMPT|LOCAL_PROCESS|LOCAL_PROCESSES)"
+OWN_VARIABLES = "ALPACA_JAX_(COORDINATOR|PROCESS|PROCESSES|ATTEMPT|JOB|LOCAL_PROCESS|LOCAL_PROCESSES)"
 
 
 class State(enum.Enum):

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca_jax import config as configuration
+from alpaca_jax import lock
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import actions, backends, queue, status, sweep
@@ -156,6 +157,19 @@ class Multirun:
             raise UserError("evaluate_every: the sweeper needs the held-out loss, which null doesn't measure; give evaluate_every=N")
 
     def _run(self, jobs: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
+        with lock.held(jobs.folder, "", f"{jobs.verb} -m"):  # two starts at once would start each job twice
+            todo = self._start(jobs, entries)
+        if settings.detach:
+            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
+        rows = wait(jobs, entries, settings.poll_seconds, self.console)
+        for row in rows:
+            row.entry.result = results.result(row, jobs.objective)
+            self.rows[row.entry.name] = row
+        jobs.write()
+        return rows
+
+    def _start(self, jobs: Sweep, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Starts what has to be; returns that."""
         # A job that is done stays done; one that is running, from an earlier start of this sweep, is waited for.
         todo = [one for one in entries if not record.is_done(one.job) and not actions.active(jobs, one)]
         waiting = queue.read(jobs.folder)
@@ -170,14 +184,7 @@ class Multirun:
             one.result = None if one in todo else one.result
         jobs.write()
         queue.start(jobs, [one.name for one in todo])
-        if settings.detach:
-            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
-        rows = wait(jobs, entries, settings.poll_seconds, self.console)
-        for row in rows:
-            row.entry.result = results.result(row, jobs.objective)
-            self.rows[row.entry.name] = row
-        jobs.write()
-        return rows
+        return todo
 
     def _returned(self, row: Row, overrides: Sequence[str]) -> JobReturn:
         job_return = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)

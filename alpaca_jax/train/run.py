@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from alpaca_jax import checkpoint, rundir, storage
+from alpaca_jax import checkpoint, lock, rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
@@ -35,7 +35,8 @@ def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
     does the same with KeyboardInterrupt.
     """
     with joined(config.distributed, config.dir, to_mapping(config)) as membership:
-        return _train(config, objective, membership)
+        with lock.held(config.dir, "train", "train") if is_lead() else nullcontext():  # before any work: the others end with the lead
+            return _train(config, objective, membership)
 
 
 def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from alpaca_jax import lock
 from alpaca_jax.errors import UserError
 from alpaca_jax.recipe.config import Config, Stage
 from alpaca_jax.recipe.run import run
@@ -168,14 +169,20 @@ def test_marker_that_is_none_is_named(tmp_path, content):
         run(recipe(tmp_path), PREFIX)
 
 
-def test_second_recipe_in_the_same_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("alpaca_jax.recipe.run.LOCK_SECONDS", 0.5)
+def test_second_recipe_in_the_same_folder_is_refused(tmp_path):
     process = start(tmp_path, train={"sleep": 60})
     wait_for(lambda: len(pids(tmp_path)) == 2)
-    with pytest.raises(UserError, match="another recipe is running"):
+    with pytest.raises(UserError, match=rf"stages is being written by `alpaca-jax recipe` \(process {process.pid} "):
         run(recipe(tmp_path), PREFIX)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
+
+
+def test_what_another_process_writes_is_not_moved_away(tmp_path):
+    run(recipe(tmp_path), PREFIX)
+    with lock.held(tmp_path, "train", "train"), pytest.raises(UserError, match="train is being written by `alpaca-jax train`"):
+        run(recipe(tmp_path, train={"optimizer": {"learning_rate": 1e-3}}), PREFIX)
+    assert not (tmp_path / "replaced").exists()
 
 
 def test_memory_of_a_stage_is_seen(tmp_path):
