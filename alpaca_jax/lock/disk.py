@@ -1,4 +1,4 @@
-"""A lock on a disk: the kernel's where the file system has such locks, the holder's heartbeat where it has none or another host holds it."""
+"""A lock on a disk: the kernel's where the file system has such locks; else, and for holders on other hosts, their heartbeat."""
 
 import contextlib
 import errno

@@ -20,7 +20,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """A process that writes into a folder. `created` tells it from a later process with the same id, `boot` one start of a host from another."""
+    """A process that writes into a folder.
+
+    `created` tells it from a later process with the same id, and `boot` a host from what it was before its last start.
+    """
 
     verb: str
     host: str
@@ -59,7 +62,7 @@ class Holder:
         return cls(**{name: value[name] for name in known}) if known == expected and 0 < value["pid"] < 1 << 31 else None
 
     def content(self, beat: int) -> bytes:
-        """What the lock's file says at the holder's `beat`-th sign of life; of the same length each time, and rarely longer than a block."""
+        """What the lock's file says at the holder's `beat`-th sign of life; of the same length each time."""
         return (json.dumps(dataclasses.asdict(self) | {"beat": f"{beat:012d}"}) + "\n").encode()
 
     @property

@@ -34,9 +34,13 @@ def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
     `objective` is what each step minimizes. SIGTERM and SIGUSR1 end the run after the current step with a checkpoint and `Restart`; SIGINT
     does the same with KeyboardInterrupt.
     """
-    with joined(config.distributed, config.dir, to_mapping(config)) as membership:
-        with lock.held(config.dir, "train", "train") if is_lead() else nullcontext():  # before any work: the others end with the lead
-            return _train(config, objective, membership)
+    with joined(config.distributed, config.dir, to_mapping(config)) as membership, _alone(config):
+        return _train(config, objective, membership)
+
+
+def _alone(config: Config) -> AbstractContextManager[object]:
+    """The lock on what this run writes; the lead takes it for all, which end with it where it can't."""
+    return lock.held(config.dir, "train", "train") if is_lead() else nullcontext()
 
 
 def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:

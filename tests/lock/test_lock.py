@@ -108,10 +108,10 @@ def test_what_a_killed_holder_has_started_is_waited_for(tmp_path, other):
 
 
 def test_a_verb_of_one_process_excludes_itself_only(tmp_path):
-    with lock.held(tmp_path, "train", "train"), lock.held(tmp_path, "evaluate", "evaluate"), lock.held(tmp_path, "", "inspect"):
-        with lock.target(tmp_path / "hf", "convert"), pytest.raises(UserError, match=r"hf is being written .* give another target="):
-            with lock.target(tmp_path / "hf", "convert"):
-                pass
+    both = lock.held(tmp_path, "train", "train"), lock.held(tmp_path, "", "inspect")
+    with both[0], both[1], lock.target(tmp_path / "hf", "convert"):
+        with pytest.raises(UserError, match=r"hf is being written .* give another target="):
+            lock.target(tmp_path / "hf", "convert").__enter__()
     assert list(tmp_path.iterdir()) == []  # neither locks nor the folders made for them
 
 
@@ -190,9 +190,8 @@ def test_a_job_that_slurm_queues_again_follows_itself(monkeypatch):
 
 
 def test_without_locks_of_the_kernel_a_process_id_decides(tmp_path, quick, no_kernel_locks):
-    with lock.held(tmp_path / "run", "train", "train"):
-        with pytest.raises(UserError, match=f"process {os.getpid()} on"):
-            takes(tmp_path)
+    with lock.held(tmp_path / "run", "train", "train"), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        takes(tmp_path)
     left(tmp_path / "b", dataclasses.replace(Holder.this("train"), created=1.0, token="t"))
     assert takes(tmp_path / "b") < 1  # that id belongs to another process now
 
