@@ -70,7 +70,9 @@ class Job:
             if getattr(self, field) < least:
                 raise UserError(f"{field} is {getattr(self, field)}; give {least} or more")
         if self.processes > MOST_PROCESSES:
-            raise UserError(f"{self.nodes} nodes with {self.processes_per_node} processes each: a job has at most {MOST_PROCESSES} processes")
+            raise UserError(
+                f"{self.nodes} nodes with {self.processes_per_node} processes each: a job has at most {MOST_PROCESSES} processes"
+            )
         if self.time_limit is not None and self.time_limit < 1:
             raise UserError(f"time_limit is {self.time_limit} minutes; give 1 or more, or none")
         if both := set(self.secrets) & set(self.environment):

@@ -15,6 +15,7 @@ class Config:
     lines: int = 40  # of a log, counted from its end
     follow: bool = False  # keep going until the jobs have ended
     poll_seconds: float = 2.0  # between two polls
+    trust: bool = False  # resume and cancel also what somebody else has launched
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 0:

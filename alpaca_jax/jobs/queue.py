@@ -13,8 +13,9 @@ from typing import Any
 
 import psutil
 
-from alpaca_jax import children, rundir
+from alpaca_jax import children, documents, rundir
 from alpaca_jax.cluster import record
+from alpaca_jax.config import configclass, parse
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import sweep
 from alpaca_jax.jobs.backends import job_status
@@ -46,9 +47,27 @@ class Queue:
         return record.process_of(self.process)
 
 
+@configclass
+class _Written:
+    """What queue.json holds; the fields are those of Queue."""
+
+    waiting: list[str]
+    process: record.Process | None = None
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    cancelled: bool = False
+
+
 def read(folder: Path) -> Queue:
-    """Returns the queue of a sweep, an empty one if it has none."""
-    return Queue(**rundir.read_json(folder / FILE)) if (folder / FILE).exists() else Queue(waiting=[])
+    """Returns the queue of a sweep, an empty one if it has none; a UserError if queue.json can't be read."""
+    file = folder / FILE
+    if not file.exists():
+        return Queue(waiting=[])
+    try:
+        written = parse(_Written, documents.json_object(documents.read(file), str(file)))
+    except UserError as error:
+        raise UserError(f"{file}: not a queue of this version: {error}\n  delete it; the same sweep starts what is missing") from error
+    fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(Queue)}
+    return Queue(**fields | {"process": None if written.process is None else dataclasses.asdict(written.process)})
 
 
 def start(jobs: Sweep, names: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def table(rows: Sequence[Row]) -> Table:
     printed = Table(box=None, pad_edge=False, header_style="bold")
     printed.add_column("job")
     for key in swept:
-        printed.add_column(short(key, swept), overflow="fold")
+        printed.add_column(Text(short(key, swept)), overflow="fold")
     printed.add_column("state")
     for name in ("attempt", "ranks", "step", "loss", "exit", "age"):
         printed.add_column(name, justify="right")
@@ -65,8 +65,8 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         status = row.status
         printed.add_row(
-            row.entry.name,
-            *(row.entry.swept.get(key, "") for key in swept),
+            Text(row.entry.name),
+            *(Text(row.entry.swept.get(key, "")) for key in swept),
             Text(status.state.value, style=COLOURS.get(status.state, "")),
             _or_blank(status.attempt),
             str(row.entry.job.processes),

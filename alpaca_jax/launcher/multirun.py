@@ -180,6 +180,7 @@ class Multirun:
                     f"the sweep in {jobs.folder} is being run; cancel it first (alpaca-jax jobs action=cancel dir=...), or wait"
                 )
         actions.check(jobs, todo)
+        jobs.sealed(entries)
         for one in entries:
             one.result = None if one in todo else one.result
         jobs.write()

@@ -1,5 +1,6 @@
 """The results of a sweep: a table, `sweep.json`, and a page with the objective against the swept settings."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,14 +41,14 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     swept = status.keys(rows)
     printed = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("job", *(status.short(key, swept) for key in swept), "state"):
-        printed.add_column(name, overflow="fold")
+        printed.add_column(Text(name), overflow="fold")
     for name in (sweep.objective, "exit", "hours", "dollars"):
-        printed.add_column(name, justify="right")
+        printed.add_column(Text(name), justify="right")
     printed.add_column("trouble", overflow="fold")
     for row in rows:
         cells = _cells(row, swept)
         state = Text(cells[len(swept) + 1], style=COLOURS.get(row.status.state, ""))
-        printed.add_row(*cells[: len(swept) + 1], state, *map(Text, cells[len(swept) + 2 :]))
+        printed.add_row(*map(Text, cells[: len(swept) + 1]), state, *map(Text, cells[len(swept) + 2 :]))
     return printed
 
 
@@ -110,11 +111,15 @@ def _cells(row: Row, swept: Sequence[str]) -> list[str]:
 
 
 def _objective(row: Row) -> float | None:
-    return (row.entry.result or {}).get("objective")
+    value = (row.entry.result or {}).get("objective")
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _format(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _format(value: Any, form: str) -> str:
+    """A figure of a file that a script may have written: "" for what is no number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    return format(int(value) if form == "d" else value, form)
 
 
 def _number(text: str) -> float | None:

@@ -108,10 +108,10 @@ def test_what_a_killed_holder_has_started_is_waited_for(tmp_path, other):
 
 
 def test_a_verb_of_one_process_excludes_itself_only(tmp_path):
-    both = lock.held(tmp_path, "train", "train"), lock.held(tmp_path, "", "inspect")
-    with both[0], both[1], lock.target(tmp_path / "hf", "convert"):
-        with pytest.raises(UserError, match=r"hf is being written .* give another target="):
-            lock.target(tmp_path / "hf", "convert").__enter__()
+    target, second = lock.target(tmp_path / "hf", "convert"), lock.target(tmp_path / "hf", "convert")
+    named = pytest.raises(UserError, match=r"hf is being written .* give another target=")
+    with lock.held(tmp_path, "train", "train"), lock.held(tmp_path, "", "inspect"), target, named:
+        second.__enter__()
     assert list(tmp_path.iterdir()) == []  # neither locks nor the folders made for them
 
 
