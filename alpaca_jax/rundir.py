@@ -1,6 +1,7 @@
 """A run's folder, on a disk or an object store: every file in it is written atomically."""
 
 import errno
+import fnmatch
 import json
 import os
 import shutil
@@ -111,24 +112,40 @@ def append_line(path: str | os.PathLike[str], line: str) -> int:
         raise explained(error, path, len(data)) from error
 
 
-def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN) -> None:
-    """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`."""
+def check_same(
+    path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN, places: Iterable[str] = ()
+) -> dict[str, str]:
+    """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`.
+
+    `places` are keys (with `*` for any name) that say where something lies: these may differ, if the caller checks that it is the same that
+    lies there. Returns each that does, and in words how.
+    """
     path = storage.at(path)
     try:
         with storage.explained(path):
             before = documents.yaml_value(path.read_bytes(), str(path)) or {}
     except FileNotFoundError:
-        return
+        return {}
+    if not isinstance(before, dict):
+        raise UserError(f"{path} doesn't hold a run's settings; give another dir=, or delete the folder")
     frozen = tuple(frozen)
     old, new = (dict(_leaves({key: side[key] for key in frozen if key in side})) for side in (before, config))
-    differing = [
-        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
+    differing = {
+        key: f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
-    ]
-    if differing:
-        text = "\n  ".join(differing)
-        raise UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
+    }
+    patterns = tuple(places)
+    moved = {key: text for key, text in differing.items() if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)}
+    if len(differing) > len(moved):
+        raise another_run(path, [text for key, text in differing.items() if key not in moved])
+    return moved
+
+
+def another_run(path: str | os.PathLike[str], differing: Iterable[str]) -> UserError:
+    """Returns the UserError for a folder of a run with other settings."""
+    text = "\n  ".join(differing)
+    return UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
