@@ -73,7 +73,7 @@ def explain(ends: Sequence[End]) -> str:
     first = first_failure(ends)
     if first is None:
         return ""
-    lines = [line for line in tail(first.log) if values(line) is None]  # without this package's own
+    lines = words(first.log)
     excerpt = traceback(lines) or _own_words(first, lines) or lines[-SHOWN_LINES // 2 :]
     return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; its log is {first.log}:", *(f"  {line}" for line in excerpt)])
 
@@ -135,6 +135,11 @@ def tail(log: Path, size: int = TAIL_BYTES) -> list[str]:
     with open(log, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - size))
         return file.read().decode(errors="replace").splitlines()
+
+
+def words(log: Path) -> list[str]:
+    """Returns the last lines of a log, without this package's own."""
+    return [line for line in tail(log) if values(line) is None]
 
 
 class Follower:

@@ -9,13 +9,14 @@ from rich.text import Text
 from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.job import State, Status
 from alpaca_jax.cluster.logs import End
-from alpaca_jax.errors import Lost
+from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.jobs import figures, queue
 from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Entry, Sweep
 
 COLOURS = {State.done: "green", State.failed: "red", State.lost: "red", State.cancelled: "yellow", State.running: "cyan"}
 INTERRUPTED = 130
+NOT_STARTED = "not started"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _row(jobs: Sweep, entry: Entry, waiting: queue.Queue) -> Row:
 def _status(jobs: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
     folder = entry.job.folder
     if entry.name in waiting.waiting:
+        if waiting.stopped:
+            return Status(State.failed, exit_code=UserError.exit_code, reason=f"{NOT_STARTED}: {waiting.stopped}")
         if waiting.alive is not None or waiting.process is None:
             return Status(State.queued, reason="waits for its turn")
         if waiting.cancelled:

@@ -38,6 +38,7 @@ class Sweep:
     objective: str
     parallel: int | None = None  # jobs at a time; None: all at once, since the backend has a queue
     entries: list[Entry] = dataclasses.field(default_factory=list)
+    keep_going: bool = False  # start the rest although the first jobs died of the same mistake
     single: bool = False  # one job that was launched without a sweep; it has no sweep.json
 
     def runs_on(self) -> Backend:
@@ -79,6 +80,7 @@ class _Written:
     verb: str
     objective: str
     parallel: int | None = None
+    keep_going: bool = False
     entries: tuple[Entry, ...]
     written: str = ""
 
@@ -101,7 +103,7 @@ def read(folder: Path) -> Sweep:
         raise UserError(f"{folder / FILE}: not a sweep of this version: {error}\n  give another dir=") from error
     # A folder may have been moved, or be mounted elsewhere on this host.
     entries = [dataclasses.replace(entry, job=dataclasses.replace(entry.job, folder=folder / entry.name)) for entry in written.entries]
-    return Sweep(folder, written.backend, written.verb, written.objective, written.parallel, entries)
+    return Sweep(folder, written.backend, written.verb, written.objective, written.parallel, entries, written.keep_going)
 
 
 def find(folder: Path) -> Sweep:

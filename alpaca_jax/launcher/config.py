@@ -22,6 +22,7 @@ class LauncherConfig:
     folders: Literal["numbers", "keys"] = "numbers"
     folder: str | None = None
     objective: str = "heldout_loss"
+    keep_going: bool = False
     detach: bool = False
     poll_seconds: float = 1.0
 

@@ -19,7 +19,7 @@ from alpaca_jax import config as configuration
 from alpaca_jax import lock
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, backends, queue, status, sweep
+from alpaca_jax.jobs import actions, backends, queue, sweep
 from alpaca_jax.jobs.status import INTERRUPTED, Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher import combinations, results
@@ -97,9 +97,8 @@ class Multirun:
         if self.sweep is None or not rows:
             raise UserError("the sweep has no combination; give key=a,b")
         results.write(self.sweep, rows)
-        for row in rows:
-            if row.exit_code and (message := status.first_traceback(row)):
-                self._say(f"job {row.entry.name} ({combinations.title(row.entry)}): {message}")
+        for line in results.failures(rows):
+            self._say(line)
         Console().print(results.table(self.sweep, rows))
         self._say(f"{self.sweep.folder / results.PAGE}")
         objectives = [(row.entry.result or {}).get("objective") for row in rows if not row.exit_code]
@@ -202,12 +201,12 @@ def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
     if not sweep.exists(folder):
         if record.exists(folder):
             raise UserError(f"{folder} is the folder of a single job; give the sweep another dir=")
-        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel)
+        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel, keep_going=settings.keep_going)
     jobs = sweep.read(folder)
     for what, before, now in (("verb", jobs.verb, verb), ("backend", jobs.backend, settings.backend)):
         if before != now:
             raise UserError(f"{folder} holds a sweep of the {what} {before}, but this one is of {now}; give another dir=")
-    jobs.objective, jobs.parallel = settings.objective, settings.parallel
+    jobs.objective, jobs.parallel, jobs.keep_going = settings.objective, settings.parallel, settings.keep_going
     return jobs
 
 

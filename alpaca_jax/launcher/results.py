@@ -10,9 +10,10 @@ from rich.text import Text
 from alpaca_jax import report, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.job import State
-from alpaca_jax.jobs import figures, status
+from alpaca_jax.jobs import figures, mistake, status
 from alpaca_jax.jobs.status import COLOURS, Row
 from alpaca_jax.jobs.sweep import Sweep
+from alpaca_jax.launcher import combinations
 from alpaca_jax.report import Block, Code, Section, Series
 
 PAGE = "report.html"
@@ -34,6 +35,28 @@ def result(row: Row, objective: str) -> dict[str, Any]:
         "first_failure": None if failure is None else {"rank": failure.rank, "host": failure.host, "log": str(failure.log)},
         "reason": row.trouble,
     }
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """Returns what failed and why, for a terminal: a message that several jobs share is told once."""
+    lines: list[str] = []
+    told: dict[str, str] = {}  # the job that a message was told of
+    not_started = [row for row in rows if row.status.reason.startswith(status.NOT_STARTED)]
+    for row in rows:
+        if not row.exit_code or row in not_started or not (message := status.first_traceback(row)):
+            continue
+        heading, entry = f"job {row.entry.name} ({combinations.title(row.entry)})", row.entry
+        essence = mistake.essence(mistake.mistake_of(entry), entry)
+        if essence and essence in told:
+            lines.append(f"{heading}: the same as job {told[essence]}")
+        else:
+            told[essence] = entry.name
+            lines.append(f"{heading}: {message}")
+    if not_started:
+        names = ", ".join(row.entry.name for row in not_started)
+        why = not_started[0].status.reason.removeprefix(f"{status.NOT_STARTED}: ")
+        lines.append(f"{status.NOT_STARTED}: job {names}, since {why} (hydra.launcher.keep_going=true starts them all the same)")
+    return lines
 
 
 def table(sweep: Sweep, rows: Sequence[Row]) -> Table:

@@ -42,7 +42,7 @@ def _run(config: Config, folder: RunDir, prefix: Sequence[str], held: int) -> di
     markers: list[Marker] = []
     for name, stage in config.stages.items():
         path = folder.path("stages", f"{name}.json")
-        fresh = marker.expected(name, commands[name], resolved[name], markers[-1] if markers else None)
+        fresh = marker.expected(name, commands[name], resolved[name], markers[-1] if markers else None, config.dir.rstrip("/"))
         markers.append(_current(path, fresh, folder.path(stage.output)))
         heading = f"[bold]{len(markers)} of {len(commands)}: {name}[/bold]"
         if markers[-1].state == "done":
@@ -72,7 +72,9 @@ def _current(path: Path, expected: Marker, output: Path) -> Marker:
     previous = marker.read(path)
     if previous is None:
         return expected
+    previous = previous.renewed(expected)
     if previous.fingerprint == expected.fingerprint and (previous.state == "started" or output.exists()):
+        previous.write(path)
         return previous
     if previous.identity != expected.identity and output.exists():
         moved = path.parent.parent / "replaced" / f"{time.strftime('%Y%m%d-%H%M%S')}-{output.name}-{previous.id[:6]}"
