@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from alpaca_jax import lock
 from alpaca_jax.config import quoted
 from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
@@ -51,15 +52,23 @@ def run(config: Config) -> Path:
     if _occupied(output.path, receipt):
         console.print(f"{config.target} holds this conversion already", highlight=False)
     else:
-        start = time.monotonic()
-        with ProgressBar("tensors", len(output.tensors), console=console) as progress:
-            output.write(receipt, lambda name: progress.advance())
-        seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
-        console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
+        with lock.target(output.path, "convert"):
+            _write(output, receipt)
     if config.verify:
         verify.compare(config, model, output.path)
     _show(output)
     return output.path
+
+
+def _write(output: Output, receipt: dict[str, Any]) -> None:
+    """Writes the target, unless another process has finished it meanwhile."""
+    if _occupied(output.path, receipt):
+        return
+    start = time.monotonic()
+    with ProgressBar("tensors", len(output.tensors), console=console) as progress:
+        output.write(receipt, lambda name: progress.advance())
+    seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
+    console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
 
 
 def _introduce(config: Config, model: Pretrained) -> None:

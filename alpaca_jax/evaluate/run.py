@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from alpaca_jax import storage
+from alpaca_jax import lock, storage
 from alpaca_jax.data import builder, template
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
@@ -46,8 +46,11 @@ class Scored:
 
 def run(config: Config) -> dict[str, Any]:
     """Returns the scores it wrote to dir/evaluate/scores.json: held-out loss before (the baseline) and after (the model), and samples."""
-    console = Console(stderr=True)
-    folder = RunDir(config.dir)
+    with lock.held(config.dir, "evaluate", "evaluate"):
+        return _evaluate(config, RunDir(config.dir), Console(stderr=True))
+
+
+def _evaluate(config: Config, folder: RunDir, console: Console) -> dict[str, Any]:
     layout = Layout(make_mesh(config.mesh), config.mesh)
     before = None
     if config.baseline is not None:

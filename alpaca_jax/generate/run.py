@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 import alpaca_jax
-from alpaca_jax import records, storage
+from alpaca_jax import lock, records, storage
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import methods
@@ -49,7 +49,7 @@ def run(config: Config) -> Manifest:
     method = methods.make(config)
     run_dir = RunDir(config.dir)
     bill = Bill(_prices(config, run_dir), config.budget.dollars, config.budget.requests)
-    with _growing(run_dir) as folder:
+    with lock.held(config.dir, "records", "generate"), _growing(run_dir) as folder:
         return _collect(config, run_dir, folder, method, bill, start)
 
 

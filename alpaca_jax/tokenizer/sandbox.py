@@ -156,7 +156,7 @@ class Environment(ImmutableSandboxedEnvironment):
         _budget.get().check_operator(operator, left, right)
         return self.made(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **options: Any) -> Any:  # noqa: B902, N805 (as in Jinja)
+    def call(__self, __context: Context, __obj: Any, *args: Any, **options: Any) -> Any:
         budget = _budget.get()
         budget.step()
         bound = getattr(__obj, "__wrapped__", __obj)  # of str.format, which Jinja wraps

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from alpaca_jax import checkpoint, rundir, storage
+from alpaca_jax import checkpoint, lock, rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
@@ -25,6 +26,8 @@ from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
+# Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
+PLACES = ("data.records", "data.sources.*.records", "data.cache", "model.cache", "model.source", "model.base", "model.tokenizer")
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -34,14 +37,19 @@ def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
     `objective` is what each step minimizes. SIGTERM and SIGUSR1 end the run after the current step with a checkpoint and `Restart`; SIGINT
     does the same with KeyboardInterrupt.
     """
-    with joined(config.distributed, config.dir, to_mapping(config)) as membership:
+    with joined(config.distributed, config.dir, to_mapping(config)) as membership, _alone(config):
         return _train(config, objective, membership)
+
+
+def _alone(config: Config) -> AbstractContextManager[object]:
+    """The lock on what this run writes; the lead takes it for all, which end with it where it can't."""
+    return lock.held(config.dir, "train", "train") if is_lead() else nullcontext()
 
 
 def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
-    rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN)
+    moved = rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN, PLACES)
     setup = prepare(config, objective)
     check_base(setup, folder.path("train", "model"))
     _introduce(console, config, setup)
@@ -50,7 +58,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
         checkpoints = stack.enter_context(closing(Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)))
-        start = _start(console, setup, checkpoints)
+        start = _start(console, setup, checkpoints, moved)
         if is_lead():
             rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
             write_model(setup, folder.path("train", "model"), start.kept)
@@ -90,11 +98,11 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _start(console: Console, setup: Setup, checkpoints: Checkpoints) -> Start:
+def _start(console: Console, setup: Setup, checkpoints: Checkpoints, moved: Mapping[str, str]) -> Start:
     """Where the run starts; says so where that is a checkpoint."""
     with console.status("reading the weights"):
         start = latest(setup, checkpoints, lambda message: console.print(f"[yellow]{message}[/yellow]"))
-    check_fingerprints(setup, start, str(checkpoints.folder))
+    check_fingerprints(setup, start, str(checkpoints.folder), moved)
     if start.progress.fingerprints:
         console.print(f"resuming from the checkpoint of step {int(start.state.step)}", highlight=False)
     return start
