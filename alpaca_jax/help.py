@@ -45,8 +45,8 @@ class Catalog:
         """The first file of that name, such as "mesh/fsdp.yaml"."""
         return next(folder / name for folder in self.folders if (folder / name).is_file())
 
-    def groups(self) -> dict[str, str]:
-        """The verb's groups and the default option of each."""
+    def groups(self) -> dict[str, str | None]:
+        """The verb's groups and the default option of each (None: the verb's own YAML has the group's defaults)."""
         entries = [entry for primary in self.primaries for entry in self._defaults(primary) if isinstance(entry, dict)]
         return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
 
@@ -96,6 +96,8 @@ def verb_help(catalog: Catalog) -> str:
     lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
     lines += [f"  {line}" for primary in catalog.primaries for line in body(primary)]
     for group, default in groups.items():
+        if default is None:  # its keys are among the verb's own
+            continue
         lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
     return "\n".join(lines)
 
