@@ -44,7 +44,7 @@ class Magpie:
 @configclass
 class Budget:
     dollars: Nonnegative | None = None
-    requests: Positive | None = None
+    requests: Positive | None = None  # sent, retries included
 
 
 @configclass
@@ -79,6 +79,7 @@ class Config:
     magpie: Magpie = Magpie()
     budget: Budget = Budget()
     filters: Filters = Filters()
+    patience: Positive | None = 100  # requests in a row without a kept record, after which the run ends; null: no limit
     decontaminate: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

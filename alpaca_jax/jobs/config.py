@@ -16,6 +16,7 @@ class Config:
     lines: Positive = 40  # of a log, counted from its end
     follow: bool = False  # keep going until the jobs have ended
     poll_seconds: Duration = 2.0  # between two polls
+    trust: bool = False  # resume and cancel also what somebody else has launched
 
     def __post_init__(self) -> None:
         if self.follow and self.action in ("cancel", "resume"):

@@ -23,5 +23,6 @@ class LauncherConfig:
     folders: Literal["numbers", "keys"] = "numbers"
     folder: str | None = None
     objective: str = "heldout_loss"
+    keep_going: bool = False
     detach: bool = False
     poll_seconds: Duration = 1.0

@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca_jax import config as configuration
-from alpaca_jax import rundir
+from alpaca_jax import lock, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.composition import references
 from alpaca_jax.composition.compose import initialized
 from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER, check_settings
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, backends, queue, status, sweep
+from alpaca_jax.jobs import actions, backends, queue, sweep
 from alpaca_jax.jobs.status import INTERRUPTED, Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher import combinations, results
@@ -94,9 +94,8 @@ class Multirun:
         if self.sweep is None or not rows:
             raise UserError("the sweep has no combination; give key=a,b")
         results.write(self.sweep, rows)
-        for row in rows:
-            if row.exit_code and (message := status.first_traceback(row)):
-                self._say(f"job {row.entry.name} ({combinations.title(row.entry)}): {message}")
+        for line in results.failures(rows):
+            self._say(line)
         Console().print(results.table(self.sweep, rows))
         self._say(f"{self.sweep.folder / results.PAGE}")
         objectives = [(row.entry.result or {}).get("objective") for row in rows if not row.exit_code]
@@ -153,6 +152,19 @@ class Multirun:
             raise UserError("evaluate_every: the sweeper needs the held-out loss, which null doesn't measure; give evaluate_every=N")
 
     def _run(self, jobs: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
+        with lock.held(jobs.folder, "", f"{jobs.verb} -m"):  # two starts at once would start each job twice
+            todo = self._start(jobs, entries)
+        if settings.detach:
+            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
+        rows = wait(jobs, entries, settings.poll_seconds, self.console)
+        for row in rows:
+            row.entry.result = results.result(row, jobs.objective)
+            self.rows[row.entry.name] = row
+        jobs.write()
+        return rows
+
+    def _start(self, jobs: Sweep, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Starts what has to be; returns that."""
         # A job that is done stays done; one that is running, from an earlier start of this sweep, is waited for.
         todo = [one for one in entries if not record.is_done(one.job) and not actions.active(jobs, one)]
         waiting = queue.read(jobs.folder)
@@ -163,18 +175,12 @@ class Multirun:
                     f"the sweep in {jobs.folder} is being run; cancel it first (alpaca-jax jobs action=cancel dir=...), or wait"
                 )
         actions.check(jobs, todo)
+        jobs.sealed(entries)
         for one in entries:
             one.result = None if one in todo else one.result
         jobs.write()
         queue.start(jobs, [one.name for one in todo])
-        if settings.detach:
-            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
-        rows = wait(jobs, entries, settings.poll_seconds, self.console)
-        for row in rows:
-            row.entry.result = results.result(row, jobs.objective)
-            self.rows[row.entry.name] = row
-        jobs.write()
-        return rows
+        return todo
 
     def _returned(self, row: Row, overrides: Sequence[str]) -> JobReturn:
         job_return = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
@@ -204,10 +210,10 @@ def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
     if not sweep.exists(folder):
         if record.exists(folder):
             raise UserError(f"{folder} is the folder of a single job; give the sweep another dir=")
-        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel)
+        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel, keep_going=settings.keep_going)
     jobs = sweep.read(folder)
     for what, before, now in (("verb", jobs.verb, verb), ("backend", jobs.backend, settings.backend)):
         if before != now:
             raise UserError(f"{folder} holds a sweep of the {what} {before}, but this one is of {now}; give another dir=")
-    jobs.objective, jobs.parallel = settings.objective, settings.parallel
+    jobs.objective, jobs.parallel, jobs.keep_going = settings.objective, settings.parallel, settings.keep_going
     return jobs

@@ -4,20 +4,45 @@ import dataclasses
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import Above0, AtLeast1, AtLeastTwo, Natural, Nonnegative, Positive, Range
+from alpaca_jax.ranges import BIG, AtLeastTwo, Natural, Positive, Range
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
-Layers = Annotated[int, Range(1, 10_000)]
 
 # CAN: what a family's config.json can express beyond a plain LLaMA. ALWAYS: what its code always has.
 CAN: dict[str, tuple[str, ...]] = {
-    "llama": ("qkv_bias", "out_bias"),
+    "llama": ("qkv_bias", "out_bias", "mlp_bias"),
     "mistral": ("sliding_window",),
     "qwen2": ("qkv_bias", "sliding_window", "sliding_layers"),
     "qwen3": ("qk_norm", "qkv_bias", "out_bias", "sliding_window", "sliding_layers"),
-    "smollm3": ("nope_layers", "qkv_bias", "out_bias", "sliding_window", "sliding_layers"),
+    "smollm3": ("nope_layers", "qkv_bias", "out_bias", "mlp_bias", "sliding_window", "sliding_layers"),
 }
 ALWAYS = {"qwen2": "qkv_bias", "qwen3": "qk_norm"}
+# The largest sizes, far above those of any published model: with them, the number of all weights fits 64 bits and their list fits memory.
+LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_layers": 10_000,
+    "num_heads": 1 << 14,
+    "num_kv_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "max_positions": (1 << 31) - 1,  # positions are int32
+}
+FACTOR = 1e6  # factors of RoPE's scaling are from 1 / FACTOR to FACTOR
+POWER = BIG
+Vocabulary = Annotated[int, Range(1, LARGEST["vocab_size"])]
+Width = Annotated[int, Range(1, LARGEST["hidden_size"])]
+Middle = Annotated[int, Range(1, LARGEST["intermediate_size"])]
+Layers = Annotated[int, Range(1, LARGEST["num_layers"])]
+Heads = Annotated[int, Range(1, LARGEST["num_heads"])]
+HeadDim = Annotated[int, Range(1, LARGEST["head_dim"])]
+Power = Annotated[float, Range(1, BIG, open_below=True, give="more than 1, such as 10000: RoPE divides by its powers")]
+Epsilon = Annotated[
+    float, Range(1 / BIG, 1, open_above=True, give="a number from 1e-30 to 1, such as 1e-5: it keeps a norm from dividing by 0")
+]
+Factor = Annotated[float, Range(1 / FACTOR, FACTOR)]
+FactorOr0 = Annotated[float, Range(1 / FACTOR, FACTOR, also=0)]  # 0 is none, as for its authors
+Extension = Annotated[float, Range(1, FACTOR)]
 
 
 @configclass
@@ -25,18 +50,18 @@ class RopeScaling:
     """How to change RoPE's frequencies for a longer context than the model was trained on; `model.rope` has the formulas."""
 
     kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
-    factor: AtLeast1 = 1.0
+    factor: Extension = 1.0
     original_max_positions: AtLeastTwo | None = None  # the context before the extension; null (dynamic only): max_positions
-    low_freq_factor: Above0 = 1.0  # llama3
-    high_freq_factor: Above0 = 4.0  # llama3
-    beta_fast: Above0 = 32.0  # yarn
-    beta_slow: Above0 = 1.0  # yarn
-    attention_factor: Above0 | None = None  # yarn and longrope; null: as the method computes it
-    mscale: Nonnegative | None = None  # yarn
-    mscale_all_dim: Nonnegative | None = None  # yarn
+    low_freq_factor: Factor = 1.0  # llama3
+    high_freq_factor: Factor = 4.0  # llama3
+    beta_fast: Factor = 32.0  # yarn
+    beta_slow: Factor = 1.0  # yarn
+    attention_factor: Factor | None = None  # yarn and longrope; null: as the method computes it
+    mscale: FactorOr0 | None = None  # yarn
+    mscale_all_dim: FactorOr0 | None = None  # yarn
     truncate: bool = True  # yarn
-    short_factor: tuple[Above0, ...] | None = None  # longrope
-    long_factor: tuple[Above0, ...] | None = None  # longrope
+    short_factor: tuple[Factor, ...] | None = None  # longrope
+    long_factor: tuple[Factor, ...] | None = None  # longrope
 
     def __post_init__(self) -> None:
         if self.kind in ("llama3", "yarn", "longrope") and self.original_max_positions is None:
@@ -51,15 +76,15 @@ class RopeScaling:
 class Architecture:
     """The sizes and switches of a LLaMA decoder (Touvron et al. 2023, arXiv:2302.13971) or a relative, as its checkpoint gives them."""
 
-    vocab_size: Positive
-    hidden_size: Positive
-    intermediate_size: Positive
+    vocab_size: Vocabulary
+    hidden_size: Width
+    intermediate_size: Middle
     num_layers: Layers
-    num_heads: Positive
-    num_kv_heads: Positive
-    head_dim: Positive
-    rope_theta: Above0 = 10000.0
-    norm_eps: Above0 = 1e-5
+    num_heads: Heads
+    num_kv_heads: Heads
+    head_dim: HeadDim
+    rope_theta: Power = 10000.0
+    norm_eps: Epsilon = 1e-5
     max_positions: Positive = 2048
     tie_embeddings: bool = False
     family: Family = "llama"  # the name other programs use; decides the form of config.json
@@ -70,6 +95,7 @@ class Architecture:
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: bool = False
+    mlp_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -123,7 +149,8 @@ class Architecture:
     def _switches(self) -> list[str]:
         """The fields that differ from a plain LLaMA."""
         some_slide = 0 < len(self.sliding) < self.num_layers
-        on = {name: bool(getattr(self, name)) for name in ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm")}
+        names = ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm", "mlp_bias")
+        on = {name: bool(getattr(self, name)) for name in names}
         return [name for name, used in {**on, "sliding_layers": some_slide}.items() if used]
 
     @property
@@ -139,7 +166,7 @@ class Architecture:
         heads = 2 * self.num_heads + 2 * self.num_kv_heads
         layer = self.hidden_size * (self.head_dim * heads + 3 * self.intermediate_size + 2)
         layer += self.qkv_bias * self.head_dim * (self.num_heads + 2 * self.num_kv_heads) + self.out_bias * self.hidden_size
-        layer += self.qk_norm * 2 * self.head_dim
+        layer += self.qk_norm * 2 * self.head_dim + self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
         tables = 1 if self.tie_embeddings else 2
         return self.num_layers * layer + tables * self.vocab_size * self.hidden_size + self.hidden_size
 
