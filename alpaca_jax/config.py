@@ -21,7 +21,7 @@ T = TypeVar("T")
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[T]) -> type[T]:
     """Returns `cls` as a frozen, keyword-only dataclass whose numbers are in their ranges, and for which `parse` accepts no unknown key."""
-    own = cls.__dict__.get("__post_init__", lambda self: None)
+    own = getattr(cls, "__post_init__", lambda self: None)
 
     def post_init(self: Any) -> None:
         ranges.check(self)
