@@ -133,7 +133,7 @@ def check_same(
     differing = {
         key: f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not (key not in old and _off(new[key]))
     }
     patterns = tuple(places)
     moved = {key: text for key, text in differing.items() if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)}
@@ -146,6 +146,11 @@ def another_run(path: str | os.PathLike[str], differing: Iterable[str]) -> UserE
     """Returns the UserError for a folder of a run with other settings."""
     text = "\n  ".join(differing)
     return UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
+
+
+def _off(value: Any) -> bool:
+    """Whether a setting changes nothing: the run may be older than the setting."""
+    return value is None or value is False or value == []
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

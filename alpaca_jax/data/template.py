@@ -35,6 +35,10 @@ class Template(Protocol):
     def end_id(self) -> int:
         """The token that ends an answer."""
 
+    @property
+    def bos(self) -> str:
+        """The BOS token where it stands before the first piece, otherwise ""."""
+
     def pieces(self, record: Record) -> list[Piece]:
         """Returns the record's text in order, without BOS and without the tokens that end the answers."""
 
@@ -49,8 +53,8 @@ def get(name: str, tokenizer: Tokenizer) -> Template:
     """Returns the template called `name` (`NAMES`, or a jinja file) for the tokenizer; a UserError where they don't fit together."""
     jinja = _jinja(name, tokenizer)
     templated, bos = tokenizer.with_chat_template(jinja), bos_text(tokenizer)
-    if bos and not templated.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
-        # `transformers` adds no BOS to a rendered chat, so the template has to write it.
+    if bos and name != "chat" and not templated.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
+        # `transformers` adds no BOS to a rendered chat, so the template has to write it. The tokenizer's own is left as it is.
         templated = templated.with_chat_template(BOS + jinja)
     if name == TEXT:
         return Document(templated)
@@ -92,6 +96,10 @@ class Document:
     @property
     def end_id(self) -> int:
         return self.tokenizer.eos_id
+
+    @property
+    def bos(self) -> str:
+        return bos_text(self.tokenizer)
 
     def pieces(self, record: Record) -> list[Piece]:
         if record.instruction:

@@ -3,6 +3,7 @@
 from alpaca_jax.config import configclass
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.ranges import Seed
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.sharding import MeshConfig
 
@@ -12,7 +13,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    seed: int = 0
+    seed: Seed = 0
     model: ModelConfig
     baseline: str | None = None  # a second source, scored the same way before
     data: DataConfig

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from alpaca_jax import config as configuration
 from alpaca_jax import lock
 from alpaca_jax.cluster import record
+from alpaca_jax.composition import references
+from alpaca_jax.composition.compose import initialized
+from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER, check_settings
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import actions, backends, queue, sweep
 from alpaca_jax.jobs.status import INTERRUPTED, Row
@@ -27,9 +28,6 @@ from alpaca_jax.launcher.config import LauncherConfig
 from alpaca_jax.launcher.plugin import register
 from alpaca_jax.launcher.waiting import Detached, wait
 from alpaca_jax.terminal import Console
-
-LAUNCHER = "hydra/launcher"
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class JobFailed(RuntimeError):
@@ -50,10 +48,8 @@ def multirun(request: Request) -> int:
     """Runs the sweep; returns the largest exit code of its jobs, 130 if Ctrl-C ended the wait for them."""
     run = Multirun(request)
     try:
-        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=request.verb):
+        with initialized(request.verb):
             run.go()
-    except HydraException as error:
-        raise UserError(_plainly(error)) from error
     except Detached as error:
         print(f"alpaca-jax: {error}", file=sys.stderr)
         return INTERRUPTED if error.interrupted else 0
@@ -82,6 +78,7 @@ class Multirun:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        _check(base)
         settings = self._settings(OmegaConf.to_container(base.hydra.launcher, resolve=True))
         folder = combinations.folder_of(settings, self._dir(base))
         target = OmegaConf.select(base, "hydra.sweeper._target_")
@@ -114,8 +111,6 @@ class Multirun:
         for each in parsed:
             if each.key_or_group == "dir" and each.is_sweep_override():
                 raise UserError("dir: a sweep has one folder, and each of its jobs one below it; give one dir=")
-            if each.key_or_group.startswith("hydra.sweep."):
-                raise UserError(f"{each.key_or_group}: the sweep's folder is dir=; hydra.launcher.folders=keys names those of its jobs")
         self.fixed = {each.key_or_group for each in parsed if not each.is_sweep_override()}
 
     def _settings(self, mapping: Any) -> LauncherConfig:
@@ -196,6 +191,13 @@ class Multirun:
         return job_return
 
 
+def _check(base: DictConfig) -> None:
+    """A UserError if Hydra would call what isn't in our lists, or if references between the settings can't be written out."""
+    whole: Any = OmegaConf.to_container(base, resolve=False)
+    check_settings(whole["hydra"])
+    references.check(whole | {"hydra": {key: whole["hydra"][key] for key in ("launcher", "sweeper")}})
+
+
 def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
     """The sweep in `folder` with the settings of this start; its earlier jobs are kept."""
     if not sweep.exists(folder):
@@ -208,8 +210,3 @@ def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
             raise UserError(f"{folder} holds a sweep of the {what} {before}, but this one is of {now}; give another dir=")
     jobs.objective, jobs.parallel, jobs.keep_going = settings.objective, settings.parallel, settings.keep_going
     return jobs
-
-
-def _plainly(error: Exception) -> str:
-    """Hydra's message in one line, without signs that the user didn't write."""
-    return " ".join(str(error).split()).replace("++", "")
