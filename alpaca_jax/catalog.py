@@ -35,8 +35,8 @@ class Catalog:
         """The first file of that name, such as "mesh/fsdp.yaml"."""
         return next(folder / name for folder in self.folders if (folder / name).is_file())
 
-    def groups(self) -> dict[str, str]:
-        """The verb's groups and the default option of each."""
+    def groups(self) -> dict[str, str | None]:
+        """The verb's groups and the default option of each (None: the verb's own YAML has the group's defaults)."""
         entries = [entry for primary in self.primaries for entry in self._defaults(primary) if isinstance(entry, dict)]
         return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
 

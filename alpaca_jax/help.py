@@ -47,6 +47,8 @@ def verb_help(catalog: Catalog, words: Sequence[str] = ()) -> str:
     lines += ["", f"keys and {'values' if experiment else 'defaults'} (one inside a group is given with a dot: group.key=value):"]
     lines += [f"  {line}" for primary in catalog.primaries for line in _with(values, body(primary))]
     for group, option in groups.items():
+        if option is None:  # its keys are among the verb's own
+            continue
         file = catalog.file(f"{group}/{_known(group, option, catalog.options(group))}.yaml")
         lines += [f"  {group}:", *(f"    {line}" for line in _with(values.get(group), body(file)))]
     lines += ["", "groups (GROUP=OPTION; * is the default):"] if groups else []
@@ -64,7 +66,7 @@ def _known(group: str, choice: str, options: Collection[str]) -> str:
     return choice
 
 
-def _settings(experiment: Path, groups: dict[str, str]) -> dict[str, Any]:
+def _settings(experiment: Path, groups: dict[str, str | None]) -> dict[str, Any]:
     """What an experiment's file sets; the options of groups that it chooses are put into `groups`."""
     settings = documents.yaml_value(documents.read(experiment), str(experiment))
     settings = settings if isinstance(settings, dict) else {}

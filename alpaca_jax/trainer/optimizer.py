@@ -1,6 +1,7 @@
 """The optimizer and its schedule, through optax: clipping, a family's direction, decay, the learning rate."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ from alpaca_jax.config import configclass
 from alpaca_jax.model.tree import Tree, map_with_path
 from alpaca_jax.ranges import Above0, Fraction, Inside, Nonnegative, Share
 from alpaca_jax.trainer import families
+from alpaca_jax.trainer import schedule as schedules
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
+from alpaca_jax.trainer.schedule import Numbers
 from alpaca_jax.trainer.weights import is_matrix
 
 
@@ -43,11 +46,15 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """`init(trained)` and `update(gradients, opt_state, trained)` as in optax, and the average of the weights where `ema` asks for one."""
+    """`init(trained)` and `update(gradients, opt_state, trained, numbers)` as in optax, and an average of the weights where `ema` is set.
+
+    `numbers` are the run's own; a compiled step has them as an argument, so they are no part of the state.
+    """
 
     init: Callable[[Tree], Any]
-    update: Callable[[Tree, Any, Tree], tuple[Tree, Any]]
+    update: Callable[..., tuple[Tree, Any]]
     ema: float | None
+    numbers: Any = None
 
     def first_average(self, trained: Tree) -> Tree | None:
         """The average of step 0: a copy of the trained weights in fp32; None where no average is kept."""
@@ -63,23 +70,28 @@ class Optimizer:
         return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new.astype(jnp.float32), average, trained)
 
 
+def numbers(config: OptimizerConfig, steps: int) -> Numbers:
+    """What a run of `steps` steps hands to its step as arguments."""
+    return schedules.numbers(config.learning_rate, config.warmup, config.final, steps, config.clip, config.weight_decay)
+
+
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate of every step: a linear warm-up over ceil(warmup * steps) steps, then the schedule down to its final share."""
-    warmup_steps = int(-(-config.warmup * steps // 1))
-    peak, end = config.learning_rate, config.learning_rate * config.final
-    decay_steps = max(1, steps - warmup_steps)
-    decay = {
-        "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final),
-        "linear": optax.linear_schedule(peak, end, decay_steps),
-        "constant": optax.constant_schedule(peak),
-    }[config.schedule]
-    if not warmup_steps:
-        return decay
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
+    return functools.partial(schedules.reported, config.schedule, numbers(config, steps))
 
 
 def make(config: OptimizerConfig, steps: int) -> Optimizer:
     """Clipping, then the family's direction, decay on the matrices alone, and the learning rate of a run of `steps` steps."""
+    own = numbers(config, steps)
+
+    def update(gradients: Tree, opt_state: Any, weights: Tree, numbers: Numbers = own) -> tuple[Tree, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count; ours stays strict under test
+            return _chain(config, numbers).update(gradients, opt_state, weights)
+
+    return Optimizer(_chain(config, own).init, update, config.ema, own)
+
+
+def _chain(config: OptimizerConfig, n: Numbers) -> optax.GradientTransformation:
     direction = {
         "adamw": lambda: families.adamw(config.betas, config.eps),
         "adafactor": lambda: families.adafactor(config.momentum),
@@ -87,20 +99,14 @@ def make(config: OptimizerConfig, steps: int) -> Optimizer:
         "muon": lambda: families.muon(config.momentum or 0.0, config.betas, config.eps),
     }[config.name]()
     parts = [
-        None if config.clip is None else optax.clip_by_global_norm(config.clip),
+        None if config.clip is None else optax.clip_by_global_norm(n.clip),
         direction,
-        optax.add_decayed_weights(config.weight_decay, mask=_matrices) if config.weight_decay else None,
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
+        optax.add_decayed_weights(n.weight_decay, mask=_matrices) if config.weight_decay else None,
+        optax.scale_by_learning_rate(lambda count: schedules.learning_rate(config.schedule, n, count)),
     ]
     chain = optax.chain(*(part for part in parts if part is not None))
     stored = {"float32": lambda inner: inner, "bfloat16": in_bfloat16}[config.moments]
-    inner = in_fp32(stored(chain))
-
-    def update(gradients: Tree, opt_state: Any, weights: Tree) -> tuple[Tree, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count; ours stays strict under test
-            return inner.update(gradients, opt_state, weights)
-
-    return Optimizer(inner.init, update, config.ema)
+    return in_fp32(stored(chain))
 
 
 def _matrices(params: Tree) -> Tree:
