@@ -125,7 +125,7 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
 def _start(console: Console, setup: Setup, checkpoints: Checkpoints, folder: Path, moved: Mapping[str, str]) -> Start:
     """Where the run starts; says so where that is a checkpoint."""
     with console.status("reading the weights"):
-        start = latest(setup, checkpoints, lambda message: console.print(f"[yellow]{message}[/yellow]"))
+        start = latest(setup, checkpoints, lambda message: console.print(message, style="yellow"))
     check_fingerprints(setup, start, str(checkpoints.folder), moved)
     if start.progress.fingerprints:
         console.print(f"resuming from the checkpoint of step {int(start.state.step)}", highlight=False)
