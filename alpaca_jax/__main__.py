@@ -57,10 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end(error.exit_code, str(error))
     except Exception as error:
         if disk_is_full(error):
-            return _end(
-                2,
-                f"the disk is full ({str(error).splitlines()[0][:300]}); make room, or give another dir=; the same command continues from here",
-            )
+            reason = str(error).splitlines()[0][:300]
+            return _end(2, f"the disk is full ({reason}); make room, or give another dir=; the same command continues from here")
         if isinstance(error, RuntimeError) and "determine home directory" in str(error):
             return _end(2, NO_HOME)
         print(masked(visible(traceback.format_exc())), file=sys.stderr)

@@ -28,7 +28,10 @@ from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
 # Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
-PLACES = ("data.records", "data.sources.*.records", "data.cache", "model.cache", "model.source", "model.base", "model.tokenizer")
+PLACES = (
+    *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),
+    *("model.cache", "model.source", "model.base", "model.tokenizer"),
+)
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
