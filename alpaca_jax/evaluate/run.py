@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import jax.numpy as jnp
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -106,7 +105,7 @@ def _check_unseen(config: Config, settings: Settings, source: str, fingerprint: 
                 f"{finding}: its loss on them says nothing about new ones. It held {finding.run.heldout} records out; leave data.heldout "
                 f"to the run, give data.records that it hasn't seen, or data.allow_trained=true to score it all the same"
             )
-        console.print(f"[yellow]{escape(str(finding))}[/yellow]", highlight=False, soft_wrap=True)
+        console.print(str(finding), style="yellow", highlight=False, soft_wrap=True)
     return max((finding.trained or 0 for finding in findings), default=0)
 
 
@@ -171,7 +170,7 @@ def _show(scores: dict[str, Any]) -> None:
         table = Table("", "model", "nats a token", "perplexity", title="Held-out response loss", title_justify="left")
         for label, source in (("before", scores["baseline"]), ("after", scores["model"])):
             if heldout[label]:
-                table.add_row(label, escape(source), f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
+                table.add_row(label, source, f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
         console.print(table)
         seen = [f"{label} was trained on {number} of these records" for label, number in scores["data"]["trained"].items() if number]
         verdict = f"{heldout['after']['examples']} examples, {heldout['after']['tokens']:,} response tokens"
@@ -183,5 +182,5 @@ def _show(scores: dict[str, Any]) -> None:
     for sample in scores["samples"]:
         labels = [label for label in ("before", "after") if sample[label] is not None]
         names = {"before": scores["baseline"], "after": scores["model"]}
-        panels = [Panel(Text(sample[label]), title=escape(f"{label}: {names[label]}"), title_align="left") for label in labels]
+        panels = [Panel(Text(sample[label]), title=Text(f"{label}: {names[label]}"), title_align="left") for label in labels]
         console.print(Text(f"\n{sample['prompt']}", style="bold"), *panels, sep="\n")

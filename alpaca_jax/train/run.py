@@ -28,7 +28,10 @@ from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
 # Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
-PLACES = ("data.records", "data.sources.*.records", "data.cache", "model.cache", "model.source", "model.base", "model.tokenizer")
+PLACES = (
+    *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),
+    *("model.cache", "model.source", "model.base", "model.tokenizer"),
+)
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -125,7 +128,7 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
 def _start(console: Console, setup: Setup, checkpoints: Checkpoints, folder: Path, moved: Mapping[str, str]) -> Start:
     """Where the run starts; says so where that is a checkpoint."""
     with console.status("reading the weights"):
-        start = latest(setup, checkpoints, lambda message: console.print(f"[yellow]{message}[/yellow]"))
+        start = latest(setup, checkpoints, lambda message: console.print(message, style="yellow"))
     check_fingerprints(setup, start, str(checkpoints.folder), moved)
     if start.progress.fingerprints:
         console.print(f"resuming from the checkpoint of step {int(start.state.step)}", highlight=False)
