@@ -11,8 +11,8 @@ from alpaca_jax.generate.tasks import parse_tasks
 from alpaca_jax.teacher import reply, usage
 from alpaca_jax.teacher.protocol import Reply, Request
 
-LENGTH = 60_000
-SECONDS = 3.0  # of processor time for all of them on one text; quadratic ones take minutes
+LENGTH = 100_000
+SECONDS = 5.0  # of processor time for all of them on one text; quadratic ones take minutes
 RUNS = [
     *("\n", " ", "\t", "\r", "\x0b", "\u2028", "\xa0", "a", "A", "1", "_", "é", "\u0300", "東", "\x00", "\ufffd", "I'", "\u2019"),
     *("#", "*", "-", "=", "`", "<", "|", "[", "]", "{", "}", "(", ":", ".", ")", "/", "\\", '"', "&"),
@@ -49,6 +49,6 @@ def evaluations(tmp_path_factory):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_long_run_of_anything_is_read_in_linear_time(run, evaluations):
-    start = time.process_time()
+    start = time.thread_time()
     all_of_them(run * (LENGTH // len(run)) + "x", evaluations)
-    assert time.process_time() - start < SECONDS
+    assert time.thread_time() - start < SECONDS
