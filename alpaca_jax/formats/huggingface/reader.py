@@ -48,7 +48,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         format=KINDS[kind],
         dtype=widest([tensor.dtype for _, tensor in stored.values()]),
         stored=tensors.stored,
-        notes=tensors.notes(architecture),
+        notes=(*tensors.notes(architecture), *tokenizer.notes),
     )
 
 
