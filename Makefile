@@ -6,13 +6,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One set of versions for everybody; a second make installs nothing unless these two have changed.
 PINS := pyproject.toml constraints.txt
 PYTEST_ARGS ?=
+# What JAX computes on: cpu, cuda (NVIDIA GPUs with a driver for CUDA 12; CUDA itself is installed with it) or tpu.
+DEVICES ?= cpu
+EXTRA_cpu :=
+EXTRA_cuda := [cuda]
+EXTRA_tpu := [tpu]
+$(if $(filter cpu cuda tpu,$(DEVICES)),,$(error DEVICES=$(DEVICES): give cpu, cuda or tpu))
+INSTALLED := $(VENV)/installed$(patsubst %,-%,$(filter-out cpu,$(DEVICES)))
 
 .PHONY: demo install test lint prove clean
 
-demo: $(VENV)/installed
+demo: $(INSTALLED)
 	$(BIN)/alpaca-jax recipe experiment=laptop
 
-install: $(VENV)/installed
+install: $(INSTALLED)
+	@echo "Installed. Once in each shell: source $(VENV)/bin/activate; then: alpaca-jax --help"
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -27,8 +35,10 @@ lint: $(VENV)/installed-dev
 # What takes too long for every change: the demo from nothing, the proofs, and every benchmark against its peer (but gpu, which needs one).
 prove: $(VENV)/installed-test
 	$(BIN)/alpaca-jax recipe experiment=laptop dir=runs/prove-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/python -m pytest --prove
 	$(BIN)/python -m tools.prove.loss_parity --output docs/benchmarks
 	$(BIN)/python -m tools.prove.kill_loop
+	$(BIN)/python -W ignore -m tools.prove.fuzz
 	$(BIN)/python -m tools.prove.million_records
 	$(BIN)/python -m tools.benchmark.input
 	$(BIN)/python -m tools.benchmark.real_tokens
@@ -45,12 +55,12 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(PINS) | $(BIN)/python
+$(INSTALLED): $(PINS) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes and about 3 GB the first time"
-	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --constraint constraints.txt --editable '.$(EXTRA_$(DEVICES))'
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
+$(VENV)/installed-test: $(INSTALLED)
 	@echo "Installing what the tests need (torch is the largest part)"
 	$(PIP) install --constraint constraints.txt --editable '.[test]'
 	@touch $@

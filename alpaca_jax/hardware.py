@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Above0, Nonnegative
 
 
 @configclass
@@ -12,8 +13,8 @@ class HardwareConfig:
     """The hardware of a run and its price; everything is optional."""
 
     name: str = "auto"
-    peak_tflops: float | None = None
-    dollars_per_hour: float | None = None  # of the whole job, as the user's provider charges it
+    peak_tflops: Above0 | None = None
+    dollars_per_hour: Nonnegative | None = None  # of the whole job, as the user's provider charges it
 
 
 @dataclasses.dataclass(frozen=True)

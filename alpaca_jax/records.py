@@ -175,9 +175,12 @@ class Manifest:
     doubtful_dollars: float  # at most this much more, for requests whose answer never arrived
     prices: dict[str, Any]  # dollars per million tokens, and the source of that figure
     seconds: float  # of the process that wrote this
-    stopped_by: str  # "count", "dollars", "requests" or "log"
+    stopped_by: str  # "count", "dollars", "requests", "patience" or "log"
     versions: dict[str, str]
     made: str  # ISO date and time, UTC
+    unbelieved_answers: int = 0  # whose token counts can't be true or are missing: charged the most that they can cost
+    cached_prompt_tokens: int = 0  # of the prompt tokens, those that the teacher had in its cache
+    damaged_lines: int = 0  # of the log of answers, passed over
 
     def write(self, path: Path) -> None:
         """Writes the manifest to `path` atomically, as JSON."""

@@ -3,7 +3,8 @@
 #
 #   launch/local.sh 2 experiment=laptop dir=runs/two
 #
-# The code is this checkout's (or the installed package's), the environment is the shell's. Each rank's log is in
+# The code is this checkout's (or the installed package's), the environment is the shell's (its python, or this checkout's .venv). Each rank's log is in
 # DIR/logs/ATTEMPT/rank-NNNN.log; the lead's output is shown on the terminal too, and Ctrl-C is passed on to every rank.
 set -euo pipefail
-exec "${PYTHON:-python}" -m alpaca_jax.cluster local "$@"
+python=$(bash "$(dirname "$0")/python.sh")
+exec "$python" -m alpaca_jax.cluster local "$@"

@@ -9,4 +9,5 @@
 # (their values are sent through the connection, never in a file). The workers share no disk, so dir= is on object storage; each rank's
 # log is copied to FOLDER/logs/ATTEMPT/rank-NNNN.log. This machine must stay on: if it stops, the workers save and leave.
 set -euo pipefail
-exec "${PYTHON:-python}" -m alpaca_jax.cluster tpu_pod "$@"
+python=$(bash "$(dirname "$0")/python.sh")
+exec "$python" -m alpaca_jax.cluster tpu_pod "$@"

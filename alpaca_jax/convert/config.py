@@ -23,6 +23,9 @@ class Config:
     license: str | None = None  # of the weights, for the model card: an identifier of the hub, such as apache-2.0
 
     def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty: give {'a model' if name == 'source' else 'a folder or file that does not exist yet'}")
         if storage.is_remote(self.target):
             raise ValueError(
                 f"target={self.target}: a conversion can only be written to a disk; give a local folder, and copy it to the store"

@@ -1,10 +1,43 @@
 """The settings of `alpaca-jax evaluate`."""
 
-from alpaca_jax.config import configclass
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.ranges import Seed
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.sharding import MeshConfig
+
+
+@configclass
+class ScoredData(DataConfig):
+    """Which records to score on; what is null is as the run has it."""
+
+    template: str | None = None  # type: ignore[assignment]
+    heldout: int | None = None  # type: ignore[assignment]
+    on_error: Literal["stop", "skip"] | None = None  # type: ignore[assignment]
+    max_length: int | None = None  # type: ignore[assignment]
+    truncation: Literal["truncate", "drop", "split"] | None = None  # type: ignore[assignment]
+    allow_trained: bool = False  # score on records that the model was trained on, too
+
+    def __post_init__(self) -> None:
+        DataConfig(**self._given())
+
+    def completed(self, trained: Mapping[str, Any], where: str) -> DataConfig:
+        """These settings, with those that a run was trained with, or else the defaults, in the place of what is null."""
+        given = self._given()
+        names = {field.name for field in dataclasses.fields(DataConfig)} - {"cache"}
+        places = {"records", "sources"} if {"records", "sources"} & given.keys() else set()
+        of_run = {name: value for name, value in trained.items() if name in names - places}
+        own = {name: value for name, value in to_mapping(self).items() if name in given}
+        return parse(DataConfig, of_run | own, where)
+
+    def _given(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataConfig)}
+        return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
 @configclass
@@ -12,16 +45,10 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    seed: int = 0
+    seed: Seed = 0
     model: ModelConfig
     baseline: str | None = None  # a second source, scored the same way before
-    data: DataConfig
+    data: ScoredData = ScoredData()
     batch: BatchConfig
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
-
-    def __post_init__(self) -> None:
-        if self.model.source is None:
-            raise ValueError("model.source: give the model to score, such as model.source=runs/laptop/train")
-        if self.data.heldout < 1 and not self.samples.prompts:
-            raise ValueError("data.heldout=0 and samples.prompts=[]: there is nothing to score; hold records out, as the training did")

@@ -5,16 +5,19 @@ import time
 from typing import Any
 
 import jax.numpy as jnp
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from alpaca_jax import storage
+from alpaca_jax import lock
 from alpaca_jax.data import builder, template
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
+from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
+from alpaca_jax.evaluate.settings import Settings, settle
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
@@ -22,9 +25,8 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import stored_vocab_size
 from alpaca_jax.model.tree import flatten
 from alpaca_jax.progress import ProgressBar
-from alpaca_jax.records import FILE
 from alpaca_jax.rundir import RunDir, write_json
-from alpaca_jax.scores import samples
+from alpaca_jax.scores import samples, trained
 from alpaca_jax.scores.heldout import Score, Scorer
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.terminal import Console
@@ -37,8 +39,10 @@ class Scored:
     """What was measured of one model."""
 
     source: str
+    what: str  # the format, with the step of a checkpoint
     tokenizer: str  # its fingerprint: a loss a token means the same for equal tokenizers only
     data: str  # the fingerprint of the examples
+    trained: int  # of the held-out records, those that it was trained on, as far as is known
     heldout: Score | None
     answers: list[str]
     seconds: float
@@ -46,28 +50,41 @@ class Scored:
 
 def run(config: Config) -> dict[str, Any]:
     """Returns the scores it wrote to dir/evaluate/scores.json: held-out loss before (the baseline) and after (the model), and samples."""
-    console = Console(stderr=True)
-    folder = RunDir(config.dir)
+    settings = settle(config)  # first: it refuses a folder that isn't there, which the lock would make
+    with lock.held(config.dir, "evaluate", "evaluate"):
+        return _evaluate(config, settings, Console(stderr=True))
+
+
+def _evaluate(config: Config, settings: Settings, console: Console) -> dict[str, Any]:
     layout = Layout(make_mesh(config.mesh), config.mesh)
-    before = None
-    if config.baseline is not None:
-        before = _score(config, dataclasses.replace(config.model, source=config.baseline, tokenizer=None), layout, "before", console)
-    after = _score(config, config.model, layout, "after", console)
-    scores = _together(config, before, after)
-    write_json(folder.path("evaluate", "scores.json"), scores)
+    _introduce(settings, console)
+    before = None if settings.baseline is None else _score(config, settings, settings.baseline, layout, "before", console)
+    after = _score(config, settings, settings.model, layout, "after", console)
+    scores = _together(config, settings, before, after)
+    write_json(RunDir(config.dir).path("evaluate", "scores.json"), scores)
     _show(scores)
     return scores
 
 
-def _score(config: Config, model: ModelConfig, layout: Layout, label: str, console: Console) -> Scored:
+def _introduce(settings: Settings, console: Console) -> None:
+    names = [f"model {settings.model.source}"] + ([f"baseline {settings.baseline.source}"] if settings.baseline else [])
+    if settings.data.heldout:
+        names += [f"{settings.data.heldout} held-out records of {', '.join(settings.places.values())}"]
+    else:
+        names += ["no held-out records (data.heldout=0), so answers alone"]
+    console.print("; ".join([*names, f"template {settings.data.template}"]), highlight=False, soft_wrap=True, markup=False)
+
+
+def _score(config: Config, settings: Settings, model: ModelConfig, layout: Layout, label: str, console: Console) -> Scored:
     """Scores one model; nothing of its weights is left in memory afterwards."""
     start = time.perf_counter()
     source = pretrained.open(model)
-    scorer, fingerprint = None, ""
-    if config.data.heldout:
-        data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records" / FILE, source.tokenizer)
+    scorer, fingerprint, seen = None, "", 0
+    if settings.data.heldout:
+        data = builder.load_examples(settings.data, settings.places.get("records", ""), source.tokenizer)
+        seen = _check_unseen(config, settings, str(model.source), data.fingerprint, console)
         rows = config.batch.rows or ROWS
-        scorer = Scorer(source.architecture, data.examples["heldout"], rows, config.batch.sequence_length, layout, model.compute_dtype)
+        scorer = Scorer(source.architecture, data.examples["heldout"], rows, settings.length, layout, model.compute_dtype)
         fingerprint = data.fingerprint
     with console.status(f"{label}: loading {model.source}"):
         params = _load(source, model, layout)
@@ -75,8 +92,22 @@ def _score(config: Config, model: ModelConfig, layout: Layout, label: str, conso
     answers = []
     if config.samples.prompts:
         with console.status(f"{label}: answering {len(config.samples.prompts)} prompts"):
-            answers = _answers(config, source, Program.on(source.architecture, layout, model.dtype), params)
-    return Scored(str(model.source), source.tokenizer.fingerprint, fingerprint, score, answers, round(time.perf_counter() - start, 3))
+            answers = _answers(config, settings, source, Program.on(source.architecture, layout, model.dtype), params)
+    seconds = round(time.perf_counter() - start, 3)
+    return Scored(str(model.source), source.format, source.tokenizer.fingerprint, fingerprint, seen, score, answers, seconds)
+
+
+def _check_unseen(config: Config, settings: Settings, source: str, fingerprint: str, console: Console) -> int:
+    """The number of held-out records that the model was trained on; a UserError where there are any and `allow_trained` is not set."""
+    findings = trained.find(source, settings.data, settings.places, fingerprint)
+    for finding in findings:
+        if finding.trained and not config.data.allow_trained:
+            raise UserError(
+                f"{finding}: its loss on them says nothing about new ones. It held {finding.run.heldout} records out; leave data.heldout "
+                f"to the run, give data.records that it hasn't seen, or data.allow_trained=true to score it all the same"
+            )
+        console.print(f"[yellow]{escape(str(finding))}[/yellow]", highlight=False, soft_wrap=True)
+    return max((finding.trained or 0 for finding in findings), default=0)
 
 
 def _heldout(scorer: Scorer, params: Any, what: str, console: Console) -> Score:
@@ -91,16 +122,17 @@ def _load(source: Pretrained, model: ModelConfig, layout: Layout) -> llama.Param
     return pretrained.load_params(source, model.dtype, places.__getitem__, stored_vocab=vocab_size)
 
 
-def _answers(config: Config, source: Pretrained, program: Program, params: llama.Params) -> list[str]:
-    written = template.get(config.samples.template or config.data.template, source.tokenizer)
+def _answers(config: Config, settings: Settings, source: Pretrained, program: Program, params: llama.Params) -> list[str]:
+    written = template.get(config.samples.template or settings.data.template, source.tokenizer)
     batch = Batch(program, weights.of_run(params), slots=len(config.samples.prompts))
     return samples.answers(batch, source.tokenizer, written, config.samples.prompts, config.samples.max_tokens, source.eos_ids)
 
 
-def _together(config: Config, before: Scored | None, after: Scored) -> dict[str, Any]:
+def _together(config: Config, settings: Settings, before: Scored | None, after: Scored) -> dict[str, Any]:
     fall = before.heldout.loss - after.heldout.loss if before and before.heldout and after.heldout else None
     return {
         "model": after.source,
+        "format": after.what,
         "baseline": before.source if before else None,
         "heldout": {
             "before": _figures(before),
@@ -115,7 +147,13 @@ def _together(config: Config, before: Scored | None, after: Scored) -> dict[str,
             {"prompt": prompt, "before": before.answers[number] if before else None, "after": after.answers[number]}
             for number, prompt in enumerate(config.samples.prompts)
         ],
-        "data": {"fingerprint": after.data, "heldout": config.data.heldout, "template": config.data.template},
+        "data": {
+            "records": settings.places,
+            "fingerprint": after.data,
+            "heldout": settings.data.heldout,
+            "template": settings.data.template,
+            "trained": {"before": before.trained if before else None, "after": after.trained},
+        },
         "seconds": {"before": before.seconds if before else None, "after": after.seconds},
     }
 
@@ -133,15 +171,17 @@ def _show(scores: dict[str, Any]) -> None:
         table = Table("", "model", "nats a token", "perplexity", title="Held-out response loss", title_justify="left")
         for label, source in (("before", scores["baseline"]), ("after", scores["model"])):
             if heldout[label]:
-                table.add_row(label, source, f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
+                table.add_row(label, escape(source), f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
         console.print(table)
+        seen = [f"{label} was trained on {number} of these records" for label, number in scores["data"]["trained"].items() if number]
         verdict = f"{heldout['after']['examples']} examples, {heldout['after']['tokens']:,} response tokens"
         if heldout["fall"] is not None:
             verdict += f"; the loss {'fell' if heldout['fall'] >= 0 else 'rose'} by {abs(heldout['fall']):.4f} nats"
         if not heldout["comparable"]:
             verdict += " (the tokenizers differ, so these losses can't be compared)"
-        console.print(verdict)
+        console.print("; ".join([verdict, *seen]), highlight=False)
     for sample in scores["samples"]:
         labels = [label for label in ("before", "after") if sample[label] is not None]
-        panels = [Panel(Text(sample[label]), title=label, title_align="left") for label in labels]
+        names = {"before": scores["baseline"], "after": scores["model"]}
+        panels = [Panel(Text(sample[label]), title=escape(f"{label}: {names[label]}"), title_align="left") for label in labels]
         console.print(Text(f"\n{sample['prompt']}", style="bold"), *panels, sep="\n")

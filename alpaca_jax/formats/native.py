@@ -25,7 +25,7 @@ from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype, widest
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, Weight, weights
 from alpaca_jax.formats.tensors import VOCABULARY, Read
-from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
+from alpaca_jax.formats.writing import Partial, explained, read_ahead
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import Tree, unflatten
 from alpaca_jax.rundir import read_json, write_atomic, write_json
@@ -141,7 +141,7 @@ def export(
     partial = Partial(folder, dict(plan), size)
     arrays = partial.folder / "checkpoints" / "0"
     try:
-        with explains_full_disk(folder):
+        with explained(folder):
             checkpoint.remove([arrays])  # left by an export that was killed
             write(partial.folder / "model", model.architecture, model.tokenizer, model.eos_ids, model.origin or model.source)
             _save(arrays, unflatten(leaves), progress)

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import lock, rundir, storage
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.formats import pretrained
@@ -21,7 +21,11 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
 
     Returns the figures.
     """
-    console = console or terminal.Terminal()
+    with lock.held(config.dir, "", "inspect"):
+        return _inspect(config, console or terminal.Terminal())
+
+
+def _inspect(config: Config, console: Console) -> dict[str, Any]:
     tokenizer = _tokenizer(config)
     where = config.data.records or str(storage.at(config.dir) / "records")
     data = builder.load_examples(config.data, where, tokenizer)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpaca_jax.config import configclass
+from alpaca_jax.grammar import written
+from alpaca_jax.ranges import Seed
 
 
 @configclass
@@ -25,7 +27,7 @@ class Stage:
 
     def added(self) -> list[str]:
         """Returns the user's overrides as key=value."""
-        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(self.overrides)]
+        return [f"{key}={value if isinstance(value, str) else _written(value)}" for key, value in _leaves(self.overrides)]
 
 
 @configclass
@@ -33,7 +35,7 @@ class Config:
     """A run: its folder, its experiment, and its stages in order."""
 
     dir: str
-    seed: int = 0
+    seed: Seed = 0
     experiment: str | None = None
     stages: dict[str, Stage]
 
@@ -43,6 +45,12 @@ class Config:
         for name in self.stages:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ValueError(f"stages.{name}: a stage's name consists of lower-case letters, digits and underscores")
+
+
+def _written(value: Any) -> str:
+    """JSON where Hydra reads it alike; it knows neither escapes such as \\u4f60 and \\n, nor quotes around a key."""
+    text = json.dumps(value)
+    return written(value) if re.search(r"[\\{]|NaN", text) else text
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

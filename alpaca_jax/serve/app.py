@@ -180,7 +180,12 @@ async def _body(request: Request) -> bytes:
     # A web page elsewhere may post plain text to any address without asking first, JSON it may not.
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "send the header Content-Type: application/json")
-    return await request.body()
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > protocol.MAX_BODY_BYTES:
+            raise ApiError(413, f"the body is larger than {protocol.MAX_BODY_BYTES:,} bytes")
+    return bytes(body)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

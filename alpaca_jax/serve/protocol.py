@@ -1,16 +1,18 @@
 """OpenAI's requests, checked, and its errors."""
 
-import json
 import secrets
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from alpaca_jax import documents
 from alpaca_jax.decode.generation import TOP, Options
 from alpaca_jax.tokenizer import Tokenizer
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
+MAX_BODY_BYTES = 32 * 2**20
+MAX_SEQUENCES = 1024  # prompts times n, of one request
 
 
 class ApiError(Exception):
@@ -99,6 +101,8 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
     role: str
     content: str | list[Part]
+    tool_calls: Annotated[list[None], Field(max_length=0)] | None = None  # an answer that lies in them can't be shown to the model
+    function_call: None = None
 
 
 class ChatRequest(_Request):
@@ -134,10 +138,10 @@ def no_such_model(name: str, served: str) -> ApiError:
 def parse(cls: type[R], body: bytes, model: str) -> R:
     """The request in `body`; an ApiError says which field is wrong, or that there is no such model."""
     try:
-        request = cls.model_validate(json.loads(body))
+        request = cls.model_validate(documents.json_value(body))
     except ValueError as error:
         if not isinstance(error, ValidationError):
-            raise ApiError(400, f"the body is not JSON ({error})") from error
+            raise ApiError(400, f"the body can't be read: {error}") from error
         problem = error.errors(include_url=False)[0]
         param = str(problem["loc"][0]) if problem["loc"] else None
         unknown = problem["type"] == "extra_forbidden"
@@ -158,6 +162,8 @@ class Wanted(NamedTuple):
 
 def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[int], vocab_size: int, max_length: int) -> list[Wanted]:
     """The n sequences of each prompt, in the order of their choices; an ApiError for a prompt that can't be continued."""
+    if len(prompts) * (request.n or 1) > MAX_SEQUENCES:
+        raise ApiError(400, f"{len(prompts)} prompts with n={request.n or 1} are more than {MAX_SEQUENCES} answers: ask for fewer", "n")
     for prompt in prompts or [[]]:
         if not prompt:
             raise ApiError(400, "the prompt has no tokens: give at least one", "prompt")

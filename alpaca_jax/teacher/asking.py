@@ -5,18 +5,15 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from alpaca_jax.errors import Lost
 from alpaca_jax.teacher.bill import OverBudget
-from alpaca_jax.teacher.log import AnswerLog
-from alpaca_jax.teacher.protocol import Answer, Request, Teacher
+from alpaca_jax.teacher.log import Advance, AnswerLog
+from alpaca_jax.teacher.protocol import Request, Teacher
 
 T = TypeVar("T")
-# The next request of an index, given its answers so far, or its result when there is nothing more to ask. Called from many threads.
-Advance = Callable[[int, Sequence[Answer]], Request | T]
 
 
 @contextlib.contextmanager
@@ -35,27 +32,29 @@ def ask_all(
     wait for their turn are in memory. `changed` is called each time an index is done.
 
     The first error is raised at once, except OverBudget: what is in flight then is waited for, and yielded as far as the order allows.
-    Leaving the context, also by Ctrl-C, waits for answers that cost money; a second Ctrl-C doesn't.
+    Leaving the context, also by Ctrl-C, waits for answers that cost money; a second Ctrl-C doesn't. A UserError says which of them could
+    not be saved because the disk is full.
     """
     stop, paid = threading.Event(), log.bill.prices.any
 
     def work(index: int) -> T:
-        answers = log.answers(index)
-        while isinstance(step := advance(index, answers), Request):
+        answers, step = log.follow(index, advance)
+        while isinstance(step, Request):
             if stop.is_set():
                 raise Lost("stopped")
-            answer = teacher.ask(step, stop, partial(log.note, index, len(answers)) if paid else None)
-            log.append(index, len(answers), step, answer)
-            answers.append(answer)
+            log.check()
+            answers.append(teacher.ask(step, stop, log.entry(index, len(answers), step)))
+            answers, step = log.follow(index, advance, answers)
         return step
 
     workers = _Workers(concurrency, work)
-    try:
-        yield _in_order(workers, indices, ahead, changed)
-    finally:
-        stop.set()
-        while workers.busy and paid:
-            workers.take()
+    with log.reserving(concurrency) if paid else contextlib.nullcontext():
+        try:
+            yield _in_order(workers, indices, ahead, changed)
+        finally:
+            stop.set()
+            while workers.busy and paid:
+                workers.take()
 
 
 class _Workers(Generic[T]):

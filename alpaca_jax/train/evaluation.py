@@ -34,7 +34,7 @@ class Evaluation:
     def due(self, step: int) -> bool:
         """True after the steps that are evaluated."""
         every = self._config.evaluate_every
-        return every is not None and (step % every == 0 or step == self._setup.steps)
+        return every is not None and step > 0 and (step % every == 0 or step == self._setup.steps)
 
     def losses(self, step: int, params: llama.Params, average: llama.Params | None) -> dict[str, float]:
         """Returns `heldout_loss` in nats a response token, and `heldout_loss_ema` of the averaged weights; empty with none held out."""

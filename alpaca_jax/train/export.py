@@ -87,10 +87,10 @@ class Exports:
         """Removes the folders and logs of checkpoints that are gone."""
         kept = {str(step) for step in checkpoint.steps(self.checkpoints.folder)}
         for path in self.folder.glob("*") if self.folder.is_dir() else ():
-            name = path.name.removeprefix(".").removesuffix(".partial").removesuffix(".log").removesuffix(".old")
+            name = path.name.removeprefix(".").removesuffix(".partial").removesuffix(".log").removesuffix(".lock").removesuffix(".old")
             if not name.isdigit() or name in kept:
                 continue
-            if path.suffix == ".log":
+            if path.suffix in (".log", ".lock"):
                 path.unlink(missing_ok=True)
             else:
                 # Under a hidden name first, so that nobody takes half of one for the whole.

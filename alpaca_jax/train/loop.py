@@ -40,7 +40,7 @@ class Taken:
 
 
 class Loop:
-    """Takes the steps that are left. `step`, `rollbacks`, `stopped` and `last_loss` say where it stands."""
+    """Takes the steps that are left. `step`, `rollbacks`, `stopped`, `last_loss` and `heldout` say where it stands."""
 
     def __init__(
         self,
@@ -64,13 +64,15 @@ class Loop:
         self._own_rows = setup.layout.own_rows(setup.batches.rows)
         self._unread: list[Taken] = []
         self._continue_from(start)
+        self.first = self.step  # where this start began
 
     def run(self, stop: StopSignals) -> None:
         """Steps until the last one, or until a signal asks for a stop; the state is saved in the end."""
         with ProgressBar("step", self.setup.steps, self.step, self.console) as bar:
             while (end := self._stretch(stop, bar)) == "rollback":
                 self._roll_back()
-        self.stopped = end == "stopped" and self.step < self.setup.steps
+        # Asked to stop after the last step, before it is evaluated: the next start does that, rather than end with an earlier figure.
+        self.stopped = end == "stopped" and (self.step < self.setup.steps or self._owes_evaluation())
         self.profile.close()
         self._save()
         with self.goodput.spent("checkpoint"):
@@ -82,7 +84,9 @@ class Loop:
             tokens_real=self.throughput.tokens,
             skipped_steps=self.skipped,
             loss=self.last_loss,
+            loss_step=self.loss_step,
             heldout=self.heldout,
+            evaluated=self.evaluated,
             goodput=self.goodput.state(),
             fingerprints=self.setup.fingerprints,
             config=to_mapping(self.config),
@@ -103,7 +107,7 @@ class Loop:
         self.step, self.batch_index = int(start.state.step), int(start.state.batch_index)
         before = start.progress
         self.throughput.tokens, self.last_loss, self.skipped = before.tokens_real, before.loss, before.skipped_steps
-        self.heldout = before.heldout
+        self.loss_step, self.heldout, self.evaluated = before.loss_step, before.heldout, before.evaluated
         self._unread.clear()
         if self.writer is not None:
             self.writer.rewind(self.step)
@@ -113,6 +117,8 @@ class Loop:
     def _stretch(self, stop: StopSignals, bar: ProgressBar) -> End:
         """Takes steps until the last one, a stop, or a bad one that calls for a rollback."""
         self.throughput.restart()
+        if self._owes_evaluation():  # the run was stopped between this step and its evaluation
+            self._evaluate()
         for batch in self._batches():
             self._take(batch)
             looking = self.step % self.config.log_every == 0 or self.step == self.setup.steps
@@ -192,7 +198,7 @@ class Loop:
                 if each is not taken[-1]:
                     self._write(each.step, self._line(each.step, figures))
             else:
-                self.last_loss = float(figures["loss"])
+                self.last_loss, self.loss_step = float(figures["loss"]), each.step
         line = self._line(taken[-1].step, metrics[-1]) | rates | self.counted() | {"goodput": self.goodput.value} | memory()
         self._write(self.step, line)
         bar.update(self.step, _described(line))
@@ -236,11 +242,14 @@ class Loop:
             index = jax.device_put(next_batch, self.setup.assembly.state_places.batch_index)
             self._continue_from(dataclasses.replace(start, state=dataclasses.replace(start.state, batch_index=index)))
 
+    def _owes_evaluation(self) -> bool:
+        return self.evaluation.due(self.step) and self.evaluated != self.step
+
     def _evaluate(self) -> None:
         with self.goodput.spent("evaluate"):
             params = whole(self.state.trained, self.fixed)
             average = None if self.state.ema is None else join(self.state.ema, self.fixed[BASE])
-            self.heldout = self.evaluation.losses(self.step, params, average)
+            self.heldout, self.evaluated = self.evaluation.losses(self.step, params, average), self.step
             self._write(self.step, self.heldout)
             answered = self.evaluation.samples(params)
             for sample in answered:

@@ -23,7 +23,9 @@ class Progress:
     tokens_real: int = 0
     skipped_steps: int = 0
     loss: float | None = None  # of the last good step
+    loss_step: int | None = None  # which one that was
     heldout: dict[str, float] = dataclasses.field(default_factory=dict)  # the newest held-out losses
+    evaluated: int | None = None  # the step of the newest evaluation, which measured them
     goodput: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds of wall time by kind
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # what a run that resumes from here must have in common
     versions: dict[str, str] = dataclasses.field(default_factory=_versions)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from alpaca_jax import checkpoint, rundir, storage
+from alpaca_jax import checkpoint, lock, metrics, rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
-from alpaca_jax.errors import Restart
-from alpaca_jax.metrics import MetricsWriter, memory, sinks
+from alpaca_jax.errors import Restart, UserError
+from alpaca_jax.metrics import MetricsWriter, sinks
 from alpaca_jax.terminal import Console
+from alpaca_jax.train import outcome
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop
@@ -25,6 +27,8 @@ from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
+# Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
+PLACES = ("data.records", "data.sources.*.records", "data.cache", "model.cache", "model.source", "model.base", "model.tokenizer")
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -34,14 +38,20 @@ def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
     `objective` is what each step minimizes. SIGTERM and SIGUSR1 end the run after the current step with a checkpoint and `Restart`; SIGINT
     does the same with KeyboardInterrupt.
     """
-    with joined(config.distributed, config.dir, to_mapping(config)) as membership:
+    with joined(config.distributed, config.dir, to_mapping(config)) as membership, _alone(config):
         return _train(config, objective, membership)
+
+
+def _alone(config: Config) -> AbstractContextManager[object]:
+    """The lock on what this run writes; the lead takes it for all, which end with it where it can't."""
+    return lock.held(config.dir, "train", "train") if is_lead() else nullcontext()
 
 
 def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
-    rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN)
+    _check_name(folder.root)
+    moved = _check_same(config, folder)
     setup = prepare(config, objective)
     check_base(setup, folder.path("train", "model"))
     _introduce(console, config, setup)
@@ -50,7 +60,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
         checkpoints = stack.enter_context(closing(Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)))
-        start = _start(console, setup, checkpoints)
+        start = _start(console, setup, checkpoints, folder.path("train"), moved)
         if is_lead():
             rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
             write_model(setup, folder.path("train", "model"), start.kept)
@@ -63,7 +73,28 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
         summary = _finish(config, setup, folder, loop, stop)
         if config.export is not None:
             _await(exports, stop)
+        if writer is not None:
+            outcome.show(console, config, summary, metrics.read(writer.path), already=loop.first == setup.steps)
     return summary
+
+
+def _check_name(folder: Path) -> None:
+    """Raises a UserError where the run's checkpoints could be written and not be read: Orbax takes its own folder for a glob pattern."""
+    if not storage.is_remote(folder) and (found := sorted(set("*?[") & set(str(folder.absolute())))):
+        raise UserError(f"dir={folder}: checkpoints can't be kept below a folder with {' '.join(found)} in its name; give another dir=")
+
+
+def _check_same(config: Config, folder: rundir.RunDir) -> Mapping[str, str]:
+    """Returns which of PLACES have changed since the run's first start.
+
+    Raises a UserError where the folder holds a run of other settings; where that has weights, it says how to start from them.
+    """
+    try:
+        return rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN, PLACES)
+    except UserError as error:
+        if not checkpoint.steps(folder.path("train", "checkpoints")):
+            raise
+        raise UserError(outcome.refusal(config, str(error))) from error
 
 
 def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, stop: StopSignals) -> dict[str, Any]:
@@ -71,10 +102,11 @@ def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, sto
     if stop.interrupted:
         raise KeyboardInterrupt
     if loop.stopped:
-        raise Restart(f"stopped by {stop.why} at step {loop.step} of {setup.steps}; saved, start the same command again")
-    summary = _summary(config, setup, loop)
+        rest = "" if loop.step < setup.steps else ", but not evaluated yet"
+        raise Restart(f"stopped by {stop.why} at step {loop.step} of {setup.steps}; saved{rest}, start the same command again")
+    summary = outcome.summary(config, setup, loop)
     if is_lead():
-        rundir.write_json(folder.path("train", "summary.json"), summary)
+        rundir.write_json(folder.path("train", outcome.FILE), summary)
     return summary
 
 
@@ -90,14 +122,14 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _start(console: Console, setup: Setup, checkpoints: Checkpoints) -> Start:
+def _start(console: Console, setup: Setup, checkpoints: Checkpoints, folder: Path, moved: Mapping[str, str]) -> Start:
     """Where the run starts; says so where that is a checkpoint."""
     with console.status("reading the weights"):
         start = latest(setup, checkpoints, lambda message: console.print(f"[yellow]{message}[/yellow]"))
-    check_fingerprints(setup, start, str(checkpoints.folder))
+    check_fingerprints(setup, start, str(checkpoints.folder), moved)
     if start.progress.fingerprints:
         console.print(f"resuming from the checkpoint of step {int(start.state.step)}", highlight=False)
-    return start
+    return dataclasses.replace(start, progress=outcome.known(folder, start.progress, int(start.state.step)))
 
 
 def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
@@ -131,34 +163,3 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
         for row in setup.data.mixture.table():
             table.add_row(str(row["source"]), f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['epochs']:.2f}", f"{row['share']:.1%}")
         console.print(table)
-
-
-def _summary(config: Config, setup: Setup, loop: Loop) -> dict[str, Any]:
-    counted = loop.counted()
-    hours = counted["seconds"] / 3600
-    rate = config.hardware.dollars_per_hour
-    return counted | {
-        "loss": loop.last_loss,
-        "steps": loop.step,
-        "epochs": loop.step / setup.batches.steps_per_epoch,
-        "examples": len(setup.data.examples["train"]),
-        "left_out_each_epoch": setup.batches.left_out,
-        "counts": {split: dataclasses.asdict(counts) for split, counts in setup.data.counts.items()},
-        "skipped_records": setup.data.skipped,
-        "shortened_records": setup.data.shortened,
-        "mixture": None if setup.data.mixture is None else setup.data.mixture.table(),
-        "data_fingerprint": setup.data.fingerprint,
-        "final_loss": loop.last_loss,
-        **loop.heldout,
-        "rollbacks": loop.rollbacks,
-        "goodput": loop.goodput.share(),
-        "memory": memory(),
-        "dollars": None if rate is None else round(hours * rate, 4),
-        "parameters": setup.architecture.num_parameters,
-        "hardware": {
-            "chip": setup.chip.name,
-            "devices": jax.device_count(),
-            "peak_flops": setup.chip.peak_flops,
-            "peak_source": setup.chip.source,
-        },
-    }

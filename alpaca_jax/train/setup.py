@@ -51,7 +51,8 @@ class Setup:
     @property
     def fingerprints(self) -> dict[str, str]:
         """What a checkpoint must have in common with the run that resumes from it."""
-        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+        weights = {} if self.source is None else {"weights": self.source.likeness}
+        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint} | weights
 
     @property
     def base_names(self) -> list[str]:
@@ -142,7 +143,9 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
 def write_model(setup: Setup, folder: Path, kept: bool) -> None:
     """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on."""
     base = native.base_of(folder)
-    if base is None and not kept:
+    if base is not None and setup.source is not None:
+        base = base.moved(setup.config.model, setup.source)
+    elif base is None and not kept:
         assert setup.source is not None
         base = Base.of(setup.config.model, setup.source, setup.base_names)
     native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base)

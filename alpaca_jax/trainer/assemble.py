@@ -3,7 +3,6 @@
 `train` runs it. A planner compiles it for devices that are not there: nothing here touches a device except through the mesh of the Layout.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.objectives import Objective
 from alpaca_jax.trainer.optimizer import Optimizer, OptimizerConfig
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.step import make_step
+from alpaca_jax.trainer.step import Compiled, Step, make_step
 from alpaca_jax.trainer.weights import BASE, Fixed, split
 
 
@@ -37,7 +36,7 @@ class Assembly:
     state_places: State
     abstract_state: State  # ShapeDtypeStructs with shardings
     abstract_fixed: Fixed
-    step: Any  # the jitted trainer.step.Step
+    step: Step
     frozen: tuple[str, ...]
     guard: GuardConfig | None
 
@@ -57,9 +56,13 @@ class Assembly:
         place = self.layout.batch
         return {key: jax.ShapeDtypeStruct((rows, length), jnp.dtype(dtype), sharding=place) for key, dtype in self.objective.reads.items()}
 
-    def compile(self, rows: int, length: int) -> Callable[..., Any]:
-        """The step compiled for batches [rows, length]; needs no weights and no data."""
-        return self.step.lower(self.abstract_state, self.abstract_fixed, self.abstract_batch(rows, length)).compile()
+    def lower(self, rows: int, length: int) -> Any:
+        """The step's program for batches [rows, length], not yet compiled; needs no weights and no data."""
+        return self.step.lower(self.abstract_state, self.abstract_fixed, self.abstract_batch(rows, length))
+
+    def compile(self, rows: int, length: int) -> Compiled:
+        """The step compiled for batches [rows, length]."""
+        return Compiled(self.lower(rows, length).compile(), self.step)
 
 
 def assemble(

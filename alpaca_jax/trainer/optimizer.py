@@ -1,6 +1,7 @@
 """The optimizer and its schedule, through optax: clipping, a family's direction, decay, the learning rate."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,8 +11,11 @@ import optax
 
 from alpaca_jax.config import configclass
 from alpaca_jax.model.tree import Tree, map_with_path
+from alpaca_jax.ranges import Above0, Fraction, Inside, Nonnegative, Share
 from alpaca_jax.trainer import families
+from alpaca_jax.trainer import schedule as schedules
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
+from alpaca_jax.trainer.schedule import Numbers
 from alpaca_jax.trainer.weights import is_matrix
 
 
@@ -20,39 +24,37 @@ class OptimizerConfig:
     """One of four families, with a warm-up and a decay of its learning rate; the defaults are AdamW's (arXiv:1711.05101) in Alpaca."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
-    learning_rate: float = 2e-5
-    betas: tuple[float, float] = (0.9, 0.999)  # of adamw, lion, and of muon's weights that are no layer's matrix
-    eps: float = 1e-8  # of adamw and muon
-    momentum: float | None = None  # of muon, which needs one (0.95), and of adafactor (null: none, and no memory for it)
-    weight_decay: float = 0.0  # times the learning rate; never of a norm's scale or a bias
-    clip: float | None = 1.0  # the largest global norm of the gradient
+    learning_rate: Above0 = 2e-5
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # of adamw, lion, and of muon's weights that are no layer's matrix
+    eps: Above0 = 1e-8  # of adamw and muon
+    momentum: Fraction | None = None  # of muon, which needs one (0.95), and of adafactor (null: none, and no memory for it)
+    weight_decay: Nonnegative = 0.0  # times the learning rate; never of a norm's scale or a bias
+    clip: Above0 | None = 1.0  # the largest global norm of the gradient
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03  # share of the steps
-    final: float = 0.0  # the last learning rate as a share of the peak
+    warmup: Fraction = 0.03  # share of the steps
+    final: Share = 0.0  # the last learning rate as a share of the peak
     moments: Literal["float32", "bfloat16"] = "float32"  # what they are stored in; computed in float32
     frozen: tuple[str, ...] = ()  # patterns of weights that stay as they are, such as embed.* or layers.*_norm.scale
-    ema: float | None = None  # the decay of an exponential moving average of the weights, kept in float32
+    ema: Inside | None = None  # the decay of an exponential moving average of the weights, kept in float32
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the steps, at least 0 and below 1; got {self.warmup}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is a decay between 0 and 1, such as 0.999, or null; got {self.ema}")
         if self.name == "muon" and self.momentum is None:
             raise ValueError("muon orthogonalises a momentum: give momentum=0.95")
         if self.name in ("adamw", "lion") and self.momentum is not None:
             raise ValueError(f"momentum is read by muon and adafactor; {self.name} has betas")
-        if any(not 0 <= decay < 1 for decay in (*self.betas, self.momentum or 0.0)):
-            raise ValueError(f"betas and momentum are at least 0 and below 1; got {self.betas} and {self.momentum}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """`init(trained)` and `update(gradients, opt_state, trained)` as in optax, and the average of the weights where `ema` asks for one."""
+    """`init(trained)` and `update(gradients, opt_state, trained, numbers)` as in optax, and an average of the weights where `ema` is set.
+
+    `numbers` are the run's own; a compiled step has them as an argument, so they are no part of the state.
+    """
 
     init: Callable[[Tree], Any]
-    update: Callable[[Tree, Any, Tree], tuple[Tree, Any]]
+    update: Callable[..., tuple[Tree, Any]]
     ema: float | None
+    numbers: Any = None
 
     def first_average(self, trained: Tree) -> Tree | None:
         """The average of step 0: a copy of the trained weights in fp32; None where no average is kept."""
@@ -68,23 +70,28 @@ class Optimizer:
         return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new.astype(jnp.float32), average, trained)
 
 
+def numbers(config: OptimizerConfig, steps: int) -> Numbers:
+    """What a run of `steps` steps hands to its step as arguments."""
+    return schedules.numbers(config.learning_rate, config.warmup, config.final, steps, config.clip, config.weight_decay)
+
+
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate of every step: a linear warm-up over ceil(warmup * steps) steps, then the schedule down to its final share."""
-    warmup_steps = int(-(-config.warmup * steps // 1))
-    peak, end = config.learning_rate, config.learning_rate * config.final
-    decay_steps = max(1, steps - warmup_steps)
-    decay = {
-        "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final),
-        "linear": optax.linear_schedule(peak, end, decay_steps),
-        "constant": optax.constant_schedule(peak),
-    }[config.schedule]
-    if not warmup_steps:
-        return decay
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
+    return functools.partial(schedules.reported, config.schedule, numbers(config, steps))
 
 
 def make(config: OptimizerConfig, steps: int) -> Optimizer:
     """Clipping, then the family's direction, decay on the matrices alone, and the learning rate of a run of `steps` steps."""
+    own = numbers(config, steps)
+
+    def update(gradients: Tree, opt_state: Any, weights: Tree, numbers: Numbers = own) -> tuple[Tree, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count; ours stays strict under test
+            return _chain(config, numbers).update(gradients, opt_state, weights)
+
+    return Optimizer(_chain(config, own).init, update, config.ema, own)
+
+
+def _chain(config: OptimizerConfig, n: Numbers) -> optax.GradientTransformation:
     direction = {
         "adamw": lambda: families.adamw(config.betas, config.eps),
         "adafactor": lambda: families.adafactor(config.momentum),
@@ -92,20 +99,14 @@ def make(config: OptimizerConfig, steps: int) -> Optimizer:
         "muon": lambda: families.muon(config.momentum or 0.0, config.betas, config.eps),
     }[config.name]()
     parts = [
-        None if config.clip is None else optax.clip_by_global_norm(config.clip),
+        None if config.clip is None else optax.clip_by_global_norm(n.clip),
         direction,
-        optax.add_decayed_weights(config.weight_decay, mask=_matrices) if config.weight_decay else None,
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
+        optax.add_decayed_weights(n.weight_decay, mask=_matrices) if config.weight_decay else None,
+        optax.scale_by_learning_rate(lambda count: schedules.learning_rate(config.schedule, n, count)),
     ]
     chain = optax.chain(*(part for part in parts if part is not None))
     stored = {"float32": lambda inner: inner, "bfloat16": in_bfloat16}[config.moments]
-    inner = in_fp32(stored(chain))
-
-    def update(gradients: Tree, opt_state: Any, weights: Tree) -> tuple[Tree, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count; ours stays strict under test
-            return inner.update(gradients, opt_state, weights)
-
-    return Optimizer(inner.init, update, config.ema)
+    return in_fp32(stored(chain))
 
 
 def _matrices(params: Tree) -> Tree:

@@ -1,5 +1,7 @@
-"""One training step: a pure function of (state, fixed, batch)."""
+"""One training step: a pure function of (state, fixed, batch), and of the optimizer's numbers, which are arguments of its program."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,45 @@ from alpaca_jax.trainer.state import State
 from alpaca_jax.trainer.weights import Fixed
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[State, Fixed, Batch], tuple[State, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A jitted step `(state, fixed, batch, numbers)`, called without the run's own numbers; `compile` turns it into a `Compiled`."""
+
+    jitted: Any
+    numbers: Any  # of the optimizer
+    place: jax.sharding.Sharding  # where they lie
+
+    def __call__(self, state: State, fixed: Fixed, batch: Batch) -> tuple[State, Metrics]:
+        """The state after a step on the batch, and the step's metrics."""
+        return self.jitted(state, fixed, batch, self.placed)
+
+    @functools.cached_property
+    def placed(self) -> Any:
+        """The numbers on the devices, from which every step reads them."""
+        return jax.tree.map(lambda number: jax.make_array_from_callback((), self.place, lambda _: number), self.numbers)
+
+    @property
+    def abstract_numbers(self) -> Any:
+        """The shapes of the numbers, which are all that the program depends on."""
+        return jax.tree.map(lambda number: jax.ShapeDtypeStruct((), number.dtype, sharding=self.place), self.numbers)
+
+    def lower(self, state: State, fixed: Fixed, batch: Batch) -> Any:
+        """The program for arguments of these shapes (ShapeDtypeStructs), lowered; the same for all runs that differ in numbers alone."""
+        return self.jitted.lower(state, fixed, batch, self.abstract_numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A Step that is compiled for batches of one shape; `program` is JAX's own, with its figures."""
+
+    program: Any
+    step: Step
+
+    def __call__(self, state: State, fixed: Fixed, batch: Batch) -> tuple[State, Metrics]:
+        """The state after a step on the batch, and the step's metrics."""
+        return self.program(state, fixed, batch, self.step.placed)
 
 
 def make_step(
@@ -30,8 +70,8 @@ def make_step(
     *,
     microbatches: int = 1,
     guard: GuardConfig | None = None,
-) -> Any:
-    """The jitted `Step`; it donates its state, and never `fixed`.
+) -> Step:
+    """The `Step` of an objective and an optimizer; it donates its state, and never `fixed`.
 
     Its metrics are the objective's, `gradient_norm` and `bad`. The loss is the sum over the whole batch divided by the global weight,
     whatever the devices and microbatches. A bad step (`trainer.guard`) leaves everything as it was but `step` and `batch_index`. A loss
@@ -46,7 +86,7 @@ def make_step(
 
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def step(state: State, fixed: Fixed, batch: Batch) -> tuple[State, Metrics]:
+    def step(state: State, fixed: Fixed, batch: Batch, numbers: Any) -> tuple[State, Metrics]:
         trained = state.trained
         sums, grads = accumulate(lambda trained, part: gradient(trained, fixed, part), trained, batch, microbatches)
         total, (weight, extra) = sums
@@ -55,7 +95,7 @@ def make_step(
         norm = optax.tree.norm(grads)
         bad = guards.is_bad(rules, state.guard, mean, norm)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained, numbers)
         weights = jax.tree.map(lambda weight, change: (weight.astype(jnp.float32) + change).astype(weight.dtype), trained, updates)
         new = (weights, opt_state, optimizer.next_average(state.ema, weights))
         weights, opt_state, ema = jax.tree.map(
@@ -66,8 +106,9 @@ def make_step(
         metrics = {"loss": mean, objective.weight: weight, **reported, "gradient_norm": norm, "bad": bad}
         return State(state.step + 1, state.batch_index + 1, weights, opt_state, ema, remembered), metrics
 
-    places_in = (places, fixed_places, dict.fromkeys(objective.reads, layout.batch))
-    return jax.jit(step, donate_argnums=0, in_shardings=places_in, out_shardings=(places, layout.replicated))
+    places_in = (places, fixed_places, dict.fromkeys(objective.reads, layout.batch), layout.replicated)
+    jitted = jax.jit(step, donate_argnums=0, in_shardings=places_in, out_shardings=(places, layout.replicated))
+    return Step(jitted, optimizer.numbers, layout.replicated)
 
 
 def accumulate(gradient: Callable[[Tree, Batch], Any], params: Tree, batch: Batch, microbatches: int) -> Any:

@@ -1,6 +1,7 @@
 """Jobs of processes on this machine: their end, their restarts, and who is told what."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,15 @@ def test_launch_local_sh_runs_the_command_line(tmp_path):
     found = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=60)
     assert found.returncode == 2 and "no_such_key" in found.stderr and "rank 0 on" in found.stderr
     assert record.read(tmp_path / "run").state is State.failed
+
+
+@pytest.mark.parametrize("script", ["local.sh", "tpu_pod.sh"])
+def test_a_launcher_without_an_environment_says_how_to_get_one(tmp_path, script):
+    shutil.copytree(Path(__file__).parents[2] / "launch", tmp_path / "launch")
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "VIRTUAL_ENV")} | {"PATH": "/usr/bin:/bin"}
+    ended = subprocess.run(["bash", tmp_path / "launch" / script, "1"], env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert f"run `make install` in {tmp_path}, or give PYTHON=FILE" in ended.stderr
 
 
 def test_a_job_that_is_being_started_is_not_lost_and_not_started_twice(tmp_path):

@@ -11,10 +11,12 @@ from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.run import run
+from alpaca_jax.formats import native
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.rundir import write_yaml
 from alpaca_jax.tokenizer import Tokenizer
 from tools.prove.tiny import write_tokenizer
 
@@ -80,11 +82,90 @@ def test_model_alone_needs_no_baseline_and_no_samples(settings):
 
 def test_nothing_to_score_is_said(settings):
     with pytest.raises(UserError, match=r"data\.heldout=0 and samples\.prompts"):
-        parse(Config, settings | {"data": {"heldout": 0}, "samples": {"prompts": []}})
-    with pytest.raises(UserError, match=r"model\.source"):
-        parse(Config, settings | {"model": {}})
+        run(parse(Config, settings | {"data": {"heldout": 0}, "samples": {"prompts": []}}))
+    with pytest.raises(UserError, match=r"no training run is there; give dir=RUN.* or model\.source"):
+        run(parse(Config, settings | {"model": {}}))
+
+
+def test_a_dir_that_does_not_exist_is_refused_and_not_made(settings, tmp_path):
+    with pytest.raises(UserError, match=r"dir=.*/tpyo: there is no such folder; give dir=RUN"):
+        run(parse(Config, settings | {"dir": str(tmp_path / "tpyo"), "model": {}}))
+    assert not (tmp_path / "tpyo").exists()
 
 
 def test_more_held_out_than_there_are_is_said(settings):
     with pytest.raises(UserError, match="there are 10 records"):
         run(parse(Config, settings | {"data": settings["data"] | {"heldout": 10}}))
+
+
+@pytest.fixture
+def trained(settings, models, tmp_path):
+    """The settings of an evaluation of a run that held 4 of ten records out, by `dir` alone."""
+    folder = tmp_path / "run"
+    its_tokenizer = Tokenizer.load(models / "tokenizer")
+    params = jax.device_get(jax.jit(lambda key: llama.init(TINY, key))(jax.random.key(1)))
+    native.export(folder / "train", in_memory(TINY, its_tokenizer, params))
+    write_yaml(
+        folder / "train" / "config.yaml", {"dir": str(folder), "data": settings["data"] | {"max_length": 40}, "model": {"source": None}}
+    )
+    return {
+        "dir": str(folder),
+        "model": {},
+        "data": {"cache": settings["data"]["cache"]},
+        "batch": settings["batch"] | {"sequence_length": 16},
+        "samples": {"prompts": []},
+    }
+
+
+def test_dir_gives_model_records_template_and_split(settings, trained, tmp_path, capsys):
+    scores = run(parse(Config, trained))
+    assert scores["model"] == str(tmp_path / "run" / "train") and scores["format"] == "Orbax checkpoint of step 0"
+    assert (scores["data"]["template"], scores["data"]["heldout"], scores["data"]["trained"]["after"]) == ("plain", 4, 0)
+    expected = run(
+        parse(
+            Config,
+            settings
+            | {
+                "baseline": None,
+                "samples": {"prompts": []},
+                "dir": str(tmp_path / "other"),
+                "data": settings["data"] | {"records": str(tmp_path / "run")},
+            },
+        )
+    )
+    assert scores["heldout"] == expected["heldout"]
+    assert (
+        f"model {tmp_path / 'run' / 'train'}; 4 held-out records of {tmp_path / 'run' / 'records'}; template plain"
+        in capsys.readouterr().err
+    )
+
+
+def test_what_is_given_overrules_the_run(trained):
+    scores = run(parse(Config, trained | {"data": trained["data"] | {"template": "alpaca", "heldout": 2, "max_length": 256}}))
+    assert (scores["data"]["template"], scores["heldout"]["after"]["examples"]) == ("alpaca", 2)
+
+
+def test_records_that_the_run_was_trained_on_are_refused(trained, tmp_path, capsys):
+    """Two more than it held out; in another file, by their texts; from the folder of the run or of its conversion."""
+    said = r"run was trained on 2 of these 6 held-out records: .*It held 4 records out; .*data.allow_trained=true"
+    with pytest.raises(UserError, match=said):
+        run(parse(Config, trained | {"data": trained["data"] | {"heldout": 6}}))
+    assert not (tmp_path / "run" / "evaluate").exists()
+    copied = tmp_path / "copied.jsonl"
+    again = [records.Record(f"Say {number} [bold]twice[/bold].", output=f"{number} {number}", id=f"new {number}") for number in range(11)]
+    records.write(copied, again)
+    elsewhere = {"dir": str(tmp_path / "out"), "model": {"source": str(tmp_path / "run")}}
+    data = trained["data"] | {"records": str(copied), "heldout": 10}
+    with pytest.raises(UserError, match=r"trained on [56] of these 10"):
+        run(parse(Config, trained | elsewhere | {"data": data}))
+    allowed = run(parse(Config, trained | elsewhere | {"data": data | {"allow_trained": True}}))
+    assert allowed["data"]["trained"]["after"] in (5, 6)
+    shown = capsys.readouterr()
+    assert "was trained on" in shown.err and "after was trained on" in shown.out
+
+
+def test_a_baseline_is_checked_too(settings, trained, tmp_path):
+    data = {"records": str(tmp_path / "run"), "heldout": 9, "template": "plain", "cache": settings["data"]["cache"]}
+    changed = {"model": settings["model"], "baseline": str(tmp_path / "run" / "train"), "data": data}
+    with pytest.raises(UserError, match=r"run was trained on 5 of these 9"):
+        run(parse(Config, settings | changed))

@@ -210,6 +210,7 @@ def test_many_at_once_are_each_their_own(client, batch, tokenizer):
 
 
 USER = [{"role": "user", "content": "Hi"}]
+CALLS = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,7 @@ USER = [{"role": "user", "content": "Hi"}]
         ("completions", {"prompt": "a" * 200}, 400, "prompt", "context_length_exceeded"),
         ("completions", {"prompt": ""}, 400, "prompt", None),
         ("completions", {"prompt": []}, 400, "prompt", None),
+        ("completions", {"prompt": ["a"] * 9, "n": 128}, 400, "n", None),
         ("completions", {"prompt": [1, 5000]}, 400, "prompt", None),
         ("completions", {"prompt": "a", "max_tokens": "many"}, 400, "max_tokens", None),
         ("completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens", None),
@@ -232,6 +234,7 @@ USER = [{"role": "user", "content": "Hi"}]
         ("chat.completions", {"messages": []}, 400, "messages", None),
         ("chat.completions", {"messages": [{"role": "tool", "content": "x"}]}, 400, "messages", None),
         ("chat.completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages", None),
+        ("chat.completions", {"messages": [*USER, CALLS]}, 400, "messages", None),
         ("chat.completions", {"messages": USER, "top_logprobs": 2}, 400, "top_logprobs", None),
         ("chat.completions", {"messages": USER, "n": 0}, 400, "n", None),
         ("chat.completions", {"messages": USER, "tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", None),
@@ -264,7 +267,18 @@ JSON = {"Content-Type": "application/json"}
 def test_what_is_no_request(server):
     url = f"{server.url}/v1/completions"
     message = lambda answer: json.loads(answer[2])["error"]["message"]  # noqa: E731
-    assert message(http(url, "POST", "{", **JSON)).startswith("the body is not JSON")
+    assert message(http(url, "POST", "{", **JSON)).startswith("the body can't be read: not JSON")
+    deep = '{"model": "tiny", "prompt": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    for body, problem in (
+        (deep, "nested more than 100 deep"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        ('{"a": "\\ud800"}', "surrogate"),
+        ("9" * 5000, "thousands"),
+    ):
+        answer = http(url, "POST", body, **JSON)
+        assert answer[0] == 400 and problem in message(answer)
+    assert http(url, "POST", '{"model": "tiny", "prompt": "a", "temperature": NaN}', **JSON)[0] == 400
+    assert http(url, "POST", "x" * (33 * 2**20), **JSON)[0] == 413
     assert http(url, "POST", "[1]", **JSON)[0] == 400
     assert http(url, "POST", '{"model": "tiny"}', **{"Content-Type": "text/plain"})[0] == 415
     assert message(http(url)) == "GET /v1/completions: Method Not Allowed"

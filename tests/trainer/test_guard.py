@@ -48,7 +48,7 @@ class Run:
 
     @property
     def memory(self):
-        return self._step.memory_analysis()
+        return self._step.program.memory_analysis()
 
     def start(self):
         return jax.tree.map(lambda leaf: leaf.copy(), self.first)

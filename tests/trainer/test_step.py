@@ -1,5 +1,7 @@
 """The step: the same numbers on every mesh and for every split into microbatches, and its state where it should be."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,23 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end():
     assert float(optimizers.learning_rate(OptimizerConfig(learning_rate=1.0, warmup=0.0), 10)(0)) == 1.0
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("steps", "warmup", "rate", "final"), [(50, 0.03, 2e-5, 0.0), (97, 0.1, 1e-2, 0.1), (33, 0.0, 3e-4, 0.0)])
+def test_the_rates_are_those_of_optax(kind, steps, warmup, rate, final):
+    config = OptimizerConfig(learning_rate=rate, warmup=warmup, schedule=kind, final=final)
+    first = math.ceil(warmup * steps)
+    decay = {
+        "cosine": optax.cosine_decay_schedule(rate, steps - first, alpha=final),
+        "linear": optax.linear_schedule(rate, rate * final, steps - first),
+        "constant": optax.constant_schedule(rate),
+    }[kind]
+    constants = optax.join_schedules([optax.linear_schedule(0.0, rate, first), decay], [first]) if first else decay
+    found = optimizers.learning_rate(config, steps)
+    with jax.numpy_dtype_promotion("standard"):
+        for step in range(steps + 2):  # bit for bit with XLA's optimizations, which tests do without
+            np.testing.assert_allclose(found(step), constants(step), rtol=1e-5, atol=1e-7 * rate)
+
+
 def test_a_warm_up_of_a_share_takes_whole_steps_and_the_decay_the_rest():
     rate = optimizers.learning_rate(OptimizerConfig(learning_rate=1.0, warmup=0.03, schedule="linear"), 50)  # 1.5 steps: 2
     assert [float(rate(step)) for step in (0, 1, 2, 26, 50)] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0], abs=1e-6)
@@ -138,7 +157,7 @@ def test_an_update_is_added_in_fp32_to_a_bfloat16_weight():
     layout = Layout(make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
     specs = {"weight": llama.WeightSpec((1,), jnp.bfloat16, ("embed",))}
     change = 2.0**-8 * (1 + 2.0**-10)  # a little more than half the step from 1 to the next bfloat16; as a bfloat16 exactly half
-    optimizer = optimizers.Optimizer(lambda _: {}, lambda _, state, weights: ({"weight": jnp.full(1, change)}, state), None)
+    optimizer = optimizers.Optimizer(lambda _: {}, lambda _, state, weights, numbers: ({"weight": jnp.full(1, change)}, state), None)
     objective = Objective(lambda trained, fixed, batch: Terms(trained["weight"].astype(jnp.float32).sum(), jnp.float32(1)), {})
     places = states.shardings(specs, optimizer, layout)
     state = states.start({"weight": jnp.ones(1, jnp.bfloat16)}, optimizer, places)
