@@ -52,7 +52,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         format=KINDS[kind],
         dtype=widest([tensor.dtype for _, tensor in stored.values()]),
         stored=tensors.stored,
-        notes=(*notes, *huggingface_config.assumed(folder / "config.json"), *tensors.notes(architecture)),
+        notes=(*notes, *huggingface_config.assumed(folder / "config.json"), *tensors.notes(architecture), *tokenizer.notes),
     )
 
 
