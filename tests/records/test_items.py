@@ -81,6 +81,13 @@ def test_parquet_by_its_content_with_absent_keys_as_null(read):
     assert len(read("a.bin", as_parquet(ITEMS))) == 3
 
 
+def test_parquet_with_bytes_that_are_no_text_is_named(refused):
+    column = pyarrow.array([b"\xff\xfe"]).view(pyarrow.string())
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({"instruction": column, "output": column}), sink)
+    assert "not a whole Parquet file" in refused("a.parquet", sink.getvalue().to_pybytes(), "skip")
+
+
 def test_a_table_in_its_dialects(read, refused):
     assert [each.output for each in read("a.tsv", "instruction\toutput\nQ\tA, and\n")] == ["A, and"]
     assert [each.output for each in read("a.csv", 'instruction;output\r\nQ;"A\n1; 2"\r\n\r\n')] == ["A\n1; 2"]
