@@ -165,6 +165,12 @@ def test_a_line_that_nothing_can_carry_is_named_or_skipped(read, refused, line):
     assert len(read("a.jsonl", content, "skip")) == 3
 
 
+@pytest.mark.parametrize("first", ['{"instruction": "cut, ', '{"a": {', '{"instruction": "Q",', "{", "x"])
+def test_a_broken_first_line_is_one_broken_record(read, refused, first):
+    assert "a.jsonl, line 1: not JSON" in refused("a.jsonl", f"{first}\n{LINES}")
+    assert len(read("a.jsonl", f"{first}\n{LINES}", "skip")) == 3
+
+
 def test_a_folder_names_all_that_cannot_be_read(tmp_path):
     for name, content in {
         "a.jsonl": LINES.encode(),
