@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Protocol
 
+from alpaca_jax import documents
 from alpaca_jax.config import suggestion
 from alpaca_jax.data.chat import Chat, Piece, bos_text
 from alpaca_jax.errors import UserError
@@ -18,6 +19,7 @@ TEXT = "text"
 BUILT_IN = ("alpaca", "plain", "chatml", "llama2", "llama3", "vicuna", TEXT)
 NAMES = (*BUILT_IN, "chat")
 BOS = "{{ bos_token }}"
+LARGEST = 1 << 20  # bytes of a jinja file
 
 
 class Template(Protocol):
@@ -76,8 +78,8 @@ def _jinja(name: str, tokenizer: Tokenizer) -> str:
             f"the templates are {', '.join(NAMES)}, or the path of a jinja file"
         )
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        return documents.read(file, LARGEST).decode("utf-8")
+    except ValueError as error:
         raise UserError(f"data.template={name}: can't be read ({error}); give the path of a jinja file, or {', '.join(NAMES)}") from error
 
 

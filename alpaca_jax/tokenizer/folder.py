@@ -35,8 +35,8 @@ def _from_json(file: Path, files: Files) -> tuple[Backend, tuple[str, ...]]:
     text, spec = _checked(file, files)
     files.add_all(spec.get("added_tokens") or [])
     model = file.with_name("tokenizer.model")
-    if model.is_file() and files.kind != "LlamaTokenizer" and spec == _converted(model):
-        return read_file(model), ()  # an export of ours, whose tokenizer.json says the same
+    if model.is_file() and files.kind != "LlamaTokenizer" and _says_the_same(text, spec, _converted(model)):
+        return read_file(model), ()  # an export of ours
     if files.kind == "LlamaTokenizer" and _is_llama(spec):
         made = _llama(spec["model"]["vocab"], _pairs(spec["model"].get("merges", [])), files)
         _set_processor(made, spec.get("post_processor"))
@@ -87,6 +87,13 @@ def _converted(model: Path) -> Any:
         return json.loads(_guard(model, lambda: tokenizer_json(content)))
     except UserError:
         return None
+
+
+def _says_the_same(text: str, spec: Mapping[str, Any], converted: Any) -> bool:
+    """Whether a tokenizer.json is that of `_converted`, in whichever version's spelling."""
+    if converted is None or spec["model"].get("vocab") != converted["model"]["vocab"]:
+        return False
+    return spec == converted or json.loads(_library(text).to_str()) == converted
 
 
 def _checked(file: Path, files: Files) -> tuple[str, dict[str, Any]]:

@@ -85,6 +85,11 @@ class Files:
             raise UserError(f"{file}: the id of {key} is {id!r}, where a number from 0 on is due")
         self.added[id] = token(value, file, key)
 
+    @property
+    def ours(self) -> bool:
+        """Whether they are an export of ours, which means its add_bos_token; the tokenizer.json of earlier ones could say otherwise."""
+        return self.kind == "PreTrainedTokenizer" and "add_eos_token" in self.config and "model_max_length" not in self.config
+
     def limit(self, size: int) -> int:
         """Returns the first id that no token of a vocabulary of `size` tokens may have."""
         return max(min(self.rows or 0, MOST), size + GAP)
@@ -170,7 +175,8 @@ def adds_bos(files: Files, backend: Backend, bos: int | None) -> tuple[bool, lis
     A tokenizer.json decides it by itself, as in `transformers` 5, whatever add_bos_token says.
     """
     leads = bos is not None and backend.leading_id == bos
-    flag, own = files.flag("add_bos_token", None), (files.folder / "tokenizer.json").is_file() and isinstance(backend, Json)
+    flag = files.flag("add_bos_token", None)
+    own = isinstance(backend, Json) and (files.folder / "tokenizer.json").is_file() and not files.ours
     if bos is not None and own and flag is not None and flag != leads:
         does = "puts" if leads else "puts no"
         return leads, [

@@ -1,5 +1,6 @@
 """The files of a tokenizer's folder: which of them counts, and what is refused by its name."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,17 @@ def test_whether_bos_is_added_follows_the_file_that_transformers_goes_by(tmp_pat
     absent = {name: value for name, value in LLAMA.items() if name != "add_bos_token"}
     tokenizer = Tokenizer.load(folder(tmp_path / "llama", sentencepiece_proto(), tokenizer_config=absent))
     assert not tokenizer.adds_bos and "don't say add_bos_token: true" in tokenizer.notes[0]
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_an_export_says_in_both_files_whether_bos_is_added(adds: bool, tmp_path: Path) -> None:
+    tokenizer = dataclasses.replace(Tokenizer.load(bytewise(tmp_path / "a")), adds_bos=adds)
+    tokenizer.save(tmp_path / "b")
+    again = Tokenizer.load(tmp_path / "b")
+    assert again.adds_bos == adds == (again.backend.leading_id == 0) and not again.notes
+    # Earlier exports said it in tokenizer_config.json alone.
+    (tmp_path / "b" / "tokenizer.json").write_text(byte_level())
+    assert Tokenizer.load(tmp_path / "b").adds_bos == adds
 
 
 DEEP = "[" * 5000 + "]" * 5000
