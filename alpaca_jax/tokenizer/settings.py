@@ -165,7 +165,7 @@ def _model_ids(files: Files, file: str, key: str, limit: int) -> list[int]:
     ids = value if isinstance(value, list) else [value]
     for id in ids:
         if id is not None and (not isinstance(id, int) or isinstance(id, bool) or not -1 <= id < limit):
-            raise UserError(f"{files.folder / file}: {key} is {str(id)[:40]}, which is no id of its vocabulary of {limit} tokens")
+            raise UserError(f"{files.folder / file}: {key} is {str(value)[:80]}, and its vocabulary has {limit} tokens")
     return [id for id in ids if id not in (None, -1)]
 
 
