@@ -72,7 +72,7 @@ def following(counted: Mapping[str, int], number: int, tokenizer: Tokenizer) -> 
 
 
 def _for_conversations(tokenizer: Tokenizer) -> str:
-    known = tokenizer.backend.specials
+    known = tokenizer.backend.added
     return next(name for name, tokens in FOR_CONVERSATIONS.items() if all(token in known for token in tokens))
 
 
