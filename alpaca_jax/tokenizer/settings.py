@@ -13,6 +13,7 @@ CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_
 NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 NEEDED = ("bos_token", "eos_token", "pad_token")
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
+AS_IT_IS = ("mistral", "mixtral", "ministral", "phi3")  # models of which transformers reads tokenizer.json as it is, whatever the class
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 GAP, MOST = 1 << 16, 1 << 24  # at most: ids without a token, and rows of a model
 
@@ -35,6 +36,7 @@ class Files:
         config, model = json_file(folder / CONFIG), json_file(folder / "config.json")
         rows = model.get("vocab_size")
         kind = config.get("tokenizer_class") or model.get("tokenizer_class")
+        kind = None if model.get("model_type") in AS_IT_IS else kind
         files = cls(
             folder=folder,
             config=config,
