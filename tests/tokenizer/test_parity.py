@@ -88,6 +88,8 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
         tokenizer_config={**LLAMA, "legacy": False, "chat_template": INST},
         config={**MODEL, "model_type": "mistral"},
     ),
+    "Code Llama": llama_json({"tokenizer_class": "CodeLlamaTokenizer", "legacy": True}),
+    "Code Llama, a bare model": bare(tokenizer_class="CodeLlamaTokenizer"),
     "Metaspace, first": llama_json(FAST, normalizer=None, pre_tokenizer=METASPACE | {"prepend_scheme": "first"}),
     "Metaspace, always": llama_json(FAST, normalizer=None, pre_tokenizer=METASPACE | {"prepend_scheme": "always"}),
     "Metaspace of old": llama_json(
