@@ -142,7 +142,8 @@ def special_ids(files: Files, backend: Backend) -> tuple[dict[str, int | None], 
         for file in ("generation_config.json", "config.json"):
             others = _model_ids(files, file, f"{name}_token_id", max(backend.vocab_size, files.rows or 0))
             if others and found is None:
-                found = others[0]
+                found, said = _with_token(name, others[0], files.folder / file, backend)
+                notes += said
             elif others and found not in others:
                 notes.append(f"its {name} is {backend.token(found)!r} (id {found}) by its tokenizer; {file} names the id {others[0]}")  # type: ignore[arg-type]
                 break
@@ -150,6 +151,15 @@ def special_ids(files: Files, backend: Backend) -> tuple[dict[str, int | None], 
                 break
         ids[name] = found
     return ids, notes
+
+
+def _with_token(name: str, id: int, file: Path, backend: Backend) -> tuple[int | None, list[str]]:
+    """An id that only the model names, if it has a token; without one, EOS pads, and nothing else can take its place."""
+    if id < backend.vocab_size and backend.token(id) is not None:
+        return id, []
+    if name != "pad":
+        raise UserError(f"{file}: {name}_token_id is {id}, for which the tokenizer has no token; name {name}_token in {CONFIG}")
+    return None, [f"{file.name} names the id {id} for padding, for which the tokenizer has no token; EOS pads"]
 
 
 def _single_id(name: str, text: str, files: Files, backend: Backend) -> int:

@@ -37,6 +37,13 @@ def test_the_tokenizer_comes_before_the_model_and_a_disagreement_is_said(tmp_pat
     assert (tokenizer.eos_id, tokenizer.pad_id) == (1, 3)
 
 
+def test_an_id_of_a_row_without_a_token_is_no_token(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(bytewise(tmp_path, config={**MODEL, "pad_token_id": 450}))
+    assert tokenizer.pad_id == 1 and "EOS pads" in tokenizer.notes[0]
+    with pytest.raises(UserError, match=r"config\.json: eos_token_id is 450, for which the tokenizer has no token"):
+        Tokenizer.load(bytewise(tmp_path, tokenizer_config={}, config={**MODEL, "eos_token_id": 450}))
+
+
 def test_the_ids_of_a_tokenizer_model_come_before_those_of_the_model(tmp_path: Path) -> None:
     """The first conversions of LLaMA name no token, and wrong ids in config.json."""
     config = {"bos_token": "", "eos_token": "", "unk_token": "", "tokenizer_class": "LLaMATokenizer"}
