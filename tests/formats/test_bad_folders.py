@@ -233,3 +233,10 @@ def test_a_source_that_nobody_may_read(make_llama: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(huggingface, "open_folder", refused)
     assert f"{folder / 'config.json'} can't be read (Permission denied)" in _problem(folder)
+
+
+def test_no_answer_ends_with_the_token_that_begins_a_text(make_llama: Any) -> None:
+    folder, _ = make_llama()
+    for ids, expected in (([2, 1, 5], (2, 5)), (1, (2,)), (None, (2,)), (-1, (2,))):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        assert pretrained.open(folder).eos_ids == expected  # of the tiny tokenizer, 1 is BOS and 2 is EOS
