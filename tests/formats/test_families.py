@@ -78,7 +78,9 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Any:
             "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
             "rms_norm_eps": 1e-6,
             "initializer_range": 0.3,
-            **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None},
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": None,
             "tie_word_embeddings": False,
         }
         torch.manual_seed(0)
