@@ -47,7 +47,8 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         architecture=architecture,
         tokenizer=tokenizer,
         read=read,
-        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *eos_ids))),
+        # The first configs name the ids of another tokenizer, where 1 is BOS: no answer ends with the token that begins a text.
+        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *(id for id in eos_ids if id != tokenizer.bos_id)))),
         source=str(folder),
         files=tuple(files),
         format=KINDS[kind],
