@@ -17,7 +17,7 @@ from alpaca_jax import config as configuration
 from alpaca_jax import lock, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.composition import references
-from alpaca_jax.composition.compose import initialized
+from alpaca_jax.composition.compose import explained, initialized
 from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER, check_settings
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import actions, backends, queue, sweep
@@ -77,7 +77,8 @@ class Multirun:
         overrides.append("hydra.output_subdir=null")
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        with explained():
+            base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
         _check(base)
         settings = self._settings(OmegaConf.to_container(base.hydra.launcher, resolve=True))
         folder = combinations.folder_of(settings, self._dir(base))
