@@ -39,7 +39,7 @@ def explained() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, OmegaConfBaseException) as error:
+    except (ValueError, AttributeError, AssertionError, OmegaConfBaseException) as error:
         raise UserError(_short(error)) from error
 
 
