@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import alpaca_jax
-from alpaca_jax import compilation, familiar, tensorflow
+from alpaca_jax import compilation, familiar, fulldisk, tensorflow
 from alpaca_jax import config as configuration
 from alpaca_jax.catalog import Catalog
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
@@ -49,14 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # signs that the terminal's encoding lacks; standard error escapes them
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with fulldisk.told_once():
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return _end(130, "stopped; the same command continues from here")
     except (UserError, Restart, Lost) as error:
         return _end(error.exit_code, str(error))
     except Exception as error:
         if disk_is_full(error):
-            return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command continues from here")
+            reason = str(error).splitlines()[0][:300]
+            return _end(2, f"the disk is full ({reason}); make room, or give another dir=; the same command continues from here")
         if isinstance(error, RuntimeError) and "determine home directory" in str(error):
             return _end(2, NO_HOME)
         print(masked(visible(traceback.format_exc())), file=sys.stderr)

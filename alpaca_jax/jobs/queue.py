@@ -117,7 +117,7 @@ def serve(folder: Path) -> None:
         running = [entry for entry in running if not job_status(backend, entry.job.folder).state.final]
         ended = [entry for entry in begun if entry not in running]
         if not jobs.keep_going and mistake.common(jobs, ended):
-            queue.stopped = f"job {ended[0].name} died of a mistake that isn't its own"
+            queue.stopped = f"job {ended[0].name} died of a mistake that the rest would die of too"
             queue.write(folder)
             return
         while queue.waiting and len(running) < (jobs.parallel or len(jobs.entries)) and not stopped:

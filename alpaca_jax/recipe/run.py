@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.markup import escape
+from rich.text import Text
 
 from alpaca_jax import lock, storage
 from alpaca_jax.errors import Restart, UserError
@@ -44,11 +44,11 @@ def _run(config: Config, folder: RunDir, prefix: Sequence[str], held: int) -> di
         path = folder.path("stages", f"{name}.json")
         fresh = marker.expected(name, commands[name], resolved[name], markers[-1] if markers else None, config.dir.rstrip("/"))
         markers.append(_current(path, fresh, folder.path(stage.output)))
-        heading = f"[bold]{len(markers)} of {len(commands)}: {name}[/bold]"
+        heading = Text(f"{len(markers)} of {len(commands)}: {name}", style="bold")
         if markers[-1].state == "done":
-            console.print(f"{heading}  already done, in {duration(markers[-1].seconds)}")
+            console.print(heading, f" already done, in {duration(markers[-1].seconds)}")
             continue
-        console.print(heading, escape(marker.shell(commands[name])), soft_wrap=True, highlight=False)
+        console.print(heading, marker.shell(commands[name]), soft_wrap=True, highlight=False)
         _finish(markers[-1], path, prefix, held)
     return outcome.publish(config, folder, markers)
 
@@ -62,7 +62,7 @@ def _resolve(commands: Mapping[str, Sequence[str]], prefix: Sequence[str]) -> di
     answers = {name: process.communicate()[0] for name, process in processes.items()}
     for name, process in processes.items():
         if process.returncode:
-            console.print(f"[red]{name} can't run[/red]: {escape(marker.shell(commands[name]))}", highlight=False, soft_wrap=True)
+            console.print(Text(f"{name} can't run: ", style="red"), marker.shell(commands[name]), sep="", highlight=False, soft_wrap=True)
             raise SystemExit(process.returncode)
     return {name: yaml.safe_load(text) for name, text in answers.items()}
 
@@ -104,7 +104,8 @@ def _finish(stage: Marker, path: Path, prefix: Sequence[str], held: int) -> None
             return
         if code != Restart.exit_code or stopping:
             again = "" if code == UserError.exit_code else "; the same command resumes from here"
-            console.print(f"[red]{stage.name} ended with exit code {code}[/red]{_why(code)}{again}", highlight=False)
+            told = Text(f"{stage.name} ended with exit code {code}", style="red")
+            console.print(told, f"{_why(code)}{again}", sep="", highlight=False)
             raise SystemExit(code)
         console.print(f"{stage.name} has saved its state and asks to be restarted")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rich.markup import escape
+from rich.text import Text
 
 from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
@@ -118,7 +118,7 @@ class Exports:
         elif not self._ended.is_set():
             self._failed.add(step)
             what = f"exporting checkpoint {step} failed ({_ending(code)}; the training continues; {log})"
-            self._console.print(f"[yellow]{escape(what)}[/yellow]\n{escape(problem)}", highlight=False, soft_wrap=True)
+            self._console.print(Text(what, style="yellow"), problem, sep="\n", highlight=False, soft_wrap=True)
 
     def _convert(self, step: int, log: Path) -> int:
         """Runs the conversion and returns its exit code; ends it when the context ends."""
