@@ -87,6 +87,10 @@ class Multirun:
         self.searching = target != BASIC_SWEEPER
         if settings.detach and (self.searching or OmegaConf.select(base, "hydra.sweeper.max_batch_size")):
             raise UserError("hydra.launcher.detach=true: this sweeper needs the results of each batch; leave detach out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} can't be made ({error.strerror or error}); give another dir=") from error
         overrides += [f"hydra.sweep.dir={combinations.quoted(str(folder))}", "hydra.sweep.subdir=."]
         try:
             hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from alpaca_jax import __main__ as cli
         (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=-1"], "n_trials=-1: give 1 or more"),
         (["hydra/sweeper=optuna", "hydra.sweeper.max_failure_rate=nan"], "max_failure_rate=nan: give 0 to 1"),
         (["hydra/sweeper=optuna", "hydra.sweeper.direction=x"], "direction"),
+        (["hydra.launcher.folder=/proc/x"], "/proc/x can't be made"),
         (["hydra.launcher=3"], "hydra.launcher=3: has settings, and is none itself"),
         (["seed=range(0,3,0)"], "seed: range(START, STOP, STEP) takes numbers, and a STEP other than 0"),
         (["seed=range(0,1e9)"], "seed: with it, the sweep has more than 10,000 combinations"),
