@@ -115,6 +115,8 @@ def _parse(argv: list[str]) -> Command:
     overrides = []
     arguments = iter(rest)
     for argument in arguments:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # how Python hands over bytes that it can't decode
+            raise UserError(f"{_shown(argument)} is not UTF-8, in which settings and names of files are given")
         name, equals, value = argument.partition("=")
         if argument in ("-h", "--help"):
             flags["help"] = True

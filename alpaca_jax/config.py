@@ -21,7 +21,7 @@ T = TypeVar("T")
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[T]) -> type[T]:
     """Returns `cls` as a frozen, keyword-only dataclass whose numbers are in their ranges, and for which `parse` accepts no unknown key."""
-    own = cls.__dict__.get("__post_init__", lambda self: None)
+    own = getattr(cls, "__post_init__", lambda self: None)
 
     def post_init(self: Any) -> None:
         ranges.check(self)
@@ -94,9 +94,10 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
             return f"{key}={_printable(key, value)}: {own}"
         return f"{key}: {own}" if problem["loc"] else str(own)
     message = problem["msg"][0].lower() + problem["msg"][1:]
+    remedy = ""
     if problem["type"] == "tuple_type" and isinstance(value, str):
-        message += f"""; a list is given in brackets, with quotes around its texts, as in '{key}=["one", "two"]'"""
-    return f"{key}: {message} (got {_printable(key, value)})"
+        remedy = f"""; a list is given in brackets, with quotes around its texts, as in '{key}=["one", "two"]'"""
+    return f"{key}: {message} (got {_printable(key, value)}){remedy}"
 
 
 def _printable(key: str, value: Any) -> str:

@@ -93,6 +93,7 @@ def _absent(cls, mapping, prefix=""):
         (["train", "epochs=1,2"], "add --multirun"),
         (["train", "dir=${foo}"], "dir: Interpolation key 'foo' not found"),
         (["train", "--config-dir", "/does/not/exist"], "there is no such folder"),
+        (["train", "dir=caf\udce9"], "'dir=caf\\udce9' is not UTF-8"),
         (["train", "-m", "epochs=1,two"], "epochs: input should be a valid number"),
         (["train", "-m", "epoch=1,2"], "epoch: there is no such key; did you mean epochs?"),
         (["generate", "teacher=openai"], "teacher.model: is needed and has no default; give teacher.model=VALUE"),
@@ -282,13 +283,15 @@ def test_words_of_other_trainers_get_a_pointer(arguments, expected, capsys, monk
     ],
 )
 @pytest.mark.parametrize("name", ["WANDB_API_KEY", None])
-def test_a_secret_in_a_wrong_place_is_not_repeated(arguments, name, capsys, monkeypatch):
+def test_a_secret_in_a_wrong_place_is_not_repeated(arguments, name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     secret = "a-secret-0123456789" if name else "sk-proj-0123456789abcdef"
     if name:
         monkeypatch.setenv(name, secret)
     assert cli.main([argument.replace("KEY", secret) for argument in arguments]) == 2
     shown = capsys.readouterr()
     assert "0123456789" not in shown.out + shown.err
+    assert not name or all("0123456789" not in file.read_text() for file in tmp_path.rglob("*.*"))
 
 
 def test_cfg_masks_secrets(capsys, monkeypatch):

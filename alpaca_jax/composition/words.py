@@ -41,15 +41,16 @@ def _override(catalog: Catalog, word: str, multirun: bool) -> str:
         return _forced(key, value, multirun) if bare.startswith("hydra.") and key == bare else word
     if "@" in key:
         raise UserError(f"{key}: a group is chosen by its own name, without @; give {bare.partition('@')[0]}={value}")
-    if key == EXPERIMENT and value not in ("", "null"):
-        check_choices(key, choices, catalog.experiments())
+    if bare == EXPERIMENT and value not in ("", "null"):
+        check_choices(bare, choices, catalog.experiments())
         return f"{key}=" + ",".join(f"{name}/{catalog.base}" for name in choices)
     groups = catalog.groups()
-    if key in groups:
-        check_choices(key, choices, catalog.options(key))
+    if bare in groups:
+        if not (key.startswith("~") and not value):
+            check_choices(bare, choices, catalog.options(bare))
         return word
-    if key in catalog.all_groups():
-        raise UserError(f"{word}: {catalog.verb} has no group {key} (it has: {', '.join(groups) or 'none'})")
+    if bare in catalog.all_groups():
+        raise UserError(f"{word}: {catalog.verb} has no group {bare} (it has: {', '.join(groups) or 'none'})")
     return word if key == EXPERIMENT or key != bare else _forced(key, value, multirun)
 
 

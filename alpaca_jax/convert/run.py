@@ -93,7 +93,7 @@ def check_target(config: Config) -> None:
 def _free(target: Path) -> bool:
     """Whether there is nothing at `target`, or only an empty folder or an unfinished conversion; a UserError where nobody may look."""
     try:
-        return not target.exists() or (target.is_dir() and all(entry.name == writing.INSIDE for entry in target.iterdir()))
+        return not target.exists() or (target.is_dir() and all(map(writing.unfinished, target.iterdir())))
     except OSError as error:
         raise UserError(f"target={target} can't be read ({error.strerror}); give another target") from error
 
@@ -135,5 +135,9 @@ def _show(output: Output) -> None:
     for file in files:
         table.add_row(file.name, f"{file.stat().st_size / 1e6:,.3f}")
     tables.print(table)
-    command = f"alpaca-jax serve {shlex.quote(f'model.source={quoted(str(output.path))}')}"
-    console.print(f"chat with it: {command}", highlight=False, soft_wrap=True)
+    console.print(f"chat with it: alpaca-jax serve {_word(f'model.source={quoted(str(output.path))}')}", highlight=False, soft_wrap=True)
+
+
+def _word(text: str) -> str:
+    """The text as one word of a shell, in double quotes where it holds single ones and nothing that is special inside double ones."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)

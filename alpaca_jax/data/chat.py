@@ -166,7 +166,7 @@ class Chat:
         return self.form.end_id
 
     def pieces(self, record: Record) -> list[Piece]:
-        if not (self.ours and record.instruction):
+        if not (self.ours and record.instruction) or record.reasoning:
             return self.rendered(record)
         frame = self._frame(bool(record.system), bool(record.input), len(record.turns))
         texts = [record.system, record.input, record.instruction, record.output, *itertools.chain(*record.turns)]
@@ -179,11 +179,17 @@ class Chat:
     def rendered(self, record: Record) -> list[Piece]:
         """Returns the pieces of the record, always by rendering it."""
         if not record.instruction:
-            raise UserError(f"record {record.id} is a text without an instruction: give data.template=text for such records")
+            raise UserError(f"{record.place()} is a text without an instruction: give data.template=text for such records")
         said = [record.instruction, record.output, *itertools.chain(*record.turns)]
-        pieces = self._rendered(self._messages(record.system, record.input, said))
+        pieces = self._rendered(_thinking(self._messages(record.system, record.input, said), record.reasoning))
+        answers = (piece.text for piece in pieces if piece.learnt)
+        if not all(text.strip() in answer for text, answer in zip(record.reasoning, answers, strict=False)):
+            raise UserError(
+                f"{record.place()}: data.template={self.name} does not write the reasoning (reasoning_content): give a template that does, "
+                "write it into the answer, or take it out"
+            )
         if record.system.strip() not in pieces[0].text:
-            raise UserError(f"data.template={self.name} leaves out the system text of record {record.id}: give a template that writes it")
+            raise UserError(f"data.template={self.name} leaves out the system text of {record.place()}: give a template that writes it")
         return pieces
 
     def prompt(self, instruction: str, input: str = "") -> str:
@@ -232,6 +238,15 @@ class Chat:
             return self.tokenizer.render_chat(messages, add_generation_prompt, self.now)
         except UserError as error:
             raise UserError(f"data.template={self.name}: {error}") from error
+
+
+def _thinking(messages: list[Message], reasoning: Sequence[str]) -> list[Message]:
+    """The chat with what the assistant thought before each answer, under the key that chat templates read."""
+    thoughts = iter(reasoning)
+    return [
+        message | {"reasoning_content": text} if message["role"] == "assistant" and (text := next(thoughts, "")) else message
+        for message in messages
+    ]
 
 
 def _parts(text: str) -> list[str | Slot]:

@@ -25,7 +25,7 @@ class DataConfig:
     """Which records to train on, and how they become examples."""
 
     records: str | None = None  # a file or folder; null: the run's own dir/records
-    template: str = "alpaca"
+    template: str = "auto"  # which follows the records: the tokenizer's chat template for conversations, Alpaca's for instructions
     heldout: Natural = 0  # number of records kept out of training, chosen by the hash of their id
     on_error: Literal["stop", "skip"] = "stop"  # what to do at a broken record
     max_length: Example = 512  # most tokens of an example, BOS and EOS included

@@ -84,7 +84,7 @@ class Counts:
     kept: int = 0
     truncated: int = 0  # cut at max_length: kept, but without their EOS
     dropped: int = 0  # longer than max_length, with truncation=drop
-    no_target: int = 0  # not kept, because the prompt alone fills max_length
+    no_target: int = 0  # not kept, because the prompt alone fills max_length, or no answer is learnt
     empty_output: int = 0  # an answer is empty
     tokens: int = 0
     target_tokens: int = 0
@@ -168,7 +168,7 @@ def _split(ids: np.ndarray, length: int) -> list[Example]:
 
 
 def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record, np.ndarray, list[tuple[int, int]]]]:
-    """Each record with its ids and the (start, end) of each answer, including the token that ends it."""
+    """Each record with its ids and the (start, end) of each answer that is learnt, including the token that ends it."""
     # Prompt and answer are tokenized separately, then concatenated. As one string, the prompt's last ":" merges with the first character of
     # 3.3% of the Alpaca responses, and a mask of the prompt's length then hides their first target. Generation sees separate ids, too.
     template, tokenizer = recipe.template, recipe.tokenizer
@@ -187,7 +187,8 @@ def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record,
                 if piece.learnt:
                     ids.append(template.end_id)
                     answers.append((start, len(ids)))
-            yield record, np.array(ids, np.int32), answers
+            learnt = [answer for number, answer in enumerate(answers) if number not in record.shown]
+            yield record, np.array(ids, np.int32), learnt
 
 
 def _generated(record: Record, template: Chat, tokenizer: Tokenizer) -> tuple[Record, np.ndarray, list[tuple[int, int]]]:

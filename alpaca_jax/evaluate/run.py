@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alpaca_jax import lock
-from alpaca_jax.data import builder, template
+from alpaca_jax.data import builder, sources, template
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
@@ -40,6 +40,7 @@ class Scored:
     source: str
     what: str  # the format, with the step of a checkpoint
     tokenizer: str  # its fingerprint: a loss a token means the same for equal tokenizers only
+    template: str
     data: str  # the fingerprint of the examples
     trained: int  # of the held-out records, those that it was trained on, as far as is known
     heldout: Score | None
@@ -78,6 +79,7 @@ def _score(config: Config, settings: Settings, model: ModelConfig, layout: Layou
     """Scores one model; nothing of its weights is left in memory afterwards."""
     start = time.perf_counter()
     source = pretrained.open(model)
+    settings = _settled(settings, source, label, console)
     scorer, fingerprint, seen = None, "", 0
     if settings.data.heldout:
         data = builder.load_examples(settings.data, settings.places.get("records", ""), source.tokenizer)
@@ -93,7 +95,26 @@ def _score(config: Config, settings: Settings, model: ModelConfig, layout: Layou
         with console.status(f"{label}: answering {len(config.samples.prompts)} prompts"):
             answers = _answers(config, settings, source, Program.on(source.architecture, layout, model.dtype), params)
     seconds = round(time.perf_counter() - start, 3)
-    return Scored(str(model.source), source.format, source.tokenizer.fingerprint, fingerprint, seen, score, answers, seconds)
+    return Scored(
+        source=str(model.source),
+        what=source.format,
+        tokenizer=source.tokenizer.fingerprint,
+        template=settings.data.template,
+        data=fingerprint,
+        trained=seen,
+        heldout=score,
+        answers=answers,
+        seconds=seconds,
+    )
+
+
+def _settled(settings: Settings, source: Pretrained, label: str, console: Console) -> Settings:
+    """The settings with the template that `auto` stands for with the tokenizer of this model, whose name is said."""
+    if settings.data.template != template.AUTO or not settings.data.heldout:
+        return settings
+    data = sources.settled(settings.data, settings.places.get("records", ""), source.tokenizer)
+    console.print(f"{label}: rendered in template {data.template}", highlight=False, soft_wrap=True, markup=False)
+    return dataclasses.replace(settings, data=data)
 
 
 def _check_unseen(config: Config, settings: Settings, source: str, fingerprint: str, console: Console) -> int:
@@ -150,7 +171,7 @@ def _together(config: Config, settings: Settings, before: Scored | None, after: 
             "records": settings.places,
             "fingerprint": after.data,
             "heldout": settings.data.heldout,
-            "template": settings.data.template,
+            "template": after.template,
             "trained": {"before": before.trained if before else None, "after": after.trained},
         },
         "seconds": {"before": before.seconds if before else None, "after": after.seconds},

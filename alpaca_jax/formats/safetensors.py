@@ -60,8 +60,9 @@ def _entries(path: Path) -> tuple[int, dict[str, Any]]:
         if length > MOST_BYTES:
             raise ValueError(f"it claims a header of {length:,} bytes, more than any has")
         content = file.read(length)
-    documents.json_value(content)  # its depth and its characters
-    entries = dict(json.loads(content, object_pairs_hook=_once))
+    if not isinstance(documents.json_value(content), dict):  # its depth and its characters as well
+        raise ValueError("its header is no list of tensors")
+    entries = json.loads(content, object_pairs_hook=_once)
     entries.pop("__metadata__", None)
     for name, entry in entries.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):

@@ -12,7 +12,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats.names import Index, Weight, weights, whole
 from alpaca_jax.model.architecture import Architecture
 
-LISTED = 20  # names in an error
+LISTED, LONGEST = 20, 160  # names in an error, and characters of a name
 VOCABULARY = (("embed", "weight"), ("head", "weight"))
 
 
@@ -140,7 +140,8 @@ def abbreviated(names: Iterable[str]) -> list[str]:
 
 def shortened(names: list[str]) -> list[str]:
     """Returns the names for an error: the first LISTED of them, and how many more there are."""
-    return names if len(names) <= LISTED else [*names[:LISTED], f"and {len(names) - LISTED:,} more"]
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for name in names[:LISTED]]
+    return shown if len(names) <= LISTED else [*shown, f"and {len(names) - LISTED:,} more"]
 
 
 def listed(names: list[str]) -> str:

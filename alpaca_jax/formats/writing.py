@@ -41,6 +41,11 @@ def check_writable(target: Path) -> None:
         raise UserError(f"target={target} can't be written: {parent} is read-only, or not yours to write in; give another target")
 
 
+def unfinished(entry: Path) -> bool:
+    """Whether an entry of a target is the folder of an unfinished export, and nobody else's."""
+    return entry.name == INSIDE and entry.is_dir() and ((entry / PLAN).is_file() or not any(entry.iterdir()))
+
+
 class Partial:
     """The folder in which a target is written. It survives a kill, and the next export of the same `plan` continues it.
 

@@ -12,6 +12,7 @@ from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.summary import RunPlan, Summary
+from alpaca_jax.masking import visible
 from alpaca_jax.terminal import Console
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -30,7 +31,7 @@ def _inspect(config: Config, console: Console) -> dict[str, Any]:
     where = config.data.records or str(storage.at(config.dir) / "records")
     data = builder.load_examples(config.data, where, tokenizer)
     batches = make_batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
-    origins = sheet.origins(config.data, where)
+    origins = {name: source.origin for name, source in data.sources.items()}
     summary = Summary(
         sources=[sheet.describe(name, origin) for name, origin in origins.items()],
         facts=sheet.facts(itertools.chain.from_iterable(origin.stream(Counter()) for origin in origins.values())),
@@ -41,7 +42,7 @@ def _inspect(config: Config, console: Console) -> dict[str, Any]:
     first = [(index, batches.batch(index)) for index in range(min(config.batches, summary.plan.steps))]
     rows = [(index, reading.rows(batch, config.rows)) for index, batch in first]
     path = rundir.RunDir(config.dir).path("inspect.html")
-    rundir.write_atomic(path, page.build(summary, rows, tokenizer))
+    rundir.write_atomic(path, visible(page.build(summary, rows, tokenizer)))
 
     terminal.show_summary(console, summary)
     terminal.legend(console)

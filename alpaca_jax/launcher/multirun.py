@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca_jax import config as configuration
-from alpaca_jax import lock
+from alpaca_jax import lock, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.composition import references
 from alpaca_jax.composition.compose import initialized
@@ -129,6 +129,7 @@ class Multirun:
         """Runs one batch of combinations; none starts before all are checked."""
         settings = self._settings(dict(mapping))
         dir = self._dir(config)
+        _mask(Path(config.hydra.sweep.dir) / "multirun.yaml")
         if self.sweep is None:
             self.sweep = _renewed(combinations.folder_of(settings, dir), self.request.verb, settings)
         nodes = settings.nodes or backends.nodes(settings.backend, combinations.options(settings))
@@ -189,6 +190,12 @@ class Multirun:
             objective = JobFailed(f"job {row.entry.name} has no objective: {row.trouble or row.status.state.value}")
         job_return.return_value = objective
         return job_return
+
+
+def _mask(file: Path) -> None:
+    """Takes secrets out of the file in which Hydra's sweeper has written down all settings."""
+    if file.is_file():
+        rundir.write_atomic(file, file.read_text("utf-8"))
 
 
 def _check(base: DictConfig) -> None:

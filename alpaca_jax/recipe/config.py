@@ -4,21 +4,32 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
 from alpaca_jax.config import configclass
 from alpaca_jax.grammar import written
 from alpaca_jax.ranges import Seed
+
+SETTING = r"(?!hydra\b)\w[\w.]*="
 
 
 @configclass
 class Stage:
     """One verb of the run."""
 
-    verb: str
+    verb: Literal["generate", "train", "evaluate", "convert", "inspect"]
     output: str  # the folder that the verb writes, inside dir
     arguments: tuple[str, ...] = ()  # set by the recipe
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # set by the user, nested like the verb's keys
+
+    def __post_init__(self) -> None:
+        # An experiment may come from a stranger: a stage takes settings of its verb, no option and nothing for Hydra, and writes below dir.
+        for argument in (*self.arguments, *self.added()):
+            if not re.match(SETTING, argument):
+                raise ValueError(f"{argument!r} is not a setting of a verb, KEY=VALUE: a stage takes no other argument")
+        if ".." in (output := PurePosixPath(self.output)).parts or output.is_absolute() or not output.name:
+            raise ValueError(f"output={self.output}: give the name of a folder inside dir")
 
     def command(self, experiment: str | None) -> list[str]:
         """Returns the command line after `alpaca-jax`; the user's overrides come last, so they win."""

@@ -4,6 +4,7 @@ import contextlib
 import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -53,8 +54,8 @@ def ask_all(
             yield _in_order(workers, indices, ahead, changed)
         finally:
             stop.set()
-            while workers.busy and paid:
-                workers.take()
+            if paid:
+                workers.settle()
 
 
 class _Workers(Generic[T]):
@@ -63,6 +64,7 @@ class _Workers(Generic[T]):
     def __init__(self, number: int, work: Callable[[int], T]) -> None:
         self.busy, self.number = 0, number
         self._work = work
+        self._under_way = set[int]()
         self._given: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
         for _ in range(number):
@@ -78,13 +80,21 @@ class _Workers(Generic[T]):
         self.busy -= 1
         return done
 
+    def settle(self) -> None:
+        """Waits until no work is under way. What was counted doesn't matter here: Ctrl-C may have come between a count and its work."""
+        while self._under_way or not self._given.empty():
+            time.sleep(0.02)
+
     def _loop(self) -> None:
         while True:
             index = self._given.get()
+            self._under_way.add(index)
             try:
                 self._done.put((index, self._work(index)))
             except BaseException as error:  # raised again by the taker
                 self._done.put((index, error))
+            finally:
+                self._under_way.discard(index)
 
 
 def _in_order(

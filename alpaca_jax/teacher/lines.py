@@ -4,6 +4,7 @@ import base64
 import binascii
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,11 @@ def written(request: Request, received: Reply) -> dict[str, Any]:
         body = {"base64": base64.b64encode(received.body).decode()}
     asked = {**dataclasses.asdict(request), "stop": list(request.stop)}
     return {"request": asked, "answer": {**body, "model": received.model, "seconds": received.seconds}}
+
+
+def text(line: Mapping[str, Any]) -> str:
+    """The line as it is written."""
+    return json.dumps(line, ensure_ascii=False)
 
 
 def parsed(line: Mapping[str, Any]) -> tuple[Request, Answer]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import append_line
-from alpaca_jax.teacher import lines
+from alpaca_jax.teacher import lines, refuge
 from alpaca_jax.teacher.bill import Bill
 from alpaca_jax.teacher.protocol import Answer, Entry, Reply, Request
 from alpaca_jax.teacher.reserve import Reserve, Saving
@@ -53,6 +53,7 @@ class AnswerLog:
         self._begun: set[str] = set()  # the names of the files that hold their settings
         self._lock = threading.RLock()
         self._saving = Saving()
+        self._take_refugees()
         in_flight: dict[tuple[int, int], float] = {}
         for file in files(folder, older):
             self._scan(file, in_flight)
@@ -131,14 +132,25 @@ class AnswerLog:
                 try:
                     self._put(line["index"], line["step"], line)
                 except (OSError, UserError):
-                    lost.append(lines.parsed(line))
+                    lost.append(line)
             self._saving.unsaved = []
         if lost:
-            paid = sum(self.bill.cost(*answered) for answered in lost)
-            raise UserError(
-                f"{self._saving.problem}. {len(lost)} answers, which cost {paid:.6f} dollars, could not be saved and will be asked again; "
-                "all others are kept. Make room, and run the same command again."
-            )
+            paid = sum(self.bill.cost(*lines.parsed(line)) for line in lost)
+            said = f"{self._saving.problem}. {len(lost)} answers, which cost {paid:.6f} dollars, found no room there"
+            if (path := refuge.put(self.folder, lost)) is not None:
+                raise UserError(f"{said}: they are in {path}, from where the same command takes them once there is room.")
+            raise UserError(f"{said} nor in {refuge.FOLDER} and are lost; all others are kept. Make room, and run the same command again.")
+
+    def _take_refugees(self) -> None:
+        """Puts answers that had found no room where they belong, before anything is counted."""
+        if refugees := refuge.take(self.folder):
+            for line in refugees:
+                name = _shard(lines.place(line)[0])
+                if not (self.folder / name).exists():
+                    self._begin(name)
+                append_line(self.folder / name, lines.text(line))
+            self._begun.clear()  # the files are read next
+            refuge.clear(self.folder)
 
     def _put(self, index: int, step: int, line: Mapping[str, Any]) -> None:
         self._place(index, step, self._append(index, line))
@@ -147,7 +159,7 @@ class AnswerLog:
         """The byte at which the line begins."""
         if (name := _shard(index)) not in self._begun:
             self._begin(name)
-        return append_line(self.folder / name, json.dumps(line, ensure_ascii=False))
+        return append_line(self.folder / name, lines.text(line))
 
     def _begin(self, name: str) -> None:
         append_line(self.folder / name, json.dumps({"settings": self._settings}))

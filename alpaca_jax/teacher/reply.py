@@ -18,6 +18,8 @@ def read(reply: Reply, request: Request) -> Answer:
     choice = _object(choices[0] if isinstance(choices, list) and choices else None)
     message = _object(choice.get("message"))
     text = message.get("content") if request.endpoint == "chat" else choice.get("text")
+    if text is None:
+        text = message.get("refusal")  # where OpenAI puts the words of a model that declines
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     prompt, completion, cached = _tokens(_object(content.get("usage")))
     return Answer(

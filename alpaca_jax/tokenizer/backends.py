@@ -13,6 +13,7 @@ WHITE = (
     "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )  # for tokens that strip it
 SPACE = "\u2581"  # how SentencePiece writes a space
+CUTS = 1 << 28  # the squares of all lengths of tokens, which bound the time to find their merges
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types of sentencepiece_model.proto
 
 
@@ -67,18 +68,20 @@ class Json:
         self._tokens = {token.content: token for token in added.values()}
         self.added = {token.content: id for id, token in added.items()}
         self.specials = {token.content: id for id, token in added.items() if token.special}
+        self.leading_id: int | None = next(iter(self._main.encode("").ids), None)
         self.vocab_size = 1 + max([*self._main.get_vocab(with_added_tokens=True).values(), *added])
 
-    @functools.cached_property
-    def leading_id(self) -> int | None:
-        return next(iter(self._main.encode("").ids), None)
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What its tokenizer.json says."""
+        return json.loads(self._text)
 
     def _make(self, start: bool, special: bool) -> Any:
         import tokenizers
 
         text = self._text
         if not start:
-            spec = json.loads(text)
+            spec = self.spec
             spec["normalizer"] = _without_prefix(spec.get("normalizer"))
             spec["pre_tokenizer"] = _without_prefix(spec.get("pre_tokenizer"))
             text = json.dumps(spec)
@@ -91,7 +94,7 @@ class Json:
     @functools.cached_property
     def _restarts(self) -> bool:
         """Whether the text behind a special token begins as a whole text does."""
-        return '"prepend_scheme": "first"' not in json.dumps(json.loads(self._text).get("pre_tokenizer"))
+        return '"prepend_scheme": "first"' not in json.dumps(self.spec.get("pre_tokenizer"))
 
     def encode(self, texts: Sequence[str], start: bool, special: bool, after: str | None = None) -> list[list[int]]:
         if after is not None and special and not self._tokens[after].single_word:
@@ -190,10 +193,15 @@ class SentencePiece:
 
 
 def sentencepiece_model(proto: bytes = b"") -> Any:
-    """Returns the ModelProto of a tokenizer.model."""
+    """Returns the ModelProto of a tokenizer.model; a UserError where its pieces can't be those of a tokenizer."""
     from sentencepiece import sentencepiece_model_pb2
 
-    return sentencepiece_model_pb2.ModelProto.FromString(proto)  # type: ignore[attr-defined]
+    model = sentencepiece_model_pb2.ModelProto.FromString(proto)  # type: ignore[attr-defined]
+    if any(not piece.piece or not isinstance(piece.piece, str) for piece in model.pieces):
+        raise UserError("one of its pieces has no text, or is not UTF-8; download it again")
+    if sum(len(piece.piece) ** 2 for piece in model.pieces) > CUTS:
+        raise UserError("its pieces are longer than those of any tokenizer; download it again")
+    return model
 
 
 def tokenizer_json(proto: bytes) -> str:
@@ -207,7 +215,9 @@ def tokenizer_json(proto: bytes) -> str:
         raise UserError(
             "this SentencePiece model can't become a tokenizer.json: only BPE models that don't normalise text can (such as LLaMA's)"
         )
-    unknown = next(piece.piece for piece in model.pieces if piece.type == UNKNOWN)
+    unknown = next((piece.piece for piece in model.pieces if piece.type == UNKNOWN), None)
+    if unknown is None:
+        raise UserError("its SentencePiece vocabulary has no unknown token; download it again")
     vocab = {piece.piece: id for id, piece in enumerate(model.pieces)}
     bpe = models.BPE(vocab, _merges(model.pieces), unk_token=unknown, fuse_unk=True, byte_fallback=model.trainer_spec.byte_fallback)
     tokenizer = tokenizers.Tokenizer(bpe)

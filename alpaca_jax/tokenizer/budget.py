@@ -84,13 +84,14 @@ class Budget:
 
     def check_call(self, name: str, subject: Any, args: Iterable[Any], options: Mapping[str, Any]) -> None:
         """Raises Overspent where a method or filter called `name` would make something too large of `subject`."""
-        args, text = [*args, *options.values()], subject if isinstance(subject, str | bytes) else ""
+        args = [*args, *options.values()]
+        text: Any = subject if isinstance(subject, str | bytes) else ""
         numbers = [abs(arg) for arg in args if isinstance(arg, int)]
         if name in WIDE:
             self.allow(max(numbers, default=0) * (1 if name in ("center", "ljust", "rjust", "zfill") else NODE))
         elif name in ("indent", "expandtabs"):
             width = max([4, *numbers, *(len(arg) for arg in args if isinstance(arg, str))])
-            self.allow(width * (2 + len(text.splitlines()) + len(text.split("\t" if isinstance(text, str) else b"\t"))))
+            self.allow(width * (2 + len(text.splitlines()) + str(text).count("\t")))
         elif name == "replace" and len(args) >= 2 and all(isinstance(arg, type(text)) for arg in args[:2]):
             self.allow(len(text) + len(args[1]) * text.count(args[0]))
         elif name == "tojson":
@@ -106,7 +107,7 @@ class Budget:
             raise Overspent(f"{name} of a long text")
 
     def check_format(self, text: Any, mark: str, args: Any) -> None:
-        """Raises Overspent where formatting `text`, in which `mark` begins each field, makes too much: widths count, and so do the fields."""
+        """Raises Overspent where formatting `text`, in which `mark` begins each field, makes too much."""
         text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
         if re.search(r"%[^%a-zA-Z]*\*" if mark == "%" else r"\{[^{}]*\{", text.replace("{{", "")):
             raise Overspent("the width of a format is given elsewhere")

@@ -52,7 +52,7 @@ def render(template: str, values: Mapping[str, Any], now: datetime.datetime | No
     `now`: what `strftime_now` takes for the time.
     """
     budget, rendering = Budget(_characters(values)), _Rendering(now)
-    tokens = [(_budget, _budget.set(budget)), (_rendering, _rendering.set(rendering))]
+    set_budget, set_rendering = _budget.set(budget), _rendering.set(rendering)
     parts = []
     try:
         compiled = _compiled(template)
@@ -70,8 +70,8 @@ def render(template: str, values: Mapping[str, Any], now: datetime.datetime | No
     except Exception as error:  # a template is a program, and may end with any exception
         raise ValueError(str(error) or type(error).__name__) from error
     finally:
-        for variable, token in tokens:
-            variable.reset(token)
+        _budget.reset(set_budget)
+        _rendering.reset(set_rendering)
     return Rendered("".join(parts), tuple(rendering.spans))
 
 
@@ -185,7 +185,7 @@ class Environment(ImmutableSandboxedEnvironment):
         _budget.get().weigh(parts)
         return self.made("".join(map(str, parts)))
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         parts = list(parts)
         _budget.get().check_join("", parts)
         return self.made("".join(parts))

@@ -16,6 +16,7 @@ from alpaca_jax.rundir import write_atomic
 from alpaca_jax.tokenizer import folder as folders
 from alpaca_jax.tokenizer import sandbox
 from alpaca_jax.tokenizer.backends import Backend
+from alpaca_jax.tokenizer.settings import CONFIG, Files, adds_bos, special_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +37,18 @@ class Tokenizer:
         """Returns the tokenizer in a folder (or a tokenizer.json, SentencePiece or tiktoken file); a UserError where it can't be read."""
         path = Path(path)
         folder = path if path.is_dir() else path.parent
-        files = folders.Files.read(folder)
+        files = Files.read(folder)
         backend, notes = folders.read(folder, files) if path.is_dir() else (folders.read_file(path), ())
-        ids, more = folders.special_ids(files, backend)
+        ids, more = special_ids(files, backend)
         if ids["eos"] is None:
-            raise UserError(f"{path}: no EOS token is named; give eos_token in {folder / folders.CONFIG}")
-        adds_bos, said = folders.adds_bos(files, backend, ids["bos"])
+            raise UserError(f"{path}: no EOS token is named; give eos_token in {folder / CONFIG}")
+        bos_leads, said = adds_bos(files, backend, ids["bos"])
         return cls(
             backend=backend,
             bos_id=ids["bos"],
             eos_id=ids["eos"],
             pad_id=ids["eos"] if ids["pad"] is None else ids["pad"],
-            adds_bos=adds_bos,
+            adds_bos=bos_leads,
             chat_template=_chat_template(folder, files.config),
             named=tuple((name, str(token)) for name, token in files.named.items() if token is not None and str(token) in backend.added),
             notes=tuple(f"{folder}: {note}" for note in (*notes, *more, *said)),
@@ -186,7 +187,7 @@ class TextStream:
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    file, where = folder / "chat_template.jinja", folder / folders.CONFIG
+    file, where = folder / "chat_template.jinja", folder / CONFIG
     if file.is_file():
         try:
             return documents.read(file).decode("utf-8")

@@ -13,6 +13,7 @@ from rich.table import Table
 from alpaca_jax import checkpoint, lock, metrics, rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
+from alpaca_jax.data import remarks
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.metrics import MetricsWriter, sinks
@@ -22,7 +23,7 @@ from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.programs import Programs
-from alpaca_jax.train.setup import Setup, check_base, prepare, write_model
+from alpaca_jax.train.setup import Setup, check_base, prepare, settled, write_model
 from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
 
@@ -54,6 +55,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     _check_name(folder.root)
+    config = settled(config)
     moved = _check_same(config, folder)
     setup = prepare(config, objective)
     check_base(setup, folder.path("train", "model"))
@@ -159,6 +161,9 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
+    console.print(f"rendered in {remarks.templates(setup.data)}", highlight=False, soft_wrap=True, markup=False)
+    for remark in remarks.of(setup.data):
+        console.print(remark.text, style="yellow" if remark.warning else None, highlight=False, soft_wrap=True, markup=False)
     for note in setup.source.notes if setup.source else ():
         console.print(f"{config.model.source}: {note}", highlight=False, soft_wrap=True)
     if setup.data.mixture is not None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from alpaca_jax import hardware, storage
-from alpaca_jax.data import builder, template
+from alpaca_jax.data import builder, sources, template
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.distributed import lead_first
@@ -78,13 +78,24 @@ class Setup:
         return pretrained.load_params(self.source, self.config.model.dtype, place, stored_vocab=rows, names=names)
 
 
+def settled(config: Config) -> Config:
+    """Returns the config with data.template=auto replaced by the name of the template that follows the records."""
+    written = (config.data.template, *(source.template for source in config.data.sources.values()))
+    if template.AUTO not in written:
+        return config
+    source = None if config.model.source is None else pretrained.open(config.model)
+    _, tokenizer = _origin(config, source)
+    with lead_first("survey"):
+        return dataclasses.replace(config, data=sources.settled(config.data, _records(config), tokenizer))
+
+
 def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
     """Reads the model's sizes, its tokenizer and the data, and derives shapes and shardings; loads no weight yet."""
     layout = Layout(make_mesh(config.mesh), config.mesh)
     source = None if config.model.source is None else pretrained.open(config.model)
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
-        data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records", tokenizer)
+        data = builder.load_examples(config.data, _records(config), tokenizer)
     batches, steps = _batches(config, data, layout)
     forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain)
     written = template.get(config.data.template, tokenizer)
@@ -112,6 +123,10 @@ def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
         ),
         schedule=optimizers.learning_rate(config.optimizer, steps),
     )
+
+
+def _records(config: Config) -> str | Path:
+    return config.data.records or storage.at(config.dir) / "records"
 
 
 def _batches(config: Config, data: Dataset, layout: Layout) -> tuple[Batches, int]:

@@ -85,6 +85,10 @@ def test_thousands_of_references_are_refused(read):
         ("hydra.run.dir=x", "the sweep's folder is dir="),
         ("hydra/sweeper=ax", "there is no such hydra/sweeper (there are: basic, optuna)"),
         ("hydra/job_logging=colorlog", "from the command line"),
+        ("+optimizer=-inf", "optimizer=-inf: there is no such optimizer"),
+        ("~optimizer=[null]", "optimizer=[null]: there is no such optimizer"),
+        ("~experiment=true", "experiment=true: there is no such experiment"),
+        ("+teacher=local", "train has no group teacher"),
         ("optimizer@hydra.callbacks=adamw", "a group is chosen by its own name"),
     ],
 )

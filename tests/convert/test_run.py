@@ -279,6 +279,10 @@ def test_a_read_only_place_is_refused_before_the_model_is_read(tmp_path: Path, m
 def test_a_gguf_target_that_is_a_folder(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder, and a GGUF file is one file: give target=.*/model\.gguf"):
         convert.run(_config(small, tmp_path, to="gguf"))
+    (tmp_path / "kept" / ".partial").mkdir(parents=True)
+    (tmp_path / "kept" / ".partial" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        convert.run(_config(small, tmp_path / "kept"))
     for empty in ("", " "):
         with pytest.raises(UserError, match="target is empty"):
             parse(Config, {"dir": "x", "source": "y", "target": empty})

@@ -152,6 +152,7 @@ def test_another_model(change: dict[str, Any], message: str, make_llama: Any) ->
         lambda header: header.replace(b'"model.norm.weight"', b'"\\ud800"', 1),
         lambda header: header.replace(b'"model.norm.weight"', b'"lm_head.weight"', 1),
         lambda header: b"[]",
+        lambda header: b"3",
         lambda header: b'{"a": 3}',
         lambda header: b'{"a": {"dtype": ["F32"], "shape": [], "data_offsets": [0, 4]}}',
         lambda header: b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 18446744073709551615]}}',

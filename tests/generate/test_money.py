@@ -1,10 +1,11 @@
 """What the verb does with answers that were paid for, and with a teacher that gives nothing, on a server on loopback."""
 
+import contextlib
 import json
 import threading
 
 import pytest
-from scripted_teacher import Reply, answer, scripted_teacher, text_for
+from scripted_teacher import Reply, answer, error, scripted_teacher, text_for
 
 from alpaca_jax import records
 from alpaca_jax.config import parse, to_mapping
@@ -197,3 +198,15 @@ def test_a_key_in_the_address_of_the_environment_reaches_no_file(tmp_path, monke
         verb.run(made)
     written = "".join(path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert "sk-" not in written and "teacher" in written
+
+
+def test_a_budget_of_requests_counts_those_of_earlier_starts(tmp_path):
+    free = Prices(prompt=0.0, completion=0.0, source="free")
+    with scripted_teacher(lambda number, body: error(429) if number % 2 else None) as server:
+        for sent in (2, 4, 6, 7):
+            with contextlib.suppress(Lost, UserError):
+                verb.run(config(tmp_path, server, prices=free, concurrency=1, budget=Budget(requests=7)))
+            assert len(server.bodies) == sent
+        with pytest.raises(UserError, match="stopped by requests"):
+            verb.run(config(tmp_path, server, prices=free, concurrency=1, budget=Budget(requests=7), filters=Filters(min_words=100)))
+        assert len(server.bodies) == 7

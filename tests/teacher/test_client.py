@@ -489,3 +489,13 @@ def test_a_proxy_that_is_none_is_the_users(monkeypatch):
 def test_a_name_that_each_record_would_repeat_is_cut(client):
     with scripted_teacher(lambda number, body: Reply({**answer("Yes.", body), "model": "m" * 10_000})) as server:
         assert ask(client(server.base_url)).model == "m" * 200
+
+
+def test_a_refusal_in_its_own_field_is_the_text(client):
+    def script(number, body):
+        made = answer(None, body)
+        made["choices"][0]["message"]["refusal"] = "I'm sorry, but I can't help with that."
+        return Reply(made)
+
+    with scripted_teacher(script) as server:
+        assert ask(client(server.base_url)).text == "I'm sorry, but I can't help with that."

@@ -245,19 +245,39 @@ def test_answers_in_flight_are_saved_in_the_room_that_was_kept(tmp_path, monkeyp
     assert not (tmp_path / ".reserve").exists()
 
 
-def test_what_finds_no_room_at_all_is_said_with_its_cost(tmp_path, monkeypatch):
-    log = opened(tmp_path)
+def fill(log, monkeypatch, folder):
+    with log.reserving(4):
+        FullDisk(monkeypatch, folder, -3000)
+        for index in range(4):
+            log.keep(index, 0, REQUEST, REPLY)
 
-    def fill():
-        with log.reserving(4):
-            FullDisk(monkeypatch, tmp_path, -3000)
-            for index in range(4):
-                log.keep(index, 0, REQUEST, REPLY)
 
-    with pytest.raises(UserError, match=r"disk is full\. (\d) answers, which cost (\d+)\.000000 dollars, could not be saved") as raised:
-        fill()
+def test_what_finds_no_room_there_is_kept_elsewhere_for_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    log = opened(tmp_path / "answers")
+    log.note(3, 0, "may_cost", 0.25)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"found no room there: they are in (.*\.jsonl), from where") as raised,
+    ):
+        fill(log, patch, tmp_path / "answers")
     lost = 4 - sum(bool(log.answers(index)) for index in range(4))
     assert lost > 0 and f"{lost} answers, which cost {3 * lost}.0" in str(raised.value)
+    for _ in range(2):
+        again = opened(tmp_path / "answers")
+        assert [again.answers(index) for index in range(4)] == [[ANSWER]] * 4
+        assert (again.bill.requests, again.bill.dollars, again.bill.doubtful) == (4, 12.0, 0.0)
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+def test_what_finds_no_room_at_all_is_said_with_its_cost(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    log = opened(tmp_path / "answers")
+    with pytest.raises(
+        UserError, match=r"disk is full\. \d answers, which cost \d+\.000000 dollars, found no room there nor in .* are lost"
+    ):
+        fill(log, monkeypatch, tmp_path / "answers")
 
 
 def test_what_is_in_memory_alone_is_saved_once_there_is_room(tmp_path, monkeypatch):

@@ -40,19 +40,20 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
     tensors = Tensors(folder, "huggingface", {name: tensor for name, (_, tensor) in stored.items()}, load)
     read = tensors.reader(architecture)
     _check_tied(folder, architecture, tensors)
+    eos_ids = huggingface_config.eos_ids(folder, architecture.vocab_size)
     if tokenizer is None or any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(folder)
     return Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,
         read=read,
-        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *huggingface_config.eos_ids(folder, architecture.vocab_size)))),
+        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *eos_ids))),
         source=str(folder),
         files=tuple(files),
         format=KINDS[kind],
         dtype=widest([tensor.dtype for _, tensor in stored.values()]),
         stored=tensors.stored,
-        notes=(*notes, *huggingface_config.assumed(folder / "config.json"), *tensors.notes(architecture)),
+        notes=(*notes, *huggingface_config.assumed(folder / "config.json"), *tensors.notes(architecture), *tokenizer.notes),
     )
 
 

@@ -1,5 +1,6 @@
 """The values of config.json and generation_config.json: each must be of its type before anything is computed with it."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ from alpaca_jax.model.architecture import LARGEST
 
 MOST_BYTES = 4 << 20  # of a config
 COUNTS = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads", "hidden_size": "hidden_size"}
-WHOLE = ("vocab_size", "intermediate_size", "max_position_embeddings", "num_key_value_heads", "head_dim")
-WHOLE += ("sliding_window", "max_window_layers", "no_rope_layer_interval", "original_max_position_embeddings")
+WHOLE = (
+    *("vocab_size", "intermediate_size", "max_position_embeddings", "num_key_value_heads", "head_dim"),
+    *("sliding_window", "max_window_layers", "no_rope_layer_interval", "original_max_position_embeddings"),
+)
 SWITCHES = ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window")
 
 
@@ -26,7 +29,8 @@ def check(config: Mapping[str, Any]) -> None:
     for key in SWITCHES:
         due(config, key, lambda value: isinstance(value, bool), "true or false")
     for theirs, ours in COUNTS.items():
-        due(config, theirs, lambda value, most=LARGEST[ours]: is_whole(value) and 1 <= value <= most, f"from 1 to {LARGEST[ours]:,}")
+        most = LARGEST[ours]
+        due(config, theirs, functools.partial(_up_to, most), f"from 1 to {most:,}")
     for key in WHOLE:
         due(config, key, is_whole, f"a whole number below {1 << 31:,}")
     for key in ("rms_norm_eps", "rope_theta"):
@@ -52,6 +56,10 @@ def due(config: Mapping[str, Any], key: str, fits: Callable[[Any], bool], words:
     """Raises a UserError where a key of `place` is given, and its value doesn't fit what should be there, in `words`."""
     if config.get(key) is not None and not fits(config[key]):
         raise UserError(f"{place}{key} is {shown(config[key])}, and should be {words}")
+
+
+def _up_to(most: int, value: Any) -> bool:
+    return is_whole(value) and 1 <= value <= most
 
 
 def is_number(value: Any) -> bool:
