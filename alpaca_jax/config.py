@@ -8,7 +8,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -40,7 +40,7 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     from pydantic import ValidationError
 
     try:
-        return typing.cast(T, _adapter(typing.cast(Hashable, cls)).validate_python(dict(mapping)))
+        return _adapter(cls).validate_python(dict(mapping))  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [_line(cls, problem) for problem in error.errors()]
     heading = f"the configuration{f' of {where}' if where else ''} has {_count(len(problems), 'problem')}:"
