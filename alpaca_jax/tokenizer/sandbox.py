@@ -68,7 +68,7 @@ def render(template: str, values: Mapping[str, Any], now: datetime.datetime | No
     except MemoryError:
         raise ValueError("it is nested too deep, or takes too much memory") from None
     except Exception as error:  # a template is a program, and may end with any exception
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(str(error)[:1000] or type(error).__name__) from error
     finally:
         _budget.reset(set_budget)
         _rendering.reset(set_rendering)

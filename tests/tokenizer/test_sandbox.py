@@ -164,3 +164,8 @@ def test_a_template_that_holds_itself_is_written_once() -> None:
     assert render("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}", {}).text == "<Namespace>"
     with pytest.raises(ValueError, match="not JSON serializable"):
         render("{% set ns = namespace() %}{% set ns.x = ns %}{{ [ns] | tojson }}", {})
+
+
+def test_what_a_template_says_of_its_own_is_cut() -> None:
+    with pytest.raises(ValueError, match=r"^x{1000}$"):
+        render("{{ raise_exception('x' * 99999) }}", {})
