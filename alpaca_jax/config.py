@@ -14,6 +14,11 @@ from typing import Any, TypeVar, dataclass_transform
 from alpaca_jax.errors import UserError
 
 T = TypeVar("T")
+AUTO = "auto"  # a value that is chosen when the run starts, by the model and the devices (footprint/choice.py)
+if typing.TYPE_CHECKING:
+    Auto = int  # whoever computes with it gets what was chosen
+else:
+    Auto = int | typing.Literal["auto"]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

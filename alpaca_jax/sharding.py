@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from alpaca_jax.config import configclass
+from alpaca_jax.config import AUTO, Auto, configclass
 from alpaca_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
@@ -37,7 +37,7 @@ class MeshConfig:
     """How many devices each mesh axis has (-1: the rest) and which logical axes are sharded over it."""
 
     data: int = -1
-    fsdp: int = 1
+    fsdp: Auto = 1  # auto: 1 where a run fits a device, else all that are left
     sequence: int = 1
     tensor: int = 1
     slices: int = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices report)
@@ -46,7 +46,7 @@ class MeshConfig:
     optimizer: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
 
     def __post_init__(self) -> None:
-        sizes = [getattr(self, axis) for axis in MESH_AXES]
+        sizes = [1 if getattr(self, axis) == AUTO else getattr(self, axis) for axis in MESH_AXES]
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise ValueError(
                 f"the axes {', '.join(MESH_AXES)} take sizes of 1 or more, and one of them may be -1 for the rest; got {sizes}"

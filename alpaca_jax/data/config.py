@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from alpaca_jax.config import configclass
+from alpaca_jax.config import AUTO, Auto, configclass
 
 
 @configclass
@@ -26,7 +26,7 @@ class DataConfig:
     template: str = "alpaca"
     heldout: int = 0  # number of records kept out of training, chosen by the hash of their id
     on_error: Literal["stop", "skip"] = "stop"  # what to do at a broken record
-    max_length: int = 512  # most tokens of an example, BOS and EOS included
+    max_length: Auto = 512  # most tokens of an example, BOS and EOS included
     truncation: Literal["truncate", "drop", "split"] = "truncate"  # what to do with a longer one
     cache: str | None = None  # folder of built datasets; null: ~/.cache/alpaca_jax/data
     sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)  # instead of records: several sets, by name
@@ -34,7 +34,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.heldout < 0:
             raise ValueError(f"data.heldout={self.heldout}: give 0 or more records")
-        if self.max_length < 2:
+        if self.max_length != AUTO and self.max_length < 2:
             raise ValueError(f"data.max_length={self.max_length}: an example needs a prompt and a target token; give 2 or more")
         if self.sources:
             self._check_sources(self.sources)
@@ -68,7 +68,7 @@ class BatchConfig:
 
     examples: int | None = None  # exactly this many in every step
     tokens: int | None = None  # instead of examples: the slots of a step, filled with as many examples as fit
-    sequence_length: int = 512  # slots of a row
+    sequence_length: Auto = 512  # slots of a row
     rows: int | None = None  # null: the fewest that hold every step of the run
     packing: Literal["packed", "none"] = "packed"  # none: one example a row
     buckets: tuple[int, ...] | None = None  # the row lengths of packing=none; null: powers of two from 64 up, and sequence_length
@@ -76,12 +76,14 @@ class BatchConfig:
     def __post_init__(self) -> None:
         for name in ("examples", "tokens", "sequence_length", "rows"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value != AUTO and value < 1:
                 raise ValueError(f"batch.{name}={value}: give 1 or more")
         if (self.examples is None) == (self.tokens is None):
             raise ValueError(
                 f"batch.examples={_text(self.examples)} and batch.tokens={_text(self.tokens)}: give one of them, and null for the other"
             )
+        if self.sequence_length == AUTO:
+            return  # checked again once it is chosen
         if self.tokens is not None:
             self._check_tokens(self.tokens)
         if self.buckets is not None:

@@ -14,6 +14,8 @@ from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart, UserError
+from alpaca_jax.footprint import limit
+from alpaca_jax.footprint.estimate import GB
 from alpaca_jax.metrics import MetricsWriter, sinks
 from alpaca_jax.terminal import Console
 from alpaca_jax.train import outcome
@@ -21,6 +23,7 @@ from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.programs import Programs
+from alpaca_jax.train.settle import differences, machine, settings, settled
 from alpaca_jax.train.setup import Setup, check_base, prepare, write_model
 from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
@@ -43,11 +46,13 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     _check_name(folder.root)
+    given, config = config, settled(config, folder)
     _check_same(config, folder)
     setup = prepare(config, objective)
     check_base(setup, folder.path("train", "model"))
-    _introduce(console, config, setup)
+    _introduce(console, config, setup, differences(given, config))
     with ExitStack() as stack:
+        stack.enter_context(limit.explained(settings(config), machine(config)))
         programs, done = Programs(setup.assembly), setup.steps in checkpoint.steps(folder.path("train", "checkpoints"))
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
@@ -133,7 +138,7 @@ def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, co
     return Exports(folder.path("train", "hf"), checkpoints, config.export, console)
 
 
-def _introduce(console: Console, config: Config, setup: Setup) -> None:
+def _introduce(console: Console, config: Config, setup: Setup, chosen: str) -> None:
     a, batches = setup.architecture, setup.batches
     counts = ", ".join(f"{len(examples)} examples ({split})" for split, examples in setup.data.examples.items())
     size = f"{config.batch.examples} examples" if config.batch.examples else f"{config.batch.tokens} tokens"
@@ -145,6 +150,9 @@ def _introduce(console: Console, config: Config, setup: Setup) -> None:
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
+    auto = f"auto: {chosen}; " if chosen else ""
+    of = "" if setup.memory is None else f" of {setup.memory / GB:,.1f}"
+    console.print(f"{auto}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
     for note in setup.source.notes if setup.source else ():
         console.print(f"{config.model.source}: {note}", highlight=False, soft_wrap=True)
     if setup.data.mixture is not None:
