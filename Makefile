@@ -35,6 +35,7 @@ lint: $(VENV)/installed-dev
 # What takes too long for every change: the demo from nothing, the proofs, and every benchmark against its peer (but gpu, which needs one).
 prove: $(VENV)/installed-test
 	$(BIN)/alpaca-jax recipe experiment=laptop dir=runs/prove-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/python -m pytest --prove
 	$(BIN)/python -m tools.prove.loss_parity --output docs/benchmarks
 	$(BIN)/python -m tools.prove.kill_loop
 	$(BIN)/python -W ignore -m tools.prove.fuzz

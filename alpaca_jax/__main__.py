@@ -2,24 +2,29 @@
 
 import dataclasses
 import importlib
+import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import alpaca_jax
-from alpaca_jax import compilation, tensorflow
+from alpaca_jax import compilation, familiar, fulldisk, tensorflow
 from alpaca_jax import config as configuration
+from alpaca_jax.catalog import Catalog
 from alpaca_jax.errors import Lost, Restart, UserError, disk_is_full
-from alpaca_jax.help import EXPERIMENT, Catalog, overview, verb_help
+from alpaca_jax.help import overview, verb_help
 from alpaca_jax.masking import masked, visible
 
 VERBS = ("recipe", "generate", "train", "evaluate", "convert", "serve", "inspect", "jobs")
 UNSWEPT = {"serve": "doesn't end by itself", "jobs": "is about jobs that were launched"}  # verbs without --multirun, and why
-LAUNCHER = "hydra.launcher."  # its settings are checked like those of a verb
+IMPORTS = dict.fromkeys(("train", "evaluate", "convert", "serve", "inspect"), "JAX, which takes some seconds")  # said before it is done
+NO_HOME = "no home folder: give whole paths and data.cache=FOLDER (model.cache=, for downloaded models), or set HOME"
+# What a key of a provider looks like; one that was typed in a wrong place is not repeated.
+KEY_LIKE = re.compile(r"\b(sk-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|gh[a-z]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AIza[\w-]{30,}|AKIA[A-Z0-9]{12,})")
 CONFIG_DIR = "ALPACA_JAX_CONFIG_DIR"  # passes --config-dir on to child processes
 
 
@@ -41,15 +46,21 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 unexpected, 2 the user's mistake, 130 Ctrl-C, 200 start again, 201 lost a peer or the teacher."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # signs that the terminal's encoding lacks; standard error escapes them
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with fulldisk.told_once():
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return _end(130, "stopped; the same command continues from here")
     except (UserError, Restart, Lost) as error:
         return _end(error.exit_code, str(error))
     except Exception as error:
         if disk_is_full(error):
-            return _end(2, f"the disk is full ({error}); make room, or give another dir=; the same command continues from here")
+            reason = str(error).splitlines()[0][:300]
+            return _end(2, f"the disk is full ({reason}); make room, or give another dir=; the same command continues from here")
+        if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+            return _end(2, NO_HOME)
         print(masked(visible(traceback.format_exc())), file=sys.stderr)
         return 1
 
@@ -62,10 +73,12 @@ def _dispatch(argv: list[str]) -> int:
         return 0 if argv else 2
     command = _parse(argv)
     if command.help:
-        return _print(verb_help(command.catalog))
+        return _print(verb_help(command.catalog, command.overrides))
     _set_environment(command)
     if command.multirun:
         return _multirun(command)
+    if not command.show and command.verb in IMPORTS and "jax" not in sys.modules:
+        print(f"alpaca-jax {command.verb}: importing {IMPORTS[command.verb]}", file=sys.stderr, flush=True)
     config = _config(command, _compose(command))
     if command.show:
         return _print(_yaml(configuration.to_mapping(config)).rstrip())
@@ -96,11 +109,14 @@ def _run(command: Command, config: Any) -> int:
 def _parse(argv: list[str]) -> Command:
     verb, *rest = argv
     if verb not in VERBS:
-        raise UserError(f"{verb!r} is not a verb{configuration.suggestion(verb, VERBS)} (the verbs: {', '.join(VERBS)})")
+        hint = familiar.verb(verb) or configuration.suggestion(verb, VERBS)
+        raise UserError(f"{_shown(verb)} is not a verb{hint} (the verbs: {', '.join(VERBS)})")
     flags: dict[str, Any] = {}
     overrides = []
     arguments = iter(rest)
     for argument in arguments:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # how Python hands over bytes that it can't decode
+            raise UserError(f"{_shown(argument)} is not UTF-8, in which settings and names of files are given")
         name, equals, value = argument.partition("=")
         if argument in ("-h", "--help"):
             flags["help"] = True
@@ -110,10 +126,8 @@ def _parse(argv: list[str]) -> Command:
             flags["multirun"] = True
         elif name == "--config-dir":
             flags["folder"] = _own_folder(value if equals else next(arguments, ""))
-        elif argument.startswith("-"):
-            raise UserError(f"{argument!r} is not an option; settings are given as key=value, see alpaca-jax {verb} --help")
-        elif not name or (not equals and not argument.startswith("~")):
-            raise UserError(f"{argument!r} is not of the form key=value; see alpaca-jax {verb} --help")
+        elif argument.startswith("-") or not name or (not equals and not argument.startswith("~")):
+            raise UserError(_not_a_setting(verb, argument))
         else:
             overrides.append(argument)
     if "folder" not in flags and os.environ.get(CONFIG_DIR):
@@ -121,97 +135,42 @@ def _parse(argv: list[str]) -> Command:
     return Command(verb=verb, overrides=tuple(overrides), **flags)
 
 
+def _not_a_setting(verb: str, argument: str) -> str:
+    """What is wrong with an argument that is neither an option nor key=value, and what may have been meant."""
+    name = argument.partition("=")[0]
+    wrong = f"{_shown(argument)} is not {'an option; settings are given as' if name.startswith('-') else 'of the form'} key=value"
+    if argument.endswith((".yaml", ".yml")) or name in ("--config", "-c", "--config-file"):
+        return f"{wrong}; keep your settings in DIR/experiment/NAME/{verb}.yaml, and give --config-dir DIR experiment=NAME"
+    if argument.endswith((".json", ".jsonl", ".gz", ".zst", ".parquet", ".csv")):
+        return f"{wrong}; records are given as data.records={argument}"
+    keys = configuration.keys(_config_class(verb))
+    return f"{wrong}{familiar.key(name, keys)}; see alpaca-jax {verb} --help"
+
+
+def _shown(argument: str) -> str:
+    argument = masked(argument)  # whole: a part of a secret would not be recognised
+    return repr(argument if len(argument) <= 100 else argument[:97] + "...")
+
+
 def _own_folder(value: str) -> Path:
     folder = Path(value).expanduser().resolve()
     if not value or not folder.is_dir():
         raise UserError(f"--config-dir {value or 'DIR'}: there is no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"--config-dir {value}: this user may not read the folder")
     return folder
 
 
-# --- from key=value to a composed mapping -----------------------------------------------------------------------------------------
+def _overrides(command: Command) -> list[str]:
+    """The command's settings in Hydra's syntax."""
+    composing, words = (importlib.import_module(f"alpaca_jax.composition.{name}") for name in ("compose", "words"))
+    folder = [composing.own_folder(command.folder)] if command.folder else []
+    return [*words.overrides(command.catalog, command.overrides, command.multirun), *folder]
 
 
-def _hydra_overrides(command: Command) -> list[str]:
-    """The overrides for Hydra: the experiment's file of this verb, group choices, and every other key forced (`++`).
-
-    Whether a forced key exists is checked when the mapping becomes the Config, whose error names the closest key.
-    """
-    groups = command.catalog.groups()
-    result = []
-    for override in command.overrides:
-        key, _, value = override.partition("=")
-        choices = value.split(",") if command.multirun else [value]
-        if key == EXPERIMENT and value not in ("", "null"):
-            _check_choices("experiment", choices, command.catalog.experiments())
-            result.append(f"{key}=" + ",".join(f"{name}/{command.catalog.base}" for name in choices))
-        elif key == "hydra/launcher":
-            _check_choices(key, [value], command.catalog.options(key))
-            result.append(override)
-        elif key in groups:
-            _check_choices(key, choices, command.catalog.options(key))
-            result.append(override)
-        elif key in command.catalog.all_groups():
-            raise UserError(f"{override}: {command.verb} has no group {key} (it has: {', '.join(groups) or 'none'})")
-        elif key.startswith(LAUNCHER):
-            result.append(_forced(key, value))
-        elif key == EXPERIMENT or override.startswith(("+", "~")) or key.startswith(("hydra.", "hydra/")):
-            result.append(override)
-        else:
-            result.append(_forced(key, value))
-    if command.folder:
-        result.append(f"hydra.searchpath=[file://{command.folder}]")
-    return result
-
-
-def _forced(key: str, value: str) -> str:
-    """`++key=value`; a value that Hydra's grammar can't read, such as a path with a bracket, is quoted as plain text."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    override = f"++{key}={value}"
-    try:
-        OverridesParser.create().parse_overrides([override])
-    except OverrideParseException:
-        return f"++{key}={_quoted(value)}"
-    return override
-
-
-def _quoted(text: str) -> str:
-    # Inside quotes a backslash is literal, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
-
-
-def _check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:
-    for choice in choices:
-        if choice not in known:
-            hint = configuration.suggestion(choice, known)
-            raise UserError(f"{group}={choice}: there is no such {group}{hint} (there are: {', '.join(known) or 'none'})")
-
-
-def _compose(command: Command, overrides: Sequence[str] | None = None) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-    overrides = _hydra_overrides(command) if overrides is None else overrides
-    try:
-        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=command.verb):
-            composed = compose(command.verb, list(overrides))
-        mapping = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}: is needed and has no default; give {error.full_key}=VALUE") from error
-    except HydraException as error:
-        raise UserError(_plainly(error)) from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(mapping, dict)
-    return {str(key): value for key, value in mapping.items()}
-
-
-def _plainly(error: Exception) -> str:
-    """Hydra's message in one line, without the `++` that the user didn't write."""
-    return " ".join(str(error).split()).replace("++", "")
+def _compose(command: Command) -> dict[str, Any]:
+    mapping: dict[str, Any] = importlib.import_module("alpaca_jax.composition.compose").compose(command.verb, _overrides(command))
+    return mapping
 
 
 def _multirun(command: Command) -> int:
@@ -220,7 +179,7 @@ def _multirun(command: Command) -> int:
         raise UserError(f"{command.verb} has no --multirun: it {UNSWEPT[command.verb]}")
     multirun = importlib.import_module("alpaca_jax.launcher.multirun")
     arguments = ("--config-dir", str(command.folder)) if command.folder else ()
-    request = multirun.Request(command.verb, _hydra_overrides(command), arguments, lambda mapping: _config(command, mapping))
+    request = multirun.Request(command.verb, _overrides(command), arguments, lambda mapping: _config(command, mapping))
     return multirun.multirun(request)
 
 
@@ -242,14 +201,14 @@ def _yaml(mapping: dict[str, Any]) -> str:
 def _print(text: str) -> int:
     """Prints; ignores a reader that has gone, as in `--help | head`."""
     try:
-        print(text, flush=True)
+        print(masked(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _end(code: int, message: str) -> int:
-    print(masked(visible(f"alpaca-jax: {message}")), file=sys.stderr)
+    print(KEY_LIKE.sub("[a key, not shown]", masked(visible(f"alpaca-jax: {message}"))), file=sys.stderr)
     return code
 
 

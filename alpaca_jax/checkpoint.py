@@ -30,6 +30,7 @@ from alpaca_jax.config import configclass
 from alpaca_jax.distributed import is_lead
 from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
+from alpaca_jax.ranges import Above0, Duration, Positive
 
 AGREE_STEPS = 16  # several processes take the lead's clock at every 16th step
 SEAL_HOURS = 2.0  # how long the others wait for the hashes at most
@@ -40,22 +41,12 @@ Tree = dict[str, Any]
 class CheckpointConfig:
     """When to save and how many to keep. The last step is always saved."""
 
-    every_steps: int | None = None
-    every_minutes: float | None = 10.0
-    keep: int = 2  # how many of the newest are kept
-    keep_every: int | None = None  # a step that is a multiple of it is saved too, and never deleted
+    every_steps: Positive | None = None
+    every_minutes: Duration | None = 10.0
+    keep: Positive = 2  # how many of the newest are kept
+    keep_every: Positive | None = None  # a step that is a multiple of it is saved too, and never deleted
     asynchronous: bool = True
-    concurrent_gb: float = 16.0  # most GB in flight at a time; fewer need less memory beside the copy of the state
-
-    def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise ValueError(f"keep={self.keep}: at least one checkpoint must be kept, or nothing could be resumed")
-        for name in ("every_steps", "keep_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: give 1 or more, or null")
-        if self.concurrent_gb <= 0:
-            raise ValueError(f"concurrent_gb={self.concurrent_gb}: give more than 0")
+    concurrent_gb: Above0 = 16.0  # most GB in flight at a time; fewer need less memory beside the copy of the state
 
 
 class Checkpoints:

@@ -7,23 +7,27 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
+from alpaca_jax import familiar, ranges
 from alpaca_jax.errors import UserError
+from alpaca_jax.masking import masked
 
 T = TypeVar("T")
-AUTO = "auto"  # a value that is chosen when the run starts, by the model and the devices (footprint/choice.py)
-if typing.TYPE_CHECKING:
-    Auto = int  # whoever computes with it gets what was chosen
-else:
-    Auto = int | typing.Literal["auto"]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[T]) -> type[T]:
-    """Returns `cls` as a frozen, keyword-only dataclass for which `parse` accepts no unknown key."""
+    """Returns `cls` as a frozen, keyword-only dataclass whose numbers are in their ranges, and for which `parse` accepts no unknown key."""
+    own = getattr(cls, "__post_init__", lambda self: None)
+
+    def post_init(self: Any) -> None:
+        ranges.check(self)
+        own(self)
+
+    cls.__post_init__ = post_init  # type: ignore[attr-defined]
     frozen = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     # pydantic reads this attribute, so that a module of configs doesn't have to import pydantic.
     frozen.__pydantic_config__ = {"extra": "forbid", "coerce_numbers_to_str": True}  # type: ignore[attr-defined]
@@ -56,6 +60,14 @@ def directory() -> Path:
     raise UserError(f"configs/ is neither in {package} nor beside it: install the package again (`pip install .`)")
 
 
+def quoted(value: str) -> str:
+    """Returns a value as the command line's grammar (Hydra's) reads it as this text: in quotes where it needs them."""
+    if re.fullmatch(r"[\w./:+=@~%-]+", value):
+        return value
+    # Inside quotes a backslash stands for itself, except before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value) + "'"
+
+
 def suggestion(name: str, names: typing.Iterable[str]) -> str:
     """Returns "; did you mean NAME?" with the closest of `names`, or "" where none is close."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
@@ -68,22 +80,31 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
     value = problem["input"]
     if problem["type"] == "unexpected_keyword_argument":
         known = _fields(cls, parents)
-        remedy = suggestion(str(last), known) or (f"; the keys here are {', '.join(sorted(known))}" if known else "")
+        remedy = (
+            familiar.key(str(last), keys(cls))
+            or suggestion(str(last), known)
+            or (f"; the keys here are {', '.join(sorted(known))}" if known else "")
+        )
         return f"{key}: there is no such key{remedy}"
     if problem["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{key}: is needed and has no default; give {key}=VALUE"
     if problem["type"] == "value_error":
-        own = str(problem["ctx"]["error"])
-        return f"{key}: {own}" if problem["loc"] else own
+        own = problem["ctx"]["error"]
+        if isinstance(own, ranges.OutOfRange):
+            return f"{key}={_printable(key, value)}: {own}"
+        return f"{key}: {own}" if problem["loc"] else str(own)
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key}: {message} (got {_printable(key, value)})"
+    remedy = ""
+    if problem["type"] == "tuple_type" and isinstance(value, str):
+        remedy = f"""; a list is given in brackets, with quotes around its texts, as in '{key}=["one", "two"]'"""
+    return f"{key}: {message} (got {_printable(key, value)}){remedy}"
 
 
 def _printable(key: str, value: Any) -> str:
     # A secret that was pasted into the wrong field must not reach a terminal or a log.
     if isinstance(value, str) and (value.startswith("sk-") or re.search(r"(^|[._])(token|key)$", key)):
         return "a value that is not shown"
-    text = repr(value)
+    text = repr(masked(value) if isinstance(value, str) else value)  # whole: a part of a secret would not be recognised
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -96,6 +117,17 @@ def _fields(cls: Any, path: typing.Sequence[Any]) -> list[str]:
         if part in hints:  # an index of a list or the tag of a union has no field of its own
             cls = _config_in(hints[part])
     return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def keys(cls: Any) -> list[str]:
+    """Returns the dotted keys of a config class, those of the configs inside it included."""
+    return list(_keys(cls))
+
+
+def _keys(cls: Any, prefix: str = "") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(cls).items() if dataclasses.is_dataclass(cls) else ():
+        yield prefix + name
+        yield from _keys(_config_in(hint), f"{prefix}{name}.")
 
 
 def _config_in(hint: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import psutil
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Above0, Nonnegative
 
 
 @configclass
@@ -14,9 +15,9 @@ class HardwareConfig:
     """The hardware of a run and its price; everything is optional."""
 
     name: str = "auto"
-    peak_tflops: float | None = None
-    dollars_per_hour: float | None = None  # of the whole job, as the user's provider charges it
-    memory_gb: float | None = None  # of one device; null: what it reports, of a CPU its share of the machine's
+    peak_tflops: Above0 | None = None
+    dollars_per_hour: Nonnegative | None = None  # of the whole job, as the user's provider charges it
+    memory_gb: Above0 | None = None  # of one device; null: what it reports, of a CPU its share of the machine's
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,76 +1,23 @@
 """`--help`, read from the YAML in `configs/`, so that it can't differ from what runs."""
 
-import dataclasses
-import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import alpaca_jax
-from alpaca_jax.config import directory
+from alpaca_jax import documents
+from alpaca_jax.catalog import EXPERIMENT, Catalog, body, header
+from alpaca_jax.config import directory, suggestion
+from alpaca_jax.errors import UserError
 
-EXPERIMENT = "experiment"  # the group whose options hold one file a verb
 USAGE = """usage: alpaca-jax VERB [key=value ...] [--cfg] [-m] [--config-dir DIR]
 
-  --help            with a verb: its groups, experiments, keys and examples
+  --help            with a verb: its examples, experiments, keys and groups
   --cfg             print the configuration the verb would run with, and stop
   -m, --multirun    run every combination of key=a,b,c, each in a folder of its own below dir
   --config-dir DIR  a folder of your own YAML, laid out like configs/, beside the packaged one
   --version"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Catalog:
-    """What the YAML folders offer a verb; where two have a file, the first folder wins."""
-
-    verb: str
-    folders: Sequence[Path]
-
-    @property
-    def primary(self) -> Path:
-        """The verb's own file."""
-        return self.file(f"{self.verb}.yaml")
-
-    @property
-    def base(self) -> str:
-        """The verb whose keys and experiments this one takes over: the other primary that heads its defaults list; else the verb itself."""
-        return next((entry for entry in self._defaults(self.primary) if isinstance(entry, str) and entry != "_self_"), self.verb)
-
-    @property
-    def primaries(self) -> list[Path]:
-        """The files that hold the verb's keys: its base's, if it has one, and its own."""
-        return [*([self.file(f"{self.base}.yaml")] if self.base != self.verb else []), self.primary]
-
-    def file(self, name: str) -> Path:
-        """The first file of that name, such as "mesh/fsdp.yaml"."""
-        return next(folder / name for folder in self.folders if (folder / name).is_file())
-
-    def groups(self) -> dict[str, str | None]:
-        """The verb's groups and the default option of each (None: the verb's own YAML has the group's defaults)."""
-        entries = [entry for primary in self.primaries for entry in self._defaults(primary) if isinstance(entry, dict)]
-        return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
-
-    def all_groups(self) -> set[str]:
-        """The groups of every verb."""
-        return {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()} - {EXPERIMENT}
-
-    def options(self, group: str) -> list[str]:
-        """The options of a group, sorted."""
-        return sorted({file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")})
-
-    def experiments(self) -> dict[str, Path]:
-        """The experiments that have a file for the verb, or for its base."""
-        files: dict[str, Path] = {}
-        for folder in self.folders:
-            for file in sorted((folder / EXPERIMENT).glob(f"**/{self.base}.yaml")):
-                files.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
-        return files
-
-    @staticmethod
-    def _defaults(primary: Path) -> list[Any]:
-        import yaml
-
-        return yaml.safe_load(primary.read_text())["defaults"]
 
 
 def overview(verbs: Sequence[str]) -> str:
@@ -79,46 +26,76 @@ def overview(verbs: Sequence[str]) -> str:
     return "\n".join([alpaca_jax.__doc__ or "", "", USAGE, "", "verbs:", *described, "", "start with: alpaca-jax recipe experiment=laptop"])
 
 
-def verb_help(catalog: Catalog) -> str:
-    """Returns the help of a verb: examples, groups, experiments, and every key with its default and comment."""
-    groups, experiments = catalog.groups(), catalog.experiments()
+def verb_help(catalog: Catalog, words: Sequence[str] = ()) -> str:
+    """Returns the help of a verb: examples, experiments, every key with its value and comment, and groups.
+
+    The values are the defaults, or those of the experiment and the options of groups that `words` choose.
+    """
+    experiments = catalog.experiments()
+    chosen = dict(word.partition("=")[::2] for word in words)
+    groups = {group: chosen.get(group, option) for group, option in catalog.groups().items()}
+    experiment = experiments[_known(EXPERIMENT, chosen[EXPERIMENT], experiments)] if EXPERIMENT in chosen else None
+    values = _settings(experiment, groups) if experiment else {}
     summary, *examples = [line for line in header(catalog.primary) if line]
     lines = [f"alpaca-jax {catalog.verb} [key=value ...]: {summary}", "", "examples:", *(f"  {line}" for line in examples)]
+    if experiment:
+        lines += ["", f"experiment={chosen[EXPERIMENT]}:", *(f"  {line}" for line in header(experiment))]
+        lines += ["  it sets:", *(f"    {line}" for line in experiment.read_text("utf-8").splitlines() if line[:1] not in ("", "#"))]
+    else:
+        lines += ["", "experiments:" if experiments else "experiments: none"]
+        lines += _columns({f"experiment={name}": file for name, file in experiments.items()})
+    lines += ["", f"keys and {'values' if experiment else 'defaults'} (one inside a group is given with a dot: group.key=value):"]
+    lines += [f"  {line}" for primary in catalog.primaries for line in _with(values, body(primary))]
+    for group, option in groups.items():
+        if option is None:  # its keys are among the verb's own
+            continue
+        file = catalog.file(f"{group}/{_known(group, option, catalog.options(group))}.yaml")
+        lines += [f"  {group}:", *(f"    {line}" for line in _with(values.get(group), body(file)))]
     lines += ["", "groups (GROUP=OPTION; * is the default):"] if groups else []
     choices = {
         f"{group}={option}{'*' if option == default else ''}": catalog.file(f"{group}/{option}.yaml")
-        for group, default in groups.items()
+        for group, default in catalog.groups().items()
         for option in catalog.options(group)
     }
-    lines += _columns(choices)
-    lines += ["", "experiments:" if experiments else "experiments: none"]
-    lines += _columns({f"experiment={name}": file for name, file in experiments.items()})
-    lines += ["", "keys and defaults (one inside a group is given with a dot: group.key=value):"]
-    lines += [f"  {line}" for primary in catalog.primaries for line in body(primary)]
-    for group, default in groups.items():
-        if default is None:  # its keys are among the verb's own
-            continue
-        lines += [f"  {group}:", *(f"    {line}" for line in body(catalog.file(f"{group}/{default}.yaml")))]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_columns(choices)])
+
+
+def _known(group: str, choice: str, options: Collection[str]) -> str:
+    if choice not in options:
+        raise UserError(f"{group}={choice}: there is no such {group}{suggestion(choice, options)} (there are: {', '.join(options)})")
+    return choice
+
+
+def _settings(experiment: Path, groups: dict[str, str | None]) -> dict[str, Any]:
+    """What an experiment's file sets; the options of groups that it chooses are put into `groups`."""
+    settings = documents.yaml_value(documents.read(experiment), str(experiment))
+    settings = settings if isinstance(settings, dict) else {}
+    for entry in settings.get("defaults") or ():
+        for group, option in entry.items() if isinstance(entry, dict) else ():
+            if (name := str(group).removeprefix("override ").strip().removeprefix("/")) in groups:
+                groups[name] = str(option)
+    return settings
+
+
+def _with(values: Any, lines: Sequence[str]) -> list[str]:
+    """The lines of a YAML file, with `values` (nested as in the file) in place of its own numbers and words."""
+    result, path = [], list[tuple[int, str]]()
+    for line in lines:
+        if match := re.fullmatch(r"( *)([\w.-]+): ([^ #\[{][^#]*?)( *#.*)?|( *)([\w.-]+):( *#.*)?", line):
+            indent, key = len(match[1] or match[5] or ""), match[2] or match[6]
+            path = [*(entry for entry in path if entry[0] < indent), (indent, key)]
+            value = values
+            for _, name in path:
+                value = value.get(name) if isinstance(value, dict) else None
+            if match[3] and isinstance(value, str | int | float):
+                new = f"{match[1]}{key}: {str(value).lower() if isinstance(value, bool) else value}"
+                comment = (match[4] or "").lstrip()
+                line = f"{new.ljust(len(line) - len(comment) - 1)} {comment}".rstrip()
+        result.append(line)
+    return result
 
 
 def _columns(described: dict[str, Path]) -> list[str]:
     """A line for each choice: its name, and the first line of its file's header."""
     width = 2 + max(map(len, described), default=0)
     return [f"  {choice:<{width}}{header(file)[0]}" for choice, file in described.items()]
-
-
-def header(path: Path) -> list[str]:
-    """Returns the comment lines at the head of a YAML file, without `#` and without Hydra's directive; at least one line."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-    return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")] or [""]
-
-
-def body(path: Path) -> list[str]:
-    """Returns the lines of a YAML file without its header, its defaults list, comments at the margin and empty lines."""
-    lines, in_defaults = [], False
-    for line in path.read_text().splitlines():
-        in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith(" "))
-        if line and not in_defaults and not line.startswith("#"):
-            lines.append(line)
-    return lines

@@ -1,6 +1,7 @@
 """A run's folder, on a disk or an object store: every file in it is written atomically."""
 
 import errno
+import fnmatch
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ class RunDir:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _explained(error, path, 0) from error
+            raise explained(error, path, 0) from error
         return path
 
     def __repr__(self) -> str:
@@ -59,7 +60,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _explained(error, path, len(data)) from error
+        raise explained(error, path, len(data)) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -108,27 +109,48 @@ def append_line(path: str | os.PathLike[str], line: str) -> int:
                 raise
             return size
     except OSError as error:
-        raise _explained(error, path, len(data)) from error
+        raise explained(error, path, len(data)) from error
 
 
-def check_same(path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN) -> None:
-    """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`."""
+def check_same(
+    path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN, places: Iterable[str] = ()
+) -> dict[str, str]:
+    """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`.
+
+    `places` are keys (with `*` for any name) that say where something lies: these may differ, if the caller checks that it is the same that
+    lies there. Returns each that does, and in words how.
+    """
     path = storage.at(path)
     try:
         with storage.explained(path):
             before = documents.yaml_value(path.read_bytes(), str(path)) or {}
     except FileNotFoundError:
-        return
+        return {}
+    if not isinstance(before, dict):
+        raise UserError(f"{path} doesn't hold a run's settings; give another dir=, or delete the folder")
     frozen = tuple(frozen)
     old, new = (dict(_leaves({key: side[key] for key in frozen if key in side})) for side in (before, config))
-    differing = [
-        f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
+    differing = {
+        key: f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        text = "\n  ".join(differing)
-        raise UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
+        if old.get(key) != new.get(key) and not (key not in old and _off(new[key]))
+    }
+    patterns = tuple(places)
+    moved = {key: text for key, text in differing.items() if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)}
+    if len(differing) > len(moved):
+        raise another_run(path, [text for key, text in differing.items() if key not in moved])
+    return moved
+
+
+def another_run(path: str | os.PathLike[str], differing: Iterable[str]) -> UserError:
+    """Returns the UserError for a folder of a run with other settings."""
+    text = "\n  ".join(differing)
+    return UserError(f"{path} belongs to another run:\n  {text}\ngive another dir=, the earlier settings, or delete the folder")
+
+
+def _off(value: Any) -> bool:
+    """Whether a setting changes nothing: the run may be older than the setting."""
+    return value is None or value is False or value == []
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -160,11 +182,16 @@ def _repair(file: Any) -> int:
     return size + file.write(b"\n")
 
 
-def _explained(error: OSError, path: Path, size: int) -> Exception:
+def explained(error: OSError, path: str | os.PathLike[str], size: int = 0, key: str = "dir") -> UserError:
+    """Returns the UserError for what the system said when `path` was to be written; `key` is the setting that names another place."""
+    path = Path(path)
     if disk_is_full(error):
-        folder = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(folder).free / 1e6
-        return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another dir=")
-    if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)):
-        return UserError(f"{path}: can't be written ({error.strerror}: {error.filename}); give another dir=")
-    return error
+        return UserError(f"{path}: the disk is full ({size / 1e6:.1f} MB to write, {free:.1f} MB free); make room, or give another {key}=")
+    reason = error.strerror or str(error)
+    if error.errno != errno.EROFS and isinstance(error.filename, str):
+        named = Path(error.filename)
+        named = path.parent if named.name.startswith(f".{path.name}.") else named  # not the name of a temporary file
+        reason += "" if named == path else f": {named}"
+    return UserError(f"{path}: can't be written ({reason}); give another {key}=")

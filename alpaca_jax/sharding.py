@@ -13,15 +13,16 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from alpaca_jax.config import AUTO, Auto, configclass
+from alpaca_jax.config import configclass
 from alpaca_jax.errors import UserError
+from alpaca_jax.ranges import Axis, OrAuto
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 Rules = dict[str, tuple[str, ...]]
@@ -36,23 +37,19 @@ _COMPUTE: Rules = _TENSOR | {"batch": ("data", "fsdp"), "sequence": ("sequence",
 class MeshConfig:
     """How many devices each mesh axis has (-1: the rest) and which logical axes are sharded over it."""
 
-    data: int = -1
-    fsdp: Auto = 1  # auto: 1 where a run fits a device, else all that are left
-    sequence: int = 1
-    tensor: int = 1
-    slices: int = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices report)
+    data: Axis = -1
+    fsdp: Annotated[Axis, OrAuto()] = 1  # auto: 1 where a run fits a device, else all that are left
+    sequence: Axis = 1
+    tensor: Axis = 1
+    slices: Axis = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices report)
     weights: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
     compute: Rules = dataclasses.field(default_factory=lambda: dict(_COMPUTE))
     optimizer: Rules = dataclasses.field(default_factory=lambda: dict(_STORED))
 
     def __post_init__(self) -> None:
-        sizes = [1 if getattr(self, axis) == AUTO else getattr(self, axis) for axis in MESH_AXES]
-        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-            raise ValueError(
-                f"the axes {', '.join(MESH_AXES)} take sizes of 1 or more, and one of them may be -1 for the rest; got {sizes}"
-            )
-        if self.slices < 1 and self.slices != -1:
-            raise ValueError(f"slices takes 1 or more, or -1 for as many as the devices report; got {self.slices}")
+        sizes = [getattr(self, axis) for axis in MESH_AXES]
+        if sizes.count(-1) > 1:
+            raise ValueError(f"only one of the axes {', '.join(MESH_AXES)} may be -1 for the rest; got {sizes}")
         for kind in ("weights", "compute", "optimizer"):
             for logical, axes in getattr(self, kind).items():
                 if unknown := set(axes) - set(MESH_AXES):

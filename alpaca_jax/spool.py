@@ -21,8 +21,15 @@ class Spool:
 
     def __init__(self, remote: Path, warn: Callable[[str], None], seconds: float = SECONDS, folder: Path | None = None) -> None:
         self.remote = remote
-        self.folder = Path(tempfile.mkdtemp(prefix="alpaca-jax-spool-")) if folder is None else folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="alpaca-jax-spool-")) if folder is None else folder
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            where, variable = error.filename or folder or tempfile.gettempdir(), "TMPDIR" if folder is None else "HOME"
+            raise UserError(
+                f"{where}: can't be written ({error.strerror}), and what grows for {remote} grows on this machine first: "
+                f"make room there, or set {variable} to a folder that can be written"
+            ) from error
         self._warn, self._warned, self._seconds = warn, False, seconds
         self._uploaded: dict[str, tuple[int, int]] = {}  # the state of each file when it was uploaded
         self._lock = threading.Lock()

@@ -110,6 +110,16 @@ def objects(folder: Path) -> dict[str, Object]:
     return {name.removeprefix(prefix): Object(info["size"], _md5(info)) for name, info in infos.items() if not name.endswith("/")}
 
 
+def create(path: Path, content: bytes) -> bool:
+    """Writes a small object unless there is one of that name; returns whether it did. Of several that try at once, one succeeds."""
+    with explained(path):
+        try:
+            _system(path).pipe_file(os.fspath(path), content, mode="create")
+        except FileExistsError:
+            return False
+    return True
+
+
 def remove(folder: Path) -> None:
     """Deletes every object below a remote folder; it is no error if there are none."""
     with explained(folder), contextlib.suppress(FileNotFoundError):

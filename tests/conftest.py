@@ -26,7 +26,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import jaxtyping
 import pytest
-from skip_guard import pytest_addoption, pytest_configure  # noqa: F401 - hooks
+import skip_guard
+from skip_guard import pytest_configure  # noqa: F401 - a hook
 
 # In a shell's background job Ctrl-C is ignored, and children would inherit that; but tests send it to them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
@@ -43,8 +44,17 @@ TINY_WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog
 TAKES_STEPS = ("train", "trainer/test_step.py", "trainer/test_assemble.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no worker begins one when the others are about to end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    skip_guard.add_option(parser)
+    parser.addoption("--prove", action="store_true", help="only the tests marked `prove` or `prove_with_more`, in full")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Which tests run, and in which order: files with slow ones first, so that no worker begins one when the others are about to end."""
+    if config.getoption("--prove"):
+        items[:] = [item for item in items if item.get_closest_marker("prove") or item.get_closest_marker("prove_with_more")]
+    else:
+        items[:] = [item for item in items if not item.get_closest_marker("prove")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

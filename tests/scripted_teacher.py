@@ -17,22 +17,27 @@ WORDS = (
 
 @dataclasses.dataclass
 class Reply:
-    """A reply of the server: JSON (or raw text), a status and headers, after a delay in seconds; `hang_up` disconnects instead."""
+    """A reply of the server: JSON (or raw text or bytes), a status and headers, after a delay in seconds; `hang_up` disconnects instead.
+
+    With `trickle` the body is spaces without end, one after so many seconds.
+    """
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     delay: float = 0.0
     hang_up: bool = False
+    trickle: float = 0.0
 
 
 @dataclasses.dataclass
 class Scripted:
-    """A running server: its address, all bodies it received, and the keys that came with them."""
+    """A running server: its address, all bodies it received, and the keys and paths that came with them."""
 
     base_url: str = ""
     bodies: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     keys: list[str] = dataclasses.field(default_factory=list)
+    paths: list[str] = dataclasses.field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -77,6 +82,7 @@ def scripted_teacher(script: Script = lambda number, body: None) -> Iterator[Scr
                 number = len(state.bodies)
                 state.bodies.append(body)
                 state.keys.append(self.headers["authorization"])
+                state.paths.append(self.path)
                 state.in_flight += 1
                 state.most_in_flight = max(state.most_in_flight, state.in_flight)
             try:
@@ -85,15 +91,20 @@ def scripted_teacher(script: Script = lambda number, body: None) -> Iterator[Scr
                 if reply.hang_up:
                     self.close_connection = True
                     return
-                content = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
+                content = reply.body if isinstance(reply.body, str | bytes) else json.dumps(reply.body)
+                content = content.encode() if isinstance(content, str) else content
             finally:
                 with lock:
                     state.in_flight -= 1
             with contextlib.suppress(ConnectionError):  # a client that was killed
                 self.send_response(reply.status)
-                for name, value in {"content-type": "application/json", "content-length": str(len(content)), **reply.headers}.items():
+                length = 10**9 if reply.trickle else len(content)
+                for name, value in {"content-type": "application/json", "content-length": str(length), **reply.headers}.items():
                     self.send_header(name.replace("_", "-"), value)
                 self.end_headers()
+                while reply.trickle:
+                    self.wfile.write(b" ")
+                    time.sleep(reply.trickle)
                 self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def add_option(parser: pytest.Parser) -> None:
+    """Adds `--allowed-skips`."""
     parser.addoption("--allowed-skips", help="a file of patterns; a skip that matches none fails the run")
 
 

@@ -67,6 +67,14 @@ def test_rules_across_fields_speak_in_their_own_words():
     assert "inner: rate must be above 0, got -1.0" in _problems({"name": "x", "inner": {"layers": 1, "rate": -1}})
 
 
+def test_a_rule_holds_in_a_subclass_too():
+    @configclass
+    class Later(Inner):
+        more: int = 0
+
+    assert "rate must be above 0" in _problems({"layers": 1, "rate": -1}, Later)
+
+
 def test_a_pasted_key_is_not_shown():
     assert "sk-secret" not in _problems({"name": "x", "inner": {"layers": "sk-secret"}})
     assert "sk-secret" not in _problems({"name": "x", "key": "sk-secret"})

@@ -1,7 +1,9 @@
 import dataclasses
 import errno
 import importlib
+import io
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -9,11 +11,15 @@ import typing
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from alpaca_jax import __main__ as cli
 from alpaca_jax import config as configuration
-from alpaca_jax.errors import Lost, Restart
-from alpaca_jax.help import Catalog, header, verb_help
+from alpaca_jax.catalog import Catalog, header
+from alpaca_jax.data import built
+from alpaca_jax.errors import Lost, Restart, UserError
+from alpaca_jax.formats import source
+from alpaca_jax.help import verb_help
 
 SHIPPED = [
     *((verb, ()) for verb in cli.VERBS if verb != "recipe"),
@@ -87,6 +93,7 @@ def _absent(cls, mapping, prefix=""):
         (["train", "epochs=1,2"], "add --multirun"),
         (["train", "dir=${foo}"], "dir: Interpolation key 'foo' not found"),
         (["train", "--config-dir", "/does/not/exist"], "there is no such folder"),
+        (["train", "dir=caf\udce9"], "'dir=caf\\udce9' is not UTF-8"),
         (["train", "-m", "epochs=1,two"], "epochs: input should be a valid number"),
         (["train", "-m", "epoch=1,2"], "epoch: there is no such key; did you mean epochs?"),
         (["generate", "teacher=openai"], "teacher.model: is needed and has no default; give teacher.model=VALUE"),
@@ -216,3 +223,136 @@ def test_verbs_name_package_yaml_and_tests_alike():
     for verb in cli.VERBS:
         assert importlib.import_module(f"alpaca_jax.{verb}.config").Config
         assert (configuration.directory() / f"{verb}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["finetune"], "'finetune' is not a verb; here it is train"),
+        (["chat"], "here it is serve"),
+        (["export"], "here it is convert"),
+        (["lora"], "training them is not supported"),
+        (["dpo"], "preferences and rewards are not supported"),
+        (["train", "my.yaml"], "keep your settings in DIR/experiment/NAME/train.yaml, and give --config-dir DIR experiment=NAME"),
+        (["train", "--config", "x"], "--config-dir DIR experiment=NAME"),
+        (["train", "mine.jsonl"], "records are given as data.records=mine.jsonl"),
+        (["train", "--learning_rate=1e-4"], "settings are given as key=value; here it is optimizer.learning_rate"),
+        (["train", "--lr", "1e-4"], "here it is optimizer.learning_rate"),
+        (["train", "lr=1"], "lr: there is no such key; here it is optimizer.learning_rate"),
+        (["train", "optimizer.lr=1"], "optimizer.lr: there is no such key; here it is optimizer.learning_rate"),
+        (["train", "batch_size=8"], "here it is batch.examples"),
+        (["train", "gradient_checkpointing=true"], "here it is model.remat"),
+        (["train", "gradient_accumulation_steps=8"], "here it is microbatches"),
+        (["train", "num_epochs=8"], "here it is epochs"),
+        (["train", "max_steps=8"], "here it is steps"),
+        (["train", "output_dir=x"], "here it is dir"),
+        (["train", "model_name_or_path=x"], "here it is model.source"),
+        (["train", "dataset=x"], "here it is data.records"),
+        (["train", "heldout=8"], "here it is data.heldout"),
+        (["train", "use_lora=true"], "training them is not supported"),
+        (["generate", "temperature=1"], "here it is sampling.temperature"),
+        (["generate", "api_key=x"], "teacher.key_env=NAME says from which variable"),
+        (
+            ["train", "samples.prompts=Hello"],
+            """a list is given in brackets, with quotes around its texts, as in 'samples.prompts=["one", "two"]'""",
+        ),
+    ],
+)
+def test_words_of_other_trainers_get_a_pointer(arguments, expected, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_run", _never)
+    assert cli.main(arguments) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["KEY"],
+        ["train", "KEY"],
+        ["train", "--KEY"],
+        ["train", "seed=KEY"],
+        ["train", "KEY=1"],
+        ["train", "optimizer=KEY"],
+        ["train", "experiment=KEY"],
+        ["train", "data.records=${KEY}"],
+        ["train", "optimizer.betas=" + "x" * 70 + "KEY"],
+        ["train", "--config-dir", "KEY"],
+        ["train", "-m", "seed=KEY,1"],
+        ["train", "--help", "experiment=KEY"],
+        ["jobs", "dir=KEY"],
+    ],
+)
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", None])
+def test_a_secret_in_a_wrong_place_is_not_repeated(arguments, name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    secret = "a-secret-0123456789" if name else "sk-proj-0123456789abcdef"
+    if name:
+        monkeypatch.setenv(name, secret)
+    assert cli.main([argument.replace("KEY", secret) for argument in arguments]) == 2
+    shown = capsys.readouterr()
+    assert "0123456789" not in shown.out + shown.err
+    assert not name or all("0123456789" not in file.read_text() for file in tmp_path.rglob("*.*"))
+
+
+def test_cfg_masks_secrets(capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "a-secret-0123456789")
+    assert cli.main(["train", "data.records=a-secret-0123456789", "--cfg"]) == 0
+    assert "records: [HF_TOKEN]" in capsys.readouterr().out
+
+
+def test_control_characters_reach_no_terminal(capsys):
+    assert cli.main(["train\x1b[31m"]) == 2
+    assert cli.main(["train", "optimizer=\x1b[31m\x9b"]) == 2
+    assert "\x1b" not in (error := capsys.readouterr().err) and "\x9b" not in error
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_signs_that_the_terminal_lacks_are_replaced(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli.main(["train", "--cfg", "dir=runs/\N{SNOWMAN}é"]) == 0
+    stream.flush()
+    assert f"dir: runs/?{'?' if encoding == 'ascii' else 'é'}\n" in stream.buffer.getvalue().decode(encoding)
+
+
+def test_without_a_home_folder(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_run", lambda command, config: built.cache_folders(config.data.cache) and 0)
+    assert cli.main(["train", "data.cache=cache"]) == 0
+    assert cli.main(["train"]) == 2
+    assert "no home folder: give whole paths and data.cache=FOLDER" in capsys.readouterr().err
+    assert cli.main(["train", "--config-dir", "~/own"]) == 2
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(UserError, match="give model.cache=FOLDER, or set HOME"):
+        source.resolve("org/name")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_line_says_what_takes_long(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_run", lambda command, config: 0)
+    monkeypatch.delitem(sys.modules, "jax")
+    assert cli.main(["inspect"]) == 0
+    assert capsys.readouterr().err.startswith("alpaca-jax inspect: importing JAX")
+
+
+def test_help_with_an_experiment_shows_its_values():
+    catalog = Catalog("train", [configuration.directory()])
+    text = verb_help(catalog, ["experiment=laptop", "optimizer=muon"])
+    keys = text[text.index("keys and values") :]
+    assert "experiment=laptop:\n  All 30 layers" in text and "  it sets:\n    dir: runs/laptop\n    epochs: 2\n" in text
+    assert "\n  epochs: 2\n" in keys and "\n    heldout: 24" in keys and "\n    learning_rate: 0.0001 # the peak" in keys
+    assert "name: muon" in keys and "  dir: runs/laptop     # the run" in keys and "    max_tokens: 96" in keys
+    assert text.index("optimizer:\n") < text.index("model=llama_7b")
+    assert "keys and defaults" in verb_help(catalog)
+
+
+def test_help_with_an_experiment_that_chooses_an_option(tmp_path):
+    file = tmp_path / "experiment" / "mine" / "train.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\n# Mine.\ndefaults:\n  - override /optimizer: lion\nmodel: {remat: full}\n")
+    text = verb_help(Catalog("train", [configuration.directory(), tmp_path]), ["experiment=mine"])
+    assert "name: lion" in text and "remat: full " in text
+    with pytest.raises(UserError, match="there is no such experiment; did you mean mine"):
+        verb_help(Catalog("train", [configuration.directory(), tmp_path]), ["experiment=mien"])

@@ -105,6 +105,14 @@ def test_check_same_names_every_differing_key(tmp_path):
     assert "log_every" not in text
 
 
+def test_check_same_of_a_run_that_is_older_than_a_setting(tmp_path):
+    path = tmp_path / "config.yaml"
+    rundir.write_yaml(path, {"model": {"source": "a"}})
+    rundir.check_same(path, {"model": {"source": "a", "bias": False, "window": None, "layers": ()}})
+    with pytest.raises(UserError, match="model.bias: 'absent' there, True now"):
+        rundir.check_same(path, {"model": {"source": "a", "bias": True}})
+
+
 def test_check_same_of_a_broken_file(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("a: [")

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_said(settings, devices, message):
 
 
 def test_slices_below_one_are_refused():
-    with pytest.raises(ValueError, match="slices takes 1 or more"):
+    with pytest.raises(ValueError, match="slices=0: give 1 or more, or -1"):
         MeshConfig(slices=0)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from alpaca_jax import documents
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.gke import backend as gke
 from alpaca_jax.cluster.gke import manifest as gke_manifest
@@ -138,9 +139,10 @@ def _gke(arguments: argparse.Namespace) -> int:
 
 
 def _check_jobset(arguments: argparse.Namespace) -> None:
+    manifest = documents.yaml_value(documents.read(arguments.file), str(arguments.file))
     try:
-        gke_rules.check(yaml.safe_load(arguments.file.read_text()))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        gke_rules.check(manifest)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{arguments.file}: not the YAML of a JobSet ({error!r})") from error
     print(f"{arguments.file}: no problem found")
 

@@ -14,7 +14,8 @@ from alpaca_jax.config import suggestion
 from alpaca_jax.errors import Restart, UserError
 
 NAME_LIMIT = 63  # of a Kubernetes label, the shortest of all backends: a job can move to another one
-OWN_VARIABLES = "ALPACA_JAX_(COORDINATOR|PROCESS|PROCESSES|ATTEMPT|LOCAL_PROCESS|LOCAL_PROCESSES)"
+MOST_PROCESSES = 65_536
+OWN_VARIABLES = "ALPACA_JAX_(COORDINATOR|PROCESS|PROCESSES|ATTEMPT|JOB|LOCAL_PROCESS|LOCAL_PROCESSES)"
 
 
 class State(enum.Enum):
@@ -60,9 +61,18 @@ class Job:
             raise UserError(
                 f"the job's name {self.name!r} must have only letters, digits, '.', '_' and '-', and a letter or digit at both ends"
             )
+        texts = (*self.command, *self.secrets, *self.environment, *self.environment.values(), str(self.folder), str(self.directory))
+        if "\0" in "".join(texts):
+            raise UserError(f"the job {self.name} has a null byte in its command, environment or folders; a process can't be given one")
+        if odd := [name for name in (*self.secrets, *self.environment) if not name or "=" in name]:
+            raise UserError(f"{odd[0]!r} is not the name of a variable: it is empty, or has a '=' in it")
         for field, least in (("nodes", 1), ("processes_per_node", 1), ("restarts", 0)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} is {getattr(self, field)}; give {least} or more")
+        if self.processes > MOST_PROCESSES:
+            raise UserError(
+                f"{self.nodes} nodes with {self.processes_per_node} processes each: a job has at most {MOST_PROCESSES} processes"
+            )
         if self.time_limit is not None and self.time_limit < 1:
             raise UserError(f"time_limit is {self.time_limit} minutes; give 1 or more, or none")
         if both := set(self.secrets) & set(self.environment):

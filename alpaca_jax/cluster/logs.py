@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def explain(ends: Sequence[End]) -> str:
     first = first_failure(ends)
     if first is None:
         return ""
-    lines = [line for line in _tail(first.log) if values(line) is None]  # without this package's own
+    lines = words(first.log)
     excerpt = traceback(lines) or _own_words(first, lines) or lines[-SHOWN_LINES // 2 :]
     return "\n".join([f"rank {first.rank} on {first.host} {first.how} first; its log is {first.log}:", *(f"  {line}" for line in excerpt)])
 
@@ -105,25 +106,40 @@ def _end(log: Path, rank: int) -> End:
     if not log.exists():
         return End(rank, log, "an unknown host", None, datetime.datetime.max.replace(tzinfo=datetime.UTC))
     with open(log, "rb") as file:
-        head = values(file.readline().decode(errors="replace")) or {}
-    last = next((entry for line in reversed(_tail(log)) if (entry := values(line)) and "exit" in entry), None)
+        head = values(file.readline(TAIL_BYTES).decode(errors="replace")) or {}
+    entries = (entry for line in reversed(tail(log)) if (entry := values(line)) and "ended" in entry)
+    last = next((entry for entry in entries if re.fullmatch(r"\d{1,3}", entry.get("exit", ""))), None)
     host = (last or head).get("host", "an unknown host")
     if last is None:
         return End(rank, log, host, None, datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC))
-    failed = datetime.datetime.fromisoformat(last["ended"])
-    if last["traceback"] != "none" and failed - (raised := datetime.datetime.fromisoformat(last["traceback"])) < BARRIER:
+    if (failed := _time(last["ended"])) is None:
+        return End(rank, log, host, None, datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC))
+    if (raised := _time(last.get("traceback", "none"))) is not None and failed - raised < BARRIER:
         failed = raised
     return End(rank, log, host, int(last["exit"]), failed)
 
 
-def _tail(log: Path) -> list[str]:
-    """The last lines of a log."""
+def _time(text: str) -> datetime.datetime | None:
+    """A time in a log, None for what is none."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None
+
+
+def tail(log: Path, size: int = TAIL_BYTES) -> list[str]:
+    """Returns the lines in the last `size` bytes of a log; none if there is no log."""
     if not log.exists():
         return []
     with open(log, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - TAIL_BYTES))
+        file.seek(max(0, file.seek(0, 2) - size))
         return file.read().decode(errors="replace").splitlines()
+
+
+def words(log: Path) -> list[str]:
+    """Returns the last lines of a log, without this package's own."""
+    return [line for line in tail(log) if values(line) is None]
 
 
 class Follower:

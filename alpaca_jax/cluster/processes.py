@@ -94,6 +94,7 @@ def job_variables(job: Job, attempt: int, coordinator: str) -> dict[str, str]:
         "ALPACA_JAX_COORDINATOR": coordinator,
         "ALPACA_JAX_PROCESSES": str(job.processes),
         "ALPACA_JAX_ATTEMPT": str(attempt),
+        "ALPACA_JAX_JOB": f"{socket.gethostname()}:{job.folder}",  # the same for every attempt
         "PYTHONUNBUFFERED": "1",  # else a log lacks the last lines before a kill
     }
     if job.processes_per_node > 1:

@@ -1,18 +1,35 @@
 """`FOLDER/job.json`: the job, its attempts and its state, for whoever looks at the folder later. It never contains a secret."""
 
 import dataclasses
+import datetime
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from alpaca_jax import manifest, rundir, storage
+from alpaca_jax import documents, manifest, rundir, storage
+from alpaca_jax.cluster import seal
 from alpaca_jax.cluster.job import Backend, Job, State, Status, now
+from alpaca_jax.config import configclass, parse
 from alpaca_jax.errors import UserError
 
 FILE = "job.json"
+
+
+@configclass
+class Process:
+    """A process as job.json names it."""
+
+    host: str
+    pid: int
+    created: float  # when it began: an id alone may be used again
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pid < 1 << 31:
+            raise ValueError(f"pid={self.pid} is no process id")
 
 
 @dataclasses.dataclass
@@ -40,6 +57,7 @@ class Record:
     exit_code: int | None = None
     reason: str = ""
     queued: str = dataclasses.field(default_factory=now)
+    seal: str = ""  # of whoever launched it, over `launched`
 
     def write(self) -> None:
         """Writes job.json into the job's folder."""
@@ -90,29 +108,57 @@ def exists(folder: Path) -> bool:
     return (folder / FILE).exists()
 
 
+@configclass
+class _Written:
+    """What job.json holds; the fields are those of Record."""
+
+    backend: str
+    job: Job
+    state: State
+    id: str | None = None
+    launcher: Process | None = None
+    attempts: tuple[Attempt, ...]
+    stalled: int = 0
+    exit_code: int | None = None
+    reason: str = ""
+    queued: str
+    seal: str = ""
+    written: str = ""
+
+    def __post_init__(self) -> None:
+        if self.id is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", self.id):
+            raise ValueError(f"id={self.id!r} is not the id of a job")  # a command that is given it would take it for an option
+        times = [self.queued, *(time for attempt in self.attempts for time in (attempt.started, attempt.ended) if time is not None)]
+        for time in times:
+            if datetime.datetime.fromisoformat(time).tzinfo is None:
+                raise ValueError(f"{time} has no time zone")
+
+
 def read(folder: Path) -> Record:
     """Returns the record of the job in `folder`; a UserError if there is none or it can't be read."""
     if not exists(folder):
         raise UserError(f"{folder} holds no job: there is no {FILE}; give the dir= of a launched run")
-    value = rundir.read_json(folder / FILE)
+    content = documents.json_object(documents.read(folder / FILE), str(folder / FILE))
     try:
-        value.pop("written")
-        described = value.pop("job")
-        for field in ("folder", "directory"):
-            described[field] = Path(described[field])
-        for field in ("command", "secrets"):
-            described[field] = tuple(described[field])
-        attempts = [Attempt(**attempt) for attempt in value.pop("attempts")]
-        record = Record(job=Job(**described), state=State(value.pop("state")), attempts=attempts, **value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE}: not a job of this version ({error!r}); delete it to launch the job anew") from error
+        written = parse(_Written, content)
+    except UserError as error:
+        raise UserError(f"{folder / FILE}: not a job of this version: {error}\n  delete it to launch the job anew") from error
+    fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(Record)}
+    launcher = None if written.launcher is None else dataclasses.asdict(written.launcher)
     # A folder may have been moved, or be mounted elsewhere on this host.
-    return dataclasses.replace(record, job=dataclasses.replace(record.job, folder=folder))
+    own = {"launcher": launcher, "attempts": list(written.attempts), "job": dataclasses.replace(written.job, folder=folder)}
+    return Record(**fields | own)
+
+
+def launched(backend: str, job: Job) -> dict[str, Any]:
+    """Returns what a launch decides of a job, for its seal: all but its folder, which may be moved."""
+    return {"backend": backend, "job": dataclasses.asdict(job) | {"folder": "", "directory": str(job.directory)}}
 
 
 def renewed(backend: str, job: Job) -> Record:
     """Returns the record for a new launch of `job`: earlier attempts are kept, those without progress no longer counted."""
-    renewal = Record(backend=backend, job=job, attempts=read(job.folder).attempts if exists(job.folder) else [])
+    earlier = read(job.folder).attempts if exists(job.folder) else []
+    renewal = Record(backend=backend, job=job, attempts=earlier, seal=seal.made(launched(backend, job)))
     if renewal.broken is not None:
         renewal.end(None)
     renewal.stalled, renewal.exit_code = 0, None
@@ -160,7 +206,7 @@ def process_of(launcher: dict[str, Any] | None) -> psutil.Process | None:
     try:
         process = psutil.Process(launcher["pid"])
         alive = abs(process.create_time() - launcher["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return None
     return process if alive else None
 

@@ -15,7 +15,9 @@ from alpaca_jax import storage
 from alpaca_jax.config import to_mapping
 from alpaca_jax.convert import history as histories
 from alpaca_jax.convert.history import Data, History
+from alpaca_jax.errors import UserError
 from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.tokenizer import Tokenizer
 
 HASHED = 2 * 10**9  # most bytes of a source that are read for its sha256
 FAMILIES = {"llama": "LLaMA", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3"}
@@ -39,11 +41,21 @@ Row = tuple[str, str]
 def render(target: str, model: Pretrained, dtype: str, license: str | None) -> str:
     """Returns the card of `model` written to `target` in `dtype` under `license` (an identifier of the hub; None: not stated).
 
-    The card of a model from a training run has its data, its recipe and its bill.
+    The card of a model from a training run has its data, its recipe and its bill; a UserError where the run's files are damaged.
     """
+    try:
+        return _rendered(target, model, dtype, license)
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{model.source}: the files of its run (summary.json, metrics.jsonl, manifests) are not as a run writes them "
+            f"({type(error).__name__}: {str(error)[:200]}), so its model card can't be written; put them right, or move them away"
+        ) from error
+
+
+def _rendered(target: str, model: Pretrained, dtype: str, license: str | None) -> str:
     history = histories.read(model)
-    tokenizer = model.tokenizer
-    question = [{"role": "user", "content": "Give three tips for staying healthy."}]
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=folder, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
@@ -60,8 +72,18 @@ def render(target: str, model: Pretrained, dtype: str, license: str | None) -> s
         data=[(bare(data.name), list(_data(data))) for data in history.data] if history else [],
         bill=list(_bill(history)) if history else [],
         licenses=list(_licenses(model, history, license)),
-        prompt=None if tokenizer.chat_template is None else tokenizer.render_chat(question),
+        prompt=_prompt(model.tokenizer),
     )
+
+
+def _prompt(tokenizer: Tokenizer) -> str | None:
+    """A question in the model's chat template; None where it has none, or refuses a question alone."""
+    if tokenizer.chat_template is None:
+        return None
+    try:
+        return tokenizer.render_chat([{"role": "user", "content": "Give three tips for staying healthy."}])
+    except UserError:
+        return None
 
 
 def bare(name: str) -> str:

@@ -15,7 +15,7 @@ class Config:
     target: str  # a folder or file that doesn't exist yet
     base: str | None = None  # the model that a LoRA adapter is merged into or a weight difference is added to
     to: Literal["huggingface", "gguf", "orbax"] | None = None  # null: guessed from target
-    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None  # null: as the source stores it
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None  # null: that of most weights
     verify: bool = False  # compare the logits of source and result
     dry_run: bool = False  # list what would be read and written, and stop
     tokenizer: str | None = None  # a folder or file, where the source has none
@@ -23,6 +23,9 @@ class Config:
     license: str | None = None  # of the weights, for the model card: an identifier of the hub, such as apache-2.0
 
     def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty: give {'a model' if name == 'source' else 'a folder or file that does not exist yet'}")
         if storage.is_remote(self.target):
             raise ValueError(
                 f"target={self.target}: a conversion can only be written to a disk; give a local folder, and copy it to the store"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import checkpoint, metrics, records
+from alpaca_jax import checkpoint, documents, metrics, records
 from alpaca_jax.data.origin import PREFIX
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.rundir import read_json
@@ -98,10 +98,9 @@ def _published(place: str) -> str | None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    settings = documents.yaml_value(documents.read(path), str(path)) if path.is_file() else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return documents.json_object(documents.read(path), str(path)) if path.is_file() else {}

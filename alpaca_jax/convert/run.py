@@ -1,5 +1,6 @@
 """Reads a model of any format and writes it in another; the target appears whole or not at all."""
 
+import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
+from alpaca_jax import lock
+from alpaca_jax.config import quoted
 from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
 from alpaca_jax.convert.outputs import RECEIPT, Output, TensorRow
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import pretrained
+from alpaca_jax.formats import pretrained, writing
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.gguf import reader as gguf
 from alpaca_jax.formats.model import Pretrained
@@ -20,7 +23,8 @@ from alpaca_jax.progress import ProgressBar
 from alpaca_jax.rundir import read_json
 from alpaca_jax.terminal import Console
 
-console = Console(stderr=True)
+# A name is printed as it is: neither `[draft]` in it nor `:smile:` is markup.
+console, tables = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (True, False))
 
 
 def run(config: Config) -> Path:
@@ -28,6 +32,8 @@ def run(config: Config) -> Path:
 
     A UserError where the source can't be read, the target holds anything else, or `verify` finds that they differ.
     """
+    if not config.dry_run:
+        check_target(config)
     model = pretrained.open(ModelConfig(source=config.source, base=config.base, cache=config.cache, tokenizer=config.tokenizer))
     output = outputs.plan(config, model)
     _introduce(config, model)
@@ -46,15 +52,23 @@ def run(config: Config) -> Path:
     if _occupied(output.path, receipt):
         console.print(f"{config.target} holds this conversion already", highlight=False)
     else:
-        start = time.monotonic()
-        with ProgressBar("tensors", len(output.tensors), console=console) as progress:
-            output.write(receipt, lambda name: progress.advance())
-        seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
-        console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
+        with lock.target(output.path, "convert"):
+            _write(output, receipt)
     if config.verify:
         verify.compare(config, model, output.path)
     _show(output)
     return output.path
+
+
+def _write(output: Output, receipt: dict[str, Any]) -> None:
+    """Writes the target, unless another process has finished it meanwhile."""
+    if _occupied(output.path, receipt):
+        return
+    start = time.monotonic()
+    with ProgressBar("tensors", len(output.tensors), console=console) as progress:
+        output.write(receipt, lambda name: progress.advance())
+    seconds, size = time.monotonic() - start, sum(tensor.nbytes for tensor in output.tensors)
+    console.print(f"{size / 1e9:,.2f} GB of weights in {seconds:,.1f} s", highlight=False)
 
 
 def _introduce(config: Config, model: Pretrained) -> None:
@@ -62,16 +76,34 @@ def _introduce(config: Config, model: Pretrained) -> None:
     a = model.architecture
     size = f"{a.family}, {a.num_parameters / 1e6:,.1f} M parameters, {model.dtype}"
     guessed = "" if config.to else "; give to= for another format"
-    lines = [f"source: {model.format} ({size})", *model.notes, f"target: {outputs.NAMES[config.kind]}{guessed}"]
+    lines = [f"source: {model.format} ({size})", *model.notes, *outputs.rounding(config, model)]
+    lines.append(f"target: {outputs.NAMES[config.kind]}{guessed}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def check_target(config: Config) -> None:
+    """Raises a UserError where the target is of the wrong kind, or can't be written."""
+    target = Path(config.target).expanduser()
+    if config.kind == "gguf" and target.is_dir():
+        raise UserError(f"target={config.target} is a folder, and a GGUF file is one file: give target={target / 'model.gguf'}")
+    if _free(target):
+        writing.check_writable(target)
+
+
+def _free(target: Path) -> bool:
+    """Whether there is nothing at `target`, or only an empty folder or an unfinished conversion; a UserError where nobody may look."""
+    try:
+        return not target.exists() or (target.is_dir() and all(map(writing.unfinished, target.iterdir())))
+    except OSError as error:
+        raise UserError(f"target={target} can't be read ({error.strerror}); give another target") from error
 
 
 def _occupied(target: Path, receipt: dict[str, Any]) -> bool:
     """Whether `target` holds this conversion already; a UserError where it holds anything else."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if _free(target):
         return False
     previous = gguf.receipt(target) if receipt["kind"] == "gguf" else read_json(target / RECEIPT) if (target / RECEIPT).is_file() else None
-    if previous is None:
+    if not isinstance(previous, dict):
         raise UserError(f"target={target} is {'not empty' if target.is_dir() else 'a file'}; give one that does not exist yet")
     if previous == receipt:
         return True
@@ -93,7 +125,7 @@ def _show_tensors(title: str, tensors: Iterable[TensorRow]) -> None:
         table.add_row(name, " x ".join(map(str, group[0].shape)), dtype, f"{sum(tensor.nbytes for tensor in group) / 1e6:,.3f}")
     table.add_section()
     table.add_row(f"{len(tensors):,} tensors", "", "", f"{sum(tensor.nbytes for tensor in tensors) / 1e6:,.3f}")
-    Console().print(table)
+    tables.print(table)
 
 
 def _show(output: Output) -> None:
@@ -102,5 +134,10 @@ def _show(output: Output) -> None:
     files = [output.path] if output.path.is_file() else sorted(path for path in output.path.iterdir() if path.is_file())
     for file in files:
         table.add_row(file.name, f"{file.stat().st_size / 1e6:,.3f}")
-    Console().print(table)
-    console.print(f"chat with it: alpaca-jax serve model.source={output.path}", highlight=False, soft_wrap=True)
+    tables.print(table)
+    console.print(f"chat with it: alpaca-jax serve {_word(f'model.source={quoted(str(output.path))}')}", highlight=False, soft_wrap=True)
+
+
+def _word(text: str) -> str:
+    """The text as one word of a shell, in double quotes where it holds single ones and nothing that is special inside double ones."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)

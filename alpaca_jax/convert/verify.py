@@ -11,11 +11,11 @@ import numpy as np
 import psutil
 from rich.table import Table
 
+from alpaca_jax.convert import outputs
 from alpaca_jax.convert.config import Config
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
-from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
 from alpaca_jax.model import llama
@@ -57,10 +57,10 @@ def compare(config: Config, source: Pretrained, target: Path) -> None:
     table = Table("result against", "largest difference of a logit", "same next token", title="verify", title_justify="left")
     for name, row in rows.items():
         table.add_row(name, f"{row.largest:.2e}", f"{row.same} of {row.tokens}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if isinstance(theirs, str):
-        Console(stderr=True).print(theirs, highlight=False)
-    if rows["source"].largest > 0 and not _rounded(config, source):
+        Console(stderr=True, markup=False, emoji=False).print(theirs, highlight=False)
+    if rows["source"].largest > 0 and not outputs.rounded(config, source):
         raise UserError(
             f"verify: {target} gives other logits than {config.source}, although no value was rounded: don't use it, and report this"
         )
@@ -98,13 +98,6 @@ def _batch(model: Pretrained) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tokens = np.array([row + [0] * (length - len(row)) for row in rows], np.int32)
     segments = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows], np.int32)
     return tokens, segments, np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-
-
-def _rounded(config: Config, source: Pretrained) -> bool:
-    """Whether the target's dtype can't hold all values of the source."""
-    if config.dtype is None:
-        return False
-    return config.dtype == "q8_0" or np.promote_types(numpy_dtype(config.dtype), numpy_dtype(source.dtype)) != numpy_dtype(config.dtype)
 
 
 def _by_transformers(config: Config, result: Pretrained, tokens_BT: np.ndarray, segments_BT: np.ndarray) -> np.ndarray | str | None:

@@ -26,7 +26,7 @@ class ShardedInstructionRecords(tfds.core.GeneratorBasedBuilder):
     code_path = None  # see instructions.py
 
     def __init__(self, paths: Sequence[str], heldout: float, on_error: records.OnError, **place: Any) -> None:
-        """`heldout`: the share of records for the split of that name; it gets those whose ids have the lowest hashes."""
+        """`heldout`: the share of records for the split of that name; it gets those whose texts have the lowest hashes."""
         self._paths, self._on_error = list(paths), on_error
         self._bound = int(heldout * 2**64)
         super().__init__(file_format=FORMAT, **place)
@@ -39,9 +39,9 @@ class ShardedInstructionRecords(tfds.core.GeneratorBasedBuilder):
 
         bound, on_error = self._bound, self._on_error
         read = pipeline | beam.Create(self._paths) | beam.Reshuffle() | beam.FlatMap(_read, on_error)
-        kept = {"train": read | "train" >> beam.Filter(lambda item: records.rank(item[1]) >= bound)}
+        kept = {"train": read | "train" >> beam.Filter(lambda item: records.text_rank(item[1]) >= bound)}
         if bound:
-            kept["heldout"] = read | "heldout" >> beam.Filter(lambda item: records.rank(item[1]) < bound)
+            kept["heldout"] = read | "heldout" >> beam.Filter(lambda item: records.text_rank(item[1]) < bound)
         return {split: items | f"texts of {split}" >> beam.MapTuple(_texts) for split, items in kept.items()}
 
     def _generate_examples(self) -> Iterator[Any]:

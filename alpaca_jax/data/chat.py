@@ -5,6 +5,7 @@ they are rendered once for all records of one shape, with marks in place of the 
 """
 
 import dataclasses
+import datetime
 import functools
 import itertools
 import re
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
-from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer import Rendered, Tokenizer, tracks
 
 ONE_TURN = "give records of one turn, or a template that does"
 # A mark is a number between signs that no filter changes, surrounded by white space that no template writes and stripping removes.
@@ -81,6 +82,7 @@ class Chat:
     name: str
     tokenizer: Tokenizer
     ours: bool = False  # one of `templates/`
+    now: datetime.datetime = dataclasses.field(default_factory=datetime.datetime.now)  # the same for all records that write the date
 
     def __post_init__(self) -> None:
         _ = self.form  # raises where the template can't be used
@@ -100,14 +102,14 @@ class Chat:
                 "(add_generation_prompt); give a template where it does"
             )
         lead, _, tail = whole[len(prompt) :].partition(response)
-        ending = re.search("|".join(map(re.escape, self._specials)), tail)
+        ending = re.search("|".join(map(re.escape, self._ends)), tail)
         if ending is None and self.ours:
             raise UserError(
                 f"data.template={self.name} ends an answer with {tail.strip()}, which is no token of this tokenizer: "
                 "give data.template=alpaca, vicuna, plain or, where it has a chat template, chat"
             )
         close, end = ("", "") if ending is None else (tail[: ending.start()], ending.group())
-        end_id = self._specials[end] if end else self.tokenizer.eos_id
+        end_id = self._ends[end] if end else self.tokenizer.eos_id
         return Form(lead, tail, close, end, end_id, takes_input=extra in prompt)
 
     @functools.cached_property
@@ -116,6 +118,38 @@ class Chat:
         eos = self.tokenizer.eos_id
         specials = {self.tokenizer.backend.token(eos): eos, **self.tokenizer.backend.specials}
         return {text: specials[text] for text in sorted(specials, key=len, reverse=True)}
+
+    @functools.cached_property
+    def _ends(self) -> dict[str, int]:
+        """The tokens that may end an answer: the special ones, and others that were added, as a chat's often are."""
+        added = {text: id for text, id in self.tokenizer.backend.added.items() if text.strip()} | self._specials
+        return {text: added[text] for text in sorted(added, key=len, reverse=True)}
+
+    @functools.cached_property
+    def bos(self) -> str:
+        """The BOS token where the template writes it before a chat, otherwise ""."""
+        bos = bos_text(self.tokenizer)
+        return bos if self._render(self._messages("", "", ["first"]), True).startswith(bos) else ""
+
+    @functools.cached_property
+    def tracked(self) -> bool:
+        """Whether the template marks what is generated, and so what is learnt."""
+        return not self.ours and tracks(self.chat_template())
+
+    def generated(self, record: Record) -> Rendered:
+        """Returns the text of the whole record, BOS included, and the places that the template marks as generated."""
+        said = [record.instruction, record.output, *itertools.chain(*record.turns)]
+        messages = self._messages(record.system, record.input, said)
+        try:
+            return self.tokenizer.rendered_chat(messages, add_generation_prompt=False, now=self.now)
+        except UserError as error:
+            raise UserError(f"data.template={self.name}: {error}") from error
+
+    def token_before(self, prompt: Piece) -> str | None:
+        """Returns the special token that stands right before an answer, if any."""
+        if not self.special or not prompt.text.endswith(tuple(self._specials)):
+            return None
+        return next(text for text in self._specials if prompt.text.endswith(text))
 
     @functools.cached_property
     def special(self) -> bool:
@@ -132,7 +166,7 @@ class Chat:
         return self.form.end_id
 
     def pieces(self, record: Record) -> list[Piece]:
-        if not (self.ours and record.instruction):
+        if not (self.ours and record.instruction) or record.reasoning:
             return self.rendered(record)
         frame = self._frame(bool(record.system), bool(record.input), len(record.turns))
         texts = [record.system, record.input, record.instruction, record.output, *itertools.chain(*record.turns)]
@@ -145,11 +179,17 @@ class Chat:
     def rendered(self, record: Record) -> list[Piece]:
         """Returns the pieces of the record, always by rendering it."""
         if not record.instruction:
-            raise UserError(f"record {record.id} is a text without an instruction: give data.template=text for such records")
+            raise UserError(f"{record.place()} is a text without an instruction: give data.template=text for such records")
         said = [record.instruction, record.output, *itertools.chain(*record.turns)]
-        pieces = self._rendered(self._messages(record.system, record.input, said))
+        pieces = self._rendered(_thinking(self._messages(record.system, record.input, said), record.reasoning))
+        answers = (piece.text for piece in pieces if piece.learnt)
+        if not all(text.strip() in answer for text, answer in zip(record.reasoning, answers, strict=False)):
+            raise UserError(
+                f"{record.place()}: data.template={self.name} does not write the reasoning (reasoning_content): give a template that does, "
+                "write it into the answer, or take it out"
+            )
         if record.system.strip() not in pieces[0].text:
-            raise UserError(f"data.template={self.name} leaves out the system text of record {record.id}: give a template that writes it")
+            raise UserError(f"data.template={self.name} leaves out the system text of {record.place()}: give a template that writes it")
         return pieces
 
     def prompt(self, instruction: str, input: str = "") -> str:
@@ -170,7 +210,7 @@ class Chat:
         return self._frames[key]
 
     def _rendered(self, messages: list[Message]) -> list[Piece]:
-        before, pieces = bos_text(self.tokenizer), list[Piece]()
+        before, pieces = self.bos, list[Piece]()
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
@@ -195,9 +235,18 @@ class Chat:
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         try:
-            return self.tokenizer.render_chat(messages, add_generation_prompt)
+            return self.tokenizer.render_chat(messages, add_generation_prompt, self.now)
         except UserError as error:
             raise UserError(f"data.template={self.name}: {error}") from error
+
+
+def _thinking(messages: list[Message], reasoning: Sequence[str]) -> list[Message]:
+    """The chat with what the assistant thought before each answer, under the key that chat templates read."""
+    thoughts = iter(reasoning)
+    return [
+        message | {"reasoning_content": text} if message["role"] == "assistant" and (text := next(thoughts, "")) else message
+        for message in messages
+    ]
 
 
 def _parts(text: str) -> list[str | Slot]:

@@ -1,10 +1,12 @@
 """The groups `data` and `batch` of a train config."""
 
 import dataclasses
-import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from alpaca_jax.config import AUTO, Auto, configclass
+from alpaca_jax.config import configclass
+from alpaca_jax.ranges import AUTO, Above0, Length, Natural, OrAuto, Positive, Range
+
+Example = Annotated[int, Range(2, 2**24, give="2 or more tokens, one of a prompt and one of an answer")]
 
 
 @configclass
@@ -12,8 +14,8 @@ class SourceConfig:
     """One of several sets of records to train on together."""
 
     records: str  # a file or folder
-    weight: float | None = None  # its share of the tokens, relative to the other sources' weights
-    epochs: float | None = None  # instead of weight: repetitions of its examples in an epoch; 1.1: all once, and a random tenth twice
+    weight: Above0 | None = None  # its share of the tokens, relative to the other sources' weights
+    epochs: Above0 | None = None  # instead of weight: repetitions of its examples in an epoch; 1.1: all once, and a random tenth twice
     template: str | None = None  # null: data.template
     truncation: Literal["truncate", "drop", "split"] | None = None  # null: data.truncation
 
@@ -23,19 +25,15 @@ class DataConfig:
     """Which records to train on, and how they become examples."""
 
     records: str | None = None  # a file or folder; null: the run's own dir/records
-    template: str = "alpaca"
-    heldout: int = 0  # number of records kept out of training, chosen by the hash of their id
+    template: str = "auto"  # which follows the records: the tokenizer's chat template for conversations, Alpaca's for instructions
+    heldout: Natural = 0  # number of records kept out of training, chosen by the hash of their id
     on_error: Literal["stop", "skip"] = "stop"  # what to do at a broken record
-    max_length: Auto = 512  # most tokens of an example, BOS and EOS included
+    max_length: Annotated[Example, OrAuto()] = 512  # most tokens of an example, BOS and EOS included
     truncation: Literal["truncate", "drop", "split"] = "truncate"  # what to do with a longer one
     cache: str | None = None  # folder of built datasets; null: ~/.cache/alpaca_jax/data
     sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)  # instead of records: several sets, by name
 
     def __post_init__(self) -> None:
-        if self.heldout < 0:
-            raise ValueError(f"data.heldout={self.heldout}: give 0 or more records")
-        if self.max_length != AUTO and self.max_length < 2:
-            raise ValueError(f"data.max_length={self.max_length}: an example needs a prompt and a target token; give 2 or more")
         if self.sources:
             self._check_sources(self.sources)
 
@@ -49,10 +47,6 @@ class DataConfig:
                 raise ValueError(
                     f"data.sources.{name}: give weight, its share of the tokens, or epochs, such as data.sources.{name}.epochs=1"
                 )
-            for key in ("weight", "epochs"):
-                value = getattr(source, key)
-                if value is not None and not 0 < value < math.inf:
-                    raise ValueError(f"data.sources.{name}.{key}={value:g}: give more than 0, or leave the source out")
         weighted = [name for name, source in sources.items() if source.weight is not None]
         repeated = [name for name, source in sources.items() if source.epochs is not None]
         if weighted and repeated:
@@ -66,18 +60,14 @@ class DataConfig:
 class BatchConfig:
     """How many examples or tokens a step takes, and the rows that hold them."""
 
-    examples: int | None = None  # exactly this many in every step
-    tokens: int | None = None  # instead of examples: the slots of a step, filled with as many examples as fit
-    sequence_length: Auto = 512  # slots of a row
-    rows: int | None = None  # null: the fewest that hold every step of the run
+    examples: Positive | None = None  # exactly this many in every step
+    tokens: Positive | None = None  # instead of examples: the slots of a step, filled with as many examples as fit
+    sequence_length: Annotated[Length, OrAuto()] = 512  # slots of a row
+    rows: Positive | None = None  # null: the fewest that hold every step of the run
     packing: Literal["packed", "none"] = "packed"  # none: one example a row
-    buckets: tuple[int, ...] | None = None  # the row lengths of packing=none; null: powers of two from 64 up, and sequence_length
+    buckets: tuple[Length, ...] | None = None  # the row lengths of packing=none; null: powers of two from 64 up, and sequence_length
 
     def __post_init__(self) -> None:
-        for name in ("examples", "tokens", "sequence_length", "rows"):
-            value = getattr(self, name)
-            if value is not None and value != AUTO and value < 1:
-                raise ValueError(f"batch.{name}={value}: give 1 or more")
         if (self.examples is None) == (self.tokens is None):
             raise ValueError(
                 f"batch.examples={_text(self.examples)} and batch.tokens={_text(self.tokens)}: give one of them, and null for the other"
@@ -106,7 +96,7 @@ class BatchConfig:
             raise ValueError(
                 "batch.buckets are the row lengths of batch.packing=none; packed rows have batch.sequence_length: leave it null"
             )
-        if not buckets or min(buckets) < 1 or max(buckets) > self.sequence_length:
+        if not buckets or max(buckets) > self.sequence_length:
             raise ValueError(
                 f"batch.buckets={list(buckets)}: give lengths from 1 to batch.sequence_length={self.sequence_length}, which is always used"
             )

@@ -8,11 +8,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from alpaca_jax.data.chat import Piece
+from alpaca_jax.data.chat import Chat, Piece
 from alpaca_jax.data.template import Document, Template
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
 from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer.backends import WHITE
 
 AT_ONCE = 1024  # records tokenized together, on all cores
 
@@ -83,7 +84,7 @@ class Counts:
     kept: int = 0
     truncated: int = 0  # cut at max_length: kept, but without their EOS
     dropped: int = 0  # longer than max_length, with truncation=drop
-    no_target: int = 0  # not kept, because the prompt alone fills max_length
+    no_target: int = 0  # not kept, because the prompt alone fills max_length, or no answer is learnt
     empty_output: int = 0  # an answer is empty
     tokens: int = 0
     target_tokens: int = 0
@@ -141,11 +142,17 @@ def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> 
 
 def prompt_ids(template: Template, tokenizer: Tokenizer, instruction: str, input: str = "") -> list[int]:
     """Returns the ids that precede the answer to this instruction in training, BOS included."""
-    return [*_bos(tokenizer), *tokenizer.encode(template.prompt(instruction, input), special=template.special)]
+    text, after = template.prompt(instruction, input), _written_bos(template)
+    return [*_bos(template, tokenizer), *tokenizer.encode(text, special=template.special, after=after)]
 
 
-def _bos(tokenizer: Tokenizer) -> list[int]:
-    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+def _bos(template: Template, tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.bos_id] if template.bos and tokenizer.bos_id is not None else []
+
+
+def _written_bos(template: Template) -> str | None:
+    """The BOS token where it is part of the text, as in a chat; before a document it is not."""
+    return template.bos or None if isinstance(template, Chat) else None
 
 
 def _learnt(length: int, answers: Iterable[tuple[int, int]]) -> np.ndarray:
@@ -161,12 +168,15 @@ def _split(ids: np.ndarray, length: int) -> list[Example]:
 
 
 def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record, np.ndarray, list[tuple[int, int]]]]:
-    """Each record with its ids and the (start, end) of each answer, including the token that ends it."""
+    """Each record with its ids and the (start, end) of each answer that is learnt, including the token that ends it."""
     # Prompt and answer are tokenized separately, then concatenated. As one string, the prompt's last ":" merges with the first character of
     # 3.3% of the Alpaca responses, and a mask of the prompt's length then hides their first target. Generation sees separate ids, too.
     template, tokenizer = recipe.template, recipe.tokenizer
-    records, bos = iter(records), _bos(tokenizer)
+    records, bos = iter(records), _bos(template, tokenizer)
     while chunk := list(itertools.islice(records, AT_ONCE)):
+        if isinstance(template, Chat) and template.tracked:
+            yield from (_generated(record, template, tokenizer) for record in chunk)
+            continue
         pieces = [template.pieces(record) for record in chunk]
         encoded = _encoded(pieces, recipe)
         for record, parts in zip(chunk, pieces, strict=True):
@@ -177,18 +187,36 @@ def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record,
                 if piece.learnt:
                     ids.append(template.end_id)
                     answers.append((start, len(ids)))
-            yield record, np.array(ids, np.int32), answers
+            learnt = [answer for number, answer in enumerate(answers) if number not in record.shown]
+            yield record, np.array(ids, np.int32), learnt
+
+
+def _generated(record: Record, template: Chat, tokenizer: Tokenizer) -> tuple[Record, np.ndarray, list[tuple[int, int]]]:
+    """The record as one text, in which the template marks what is learnt: the same ids and mask as in `transformers`."""
+    text, spans = template.generated(record)
+    ids, answers = tokenizer.encode_spans(text, spans)
+    return record, np.array(ids, np.int32), [(max(start, 1), end) for start, end in answers]
 
 
 def _encoded(records: Sequence[Sequence[Piece]], recipe: Recipe) -> Iterator[list[int]]:
     """The ids of all pieces in order; pieces of one kind are encoded together."""
     template, tokenizer = recipe.template, recipe.tokenizer
-    # An answer continues its prompt. A later prompt follows the token that ends an answer, so it starts a text as the first one does.
-    pieces = [(piece, (place == 0 or not piece.learnt, piece.learnt)) for record in records for place, piece in enumerate(record)]
+    # An answer continues its prompt. A later prompt follows the token that ends an answer, and the first one BOS or nothing.
+    end = tokenizer.backend.token(template.end_id)
+    takes_space = tokenizer.backend.takes_space(end)
+    pieces = []
+    for record in records:
+        for place, piece in enumerate(record):
+            if not piece.learnt:
+                pieces.append((piece.text, (True, False, end if place else _written_bos(template))))
+            else:
+                after = template.token_before(record[place - 1]) if isinstance(template, Chat) else None
+                text = piece.text.rstrip(WHITE) if takes_space else piece.text
+                pieces.append((text, (place == 0, True, after)))
     encoded = {}
     for kind in {kind for _, kind in pieces}:
-        start, learnt = kind
-        texts = [piece.text for piece, each in pieces if each == kind]
+        start, learnt, after = kind
+        texts = [text for text, each in pieces if each == kind]
         special = template.special_answer if learnt else template.special
-        encoded[kind] = iter(tokenizer.encode_batch(texts, start=start, special=special))
+        encoded[kind] = iter(tokenizer.encode_batch(texts, start=start, special=special, after=after))
     return (next(encoded[kind]) for _, kind in pieces)

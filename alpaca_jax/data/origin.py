@@ -1,8 +1,10 @@
 """Where records come from: files in the usual shapes, or a dataset that TFDS has prepared (`tfds:NAME`)."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +16,10 @@ from alpaca_jax import records, storage
 from alpaca_jax.config import suggestion
 from alpaca_jax.data.built import CACHE, atomic_folder
 from alpaca_jax.errors import UserError
+from alpaca_jax.records import keys
 
 PREFIX = "tfds:"
+OWN = {"turns", "provenance"}  # features of the datasets that this package writes
 AT_ONCE = 1024  # records read together: reading them one by one takes six times as long
 
 
@@ -27,8 +31,12 @@ class Origin(Protocol):
         """Identifies the content: the same fingerprint means the same records."""
         ...
 
+    def check(self) -> None:
+        """Raises a UserError that names what can't be read of it, before anything is."""
+        ...
+
     def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
-        """Yields the records one at a time; counts in `counted` how many were skipped and shortened."""
+        """Yields the records one at a time; counts in `counted` what `records.stream` does."""
         ...
 
 
@@ -38,7 +46,9 @@ def find(where: str | Path, on_error: records.OnError = "stop") -> Origin:
     NAME is what TFDS calls the dataset, with CONFIG and VERSION where needed, or the folder of a built dataset.
     """
     text = str(where)
-    return Prepared.of(text) if text.startswith(PREFIX) else Files(tuple(records.files(where)), on_error)
+    if text.startswith(PREFIX):
+        return Prepared.of(text)
+    return Files(tuple(records.files(where)), on_error, folder=storage.at(where).is_dir())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +57,14 @@ class Files:
 
     paths: tuple[Path, ...]
     on_error: records.OnError
+    folder: bool = False  # whether they were named by their folder
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         return f"{records.sha256(self.paths)} {self.on_error}"
+
+    def check(self) -> None:
+        records.check(self.paths)
 
     def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
         return records.stream(self.paths, self.on_error, counted)
@@ -86,6 +100,11 @@ class Prepared:
         if split not in builder.info.splits:
             known = list(builder.info.splits)
             raise UserError(f"data.records={text}: {name} has no split {split}{suggestion(split, known)} (it has: {', '.join(known)})")
+        if ignored := _ignored(set(builder.info.features)):
+            raise UserError(
+                f"data.records={text}: {name} has the feature {ignored}, which isn't read of a TFDS dataset, and without which its records "
+                "mean something else: write them as JSON lines"
+            )
         if not {"text", "instruction"} & set(builder.info.features):
             raise UserError(
                 f"data.records={text}: {name} has neither a feature text nor instruction (it has: {', '.join(builder.info.features)})"
@@ -97,8 +116,11 @@ class Prepared:
         split = self.builder.info.splits[self.split]
         return json.dumps([self.name, self.split, split.num_examples, split.num_bytes, list(split.shard_lengths)])
 
+    def check(self) -> None:
+        """Nothing to check: TFDS has read its description."""
+
     def stream(self, counted: Counter[str]) -> Iterator[records.Record]:
-        if {"turns", "provenance"} <= set(self.builder.info.features):  # written by this package
+        if set(self.builder.info.features) >= OWN:  # written by this package
             yield from map(restored, self._items())
             return
         for number, item in enumerate(self._items()):
@@ -116,6 +138,14 @@ class Prepared:
             yield from many(self.builder.as_data_source(split=self.split))
         else:
             yield from tfds.as_numpy(self.builder.as_dataset(split=self.split, shuffle_files=False))
+
+
+def _ignored(features: set[str]) -> str:
+    """The features of a dataset that change the meaning of its records and aren't read, "" if none, or if this package wrote it."""
+    if features >= OWN:
+        return ""
+    more = {"system", "history", "turns"} if "instruction" in features else set()
+    return ", ".join(sorted(each for each in features if each in more or each.lower() in keys.REFUSED))
 
 
 def _folder(name: str) -> Path | None:
@@ -140,13 +170,16 @@ def many(source: Sequence[Any]) -> Iterator[Any]:
 
 def stored(record: records.Record) -> dict[str, str]:
     """Returns the record as features of a dataset: texts only."""
+    turns: Any = record.turns
+    if record.shown or record.reasoning:
+        turns = {"turns": record.turns, "shown": record.shown, "reasoning": record.reasoning}
     return {
         "id": record.id,
         "system": record.system,
         "instruction": record.instruction,
         "input": record.input,
         "output": record.output,
-        "turns": json.dumps(record.turns, ensure_ascii=False),
+        "turns": json.dumps(turns, ensure_ascii=False),
         "provenance": json.dumps(dict(record.provenance), ensure_ascii=False),
     }
 
@@ -154,14 +187,23 @@ def stored(record: records.Record) -> dict[str, str]:
 def restored(item: Mapping[str, Any]) -> records.Record:
     """Returns the record that `stored` turned into texts."""
     texts = {name: text.decode() for name, text in item.items()}
-    turns = tuple((user, answer) for user, answer in json.loads(texts.pop("turns")))
-    return records.Record(**texts | {"provenance": json.loads(texts["provenance"])}, turns=turns)
+    turns = json.loads(texts.pop("turns"))
+    more = turns if isinstance(turns, dict) else {"turns": turns}
+    return records.Record(
+        **texts | {"provenance": json.loads(texts["provenance"])},
+        turns=tuple((user, answer) for user, answer in more["turns"]),
+        shown=tuple(more.get("shown", ())),
+        reasoning=tuple(more.get("reasoning", ())),
+    )
 
 
 def held_out(origin: Origin, heldout: int) -> np.ndarray:
-    """Returns which of the origin's records are kept out of training, bool [N]: the `heldout` lowest hashes of their ids."""
-    ranks = np.fromiter((records.rank(record) for record in origin.stream(Counter())), np.uint64)
-    return records.heldout_ids(ranks, heldout)
+    """Returns which of the origin's records are kept out of training, bool [N], copies on one side; see `records.heldout_ids`."""
+    ranks, texts = array("Q"), array("Q")
+    for record in origin.stream(Counter()):
+        ranks.append(records.rank(record))
+        texts.append(int(record.text_id(), 16))
+    return records.heldout_ids(np.frombuffer(ranks, np.uint64), heldout, np.frombuffer(texts, np.uint64))
 
 
 def digest(key: Any) -> str:

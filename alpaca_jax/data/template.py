@@ -4,6 +4,7 @@ A template is a chat template: one of `templates/NAME.jinja`, the tokenizer's ow
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +15,15 @@ from alpaca_jax.records import Record
 from alpaca_jax.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).with_name("templates")
-TEXT = "text"
+TEXT, AUTO = "text", "auto"
 BUILT_IN = ("alpaca", "plain", "chatml", "llama2", "llama3", "vicuna", TEXT)
-NAMES = (*BUILT_IN, "chat")
+NAMES = (*BUILT_IN, "chat", AUTO)
+# The templates of conversations, for a tokenizer without its own, and the tokens that each needs.
+FOR_CONVERSATIONS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "vicuna": (),
+}
 BOS = "{{ bos_token }}"
 
 
@@ -35,6 +42,10 @@ class Template(Protocol):
     def end_id(self) -> int:
         """The token that ends an answer."""
 
+    @property
+    def bos(self) -> str:
+        """The BOS token where it stands before the first piece, otherwise ""."""
+
     def pieces(self, record: Record) -> list[Piece]:
         """Returns the record's text in order, without BOS and without the tokens that end the answers."""
 
@@ -45,12 +56,35 @@ class Template(Protocol):
         """Returns jinja that renders a chat as `pieces` does, with BOS where the tokenizer adds one."""
 
 
+def following(counted: Mapping[str, int], number: int, tokenizer: Tokenizer) -> str:
+    """Returns the name of the template that fits most of `number` records, of which `counted` counts conversations and documents.
+
+    Conversations take the tokenizer's own chat template or, where it has none, one whose tokens it knows; instructions take Alpaca's.
+    """
+    documents, conversations = counted.get("documents", 0), counted.get("conversations", 0)
+    if documents == number:
+        return TEXT
+    if 2 * conversations < number - documents:
+        return "alpaca"
+    return "chat" if tokenizer.chat_template else _for_conversations(tokenizer)
+
+
+def _for_conversations(tokenizer: Tokenizer) -> str:
+    known = tokenizer.backend.specials
+    return next(name for name, tokens in FOR_CONVERSATIONS.items() if all(token in known for token in tokens))
+
+
 def get(name: str, tokenizer: Tokenizer) -> Template:
-    """Returns the template called `name` (`NAMES`, or a jinja file) for the tokenizer; a UserError where they don't fit together."""
+    """Returns the template called `name` (`NAMES`, or a jinja file) for the tokenizer; a UserError where they don't fit together.
+
+    `auto`, which follows the records, is the tokenizer's own where there are none to follow, or else Alpaca's.
+    """
+    if name == AUTO:
+        name = "chat" if tokenizer.chat_template else "alpaca"
     jinja = _jinja(name, tokenizer)
     templated, bos = tokenizer.with_chat_template(jinja), bos_text(tokenizer)
-    if bos and not templated.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
-        # `transformers` adds no BOS to a rendered chat, so the template has to write it.
+    if bos and name != "chat" and not templated.render_chat([{"role": "user", "content": "?"}]).startswith(bos):
+        # `transformers` adds no BOS to a rendered chat, so the template has to write it. The tokenizer's own is left as it is.
         templated = templated.with_chat_template(BOS + jinja)
     if name == TEXT:
         return Document(templated)
@@ -93,10 +127,14 @@ class Document:
     def end_id(self) -> int:
         return self.tokenizer.eos_id
 
+    @property
+    def bos(self) -> str:
+        return bos_text(self.tokenizer)
+
     def pieces(self, record: Record) -> list[Piece]:
         if record.instruction:
             raise UserError(
-                f"record {record.id} has an instruction, and data.template={TEXT} is for plain texts: give data.template=alpaca or another"
+                f"{record.place()} has an instruction, and data.template={TEXT} is for plain texts: give data.template=alpaca or another"
             )
         return [Piece(record.output, True)]
 

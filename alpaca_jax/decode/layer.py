@@ -135,11 +135,17 @@ def _finish(a: Architecture, weights: Fused | Params, x_MD: jax.Array, mixed: ja
     if isinstance(weights, Fused):
         x_MD = x_MD + project(weights.out, mixed)
         x_MD = x_MD if weights.out_bias is None else x_MD + weights.out_bias
-        gate_MF, up_MF = jnp.split(project(weights.gate_up, rms_norm(x_MD, weights.mlp_norm, a.norm_eps)), 2, axis=1)
-        return x_MD + project(weights.down, jax.nn.silu(gate_MF) * up_MF)
+        both_MF = project(weights.gate_up, rms_norm(x_MD, weights.mlp_norm, a.norm_eps))
+        gate_MF, up_MF = jnp.split(both_MF if weights.gate_up_bias is None else both_MF + weights.gate_up_bias, 2, axis=1)
+        x_MD = x_MD + project(weights.down, jax.nn.silu(gate_MF) * up_MF)
+        return x_MD if weights.down_bias is None else x_MD + weights.down_bias
     cast: Any = lambda weight: weight.astype(x_MD.dtype)  # noqa: E731
     own, mlp = weights["attention"], weights["mlp"]
     x_MD = x_MD + jnp.einsum("mhk,hkd->md", mixed.reshape(-1, a.num_heads, a.head_dim), cast(own["out"]))
     x_MD = x_MD + cast(own["out_bias"]) if a.out_bias else x_MD
     normed_MD = rms_norm(x_MD, weights["mlp_norm"]["scale"], a.norm_eps)
-    return x_MD + (jax.nn.silu(normed_MD @ cast(mlp["gate"])) * (normed_MD @ cast(mlp["up"]))) @ cast(mlp["down"])
+    gate_MF, up_MF = normed_MD @ cast(mlp["gate"]), normed_MD @ cast(mlp["up"])
+    if a.mlp_bias:
+        gate_MF, up_MF = gate_MF + cast(mlp["gate_bias"]), up_MF + cast(mlp["up_bias"])
+    x_MD = x_MD + (jax.nn.silu(gate_MF) * up_MF) @ cast(mlp["down"])
+    return x_MD + cast(mlp["down_bias"]) if a.mlp_bias else x_MD

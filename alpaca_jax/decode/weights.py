@@ -30,6 +30,8 @@ class Fused(NamedTuple):
     qkv_bias: jax.Array | None = None  # [(H + 2N) * K]
     out_bias: jax.Array | None = None  # [D]
     qk_norm: jax.Array | None = None  # [H + N, K]
+    gate_up_bias: jax.Array | None = None  # [2F]
+    down_bias: jax.Array | None = None  # [D]
 
 
 class Weights(NamedTuple):
@@ -115,6 +117,9 @@ class _Fusing(NamedTuple):
         if a.qk_norm:
             scales = lambda query, key: self._array(np.repeat(np.stack([query, key]), [a.num_heads, a.num_kv_heads], axis=0))  # noqa: E731
             parts["qk_norm"] = self._layers([("attention", f"{name}_norm", "scale") for name, _ in heads[:2]], scales)
+        if a.mlp_bias:
+            parts["gate_up_bias"] = self._layers([("mlp", "gate_bias"), ("mlp", "up_bias")], self._joined)
+            parts["down_bias"] = self._layers([("mlp", "down_bias")], self._joined)
         table = lambda name: self._array(self.read((name, "weight"), (slice(0, a.vocab_size), slice(0, a.hidden_size))))  # noqa: E731
         embed_VD = table("embed")
         return Weights(

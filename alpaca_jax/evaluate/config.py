@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from alpaca_jax.config import AUTO, Auto, configclass, parse, to_mapping
-from alpaca_jax.data.config import BatchConfig, DataConfig
+from alpaca_jax.config import configclass, parse, to_mapping
+from alpaca_jax.data.config import BatchConfig, DataConfig, Example
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.sharding import MeshConfig
 
@@ -16,9 +17,9 @@ class ScoredData(DataConfig):
     """Which records to score on; what is null is as the run has it."""
 
     template: str | None = None  # type: ignore[assignment]
-    heldout: int | None = None  # type: ignore[assignment]
+    heldout: Natural | None = None  # type: ignore[assignment]
     on_error: Literal["stop", "skip"] | None = None  # type: ignore[assignment]
-    max_length: Auto | None = None  # type: ignore[assignment]
+    max_length: Annotated[Example, OrAuto()] | None = None  # type: ignore[assignment]
     truncation: Literal["truncate", "drop", "split"] | None = None  # type: ignore[assignment]
     allow_trained: bool = False  # score on records that the model was trained on, too
 
@@ -44,7 +45,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    seed: int = 0
+    seed: Seed = 0
     model: ModelConfig
     baseline: str | None = None  # a second source, scored the same way before
     data: ScoredData = ScoredData()

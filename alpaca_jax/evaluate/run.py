@@ -5,12 +5,12 @@ import time
 from typing import Any
 
 import jax.numpy as jnp
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from alpaca_jax.data import builder, template
+from alpaca_jax import lock
+from alpaca_jax.data import builder, sources, template
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
@@ -40,6 +40,7 @@ class Scored:
     source: str
     what: str  # the format, with the step of a checkpoint
     tokenizer: str  # its fingerprint: a loss a token means the same for equal tokenizers only
+    template: str
     data: str  # the fingerprint of the examples
     trained: int  # of the held-out records, those that it was trained on, as far as is known
     heldout: Score | None
@@ -49,8 +50,12 @@ class Scored:
 
 def run(config: Config) -> dict[str, Any]:
     """Returns the scores it wrote to dir/evaluate/scores.json: held-out loss before (the baseline) and after (the model), and samples."""
-    console = Console(stderr=True)
-    settings = settle(config)
+    settings = settle(config)  # first: it refuses a folder that isn't there, which the lock would make
+    with lock.held(config.dir, "evaluate", "evaluate"):
+        return _evaluate(config, settings, Console(stderr=True))
+
+
+def _evaluate(config: Config, settings: Settings, console: Console) -> dict[str, Any]:
     layout = Layout(make_mesh(config.mesh), config.mesh)
     _introduce(settings, console)
     before = None if settings.baseline is None else _score(config, settings, settings.baseline, layout, "before", console)
@@ -74,6 +79,7 @@ def _score(config: Config, settings: Settings, model: ModelConfig, layout: Layou
     """Scores one model; nothing of its weights is left in memory afterwards."""
     start = time.perf_counter()
     source = pretrained.open(model)
+    settings = _settled(settings, source, label, console)
     scorer, fingerprint, seen = None, "", 0
     if settings.data.heldout:
         data = builder.load_examples(settings.data, settings.places.get("records", ""), source.tokenizer)
@@ -89,7 +95,26 @@ def _score(config: Config, settings: Settings, model: ModelConfig, layout: Layou
         with console.status(f"{label}: answering {len(config.samples.prompts)} prompts"):
             answers = _answers(config, settings, source, Program.on(source.architecture, layout, model.dtype), params)
     seconds = round(time.perf_counter() - start, 3)
-    return Scored(str(model.source), source.format, source.tokenizer.fingerprint, fingerprint, seen, score, answers, seconds)
+    return Scored(
+        source=str(model.source),
+        what=source.format,
+        tokenizer=source.tokenizer.fingerprint,
+        template=settings.data.template,
+        data=fingerprint,
+        trained=seen,
+        heldout=score,
+        answers=answers,
+        seconds=seconds,
+    )
+
+
+def _settled(settings: Settings, source: Pretrained, label: str, console: Console) -> Settings:
+    """The settings with the template that `auto` stands for with the tokenizer of this model, whose name is said."""
+    if settings.data.template != template.AUTO or not settings.data.heldout:
+        return settings
+    data = sources.settled(settings.data, settings.places.get("records", ""), source.tokenizer)
+    console.print(f"{label}: rendered in template {data.template}", highlight=False, soft_wrap=True, markup=False)
+    return dataclasses.replace(settings, data=data)
 
 
 def _check_unseen(config: Config, settings: Settings, source: str, fingerprint: str, console: Console) -> int:
@@ -101,7 +126,7 @@ def _check_unseen(config: Config, settings: Settings, source: str, fingerprint: 
                 f"{finding}: its loss on them says nothing about new ones. It held {finding.run.heldout} records out; leave data.heldout "
                 f"to the run, give data.records that it hasn't seen, or data.allow_trained=true to score it all the same"
             )
-        console.print(f"[yellow]{escape(str(finding))}[/yellow]", highlight=False, soft_wrap=True)
+        console.print(str(finding), style="yellow", highlight=False, soft_wrap=True)
     return max((finding.trained or 0 for finding in findings), default=0)
 
 
@@ -146,7 +171,7 @@ def _together(config: Config, settings: Settings, before: Scored | None, after: 
             "records": settings.places,
             "fingerprint": after.data,
             "heldout": settings.data.heldout,
-            "template": settings.data.template,
+            "template": after.template,
             "trained": {"before": before.trained if before else None, "after": after.trained},
         },
         "seconds": {"before": before.seconds if before else None, "after": after.seconds},
@@ -166,7 +191,7 @@ def _show(scores: dict[str, Any]) -> None:
         table = Table("", "model", "nats a token", "perplexity", title="Held-out response loss", title_justify="left")
         for label, source in (("before", scores["baseline"]), ("after", scores["model"])):
             if heldout[label]:
-                table.add_row(label, escape(source), f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
+                table.add_row(label, source, f"{heldout[label]['loss']:.4f}", f"{heldout[label]['perplexity']:.3f}")
         console.print(table)
         seen = [f"{label} was trained on {number} of these records" for label, number in scores["data"]["trained"].items() if number]
         verdict = f"{heldout['after']['examples']} examples, {heldout['after']['tokens']:,} response tokens"
@@ -178,5 +203,5 @@ def _show(scores: dict[str, Any]) -> None:
     for sample in scores["samples"]:
         labels = [label for label in ("before", "after") if sample[label] is not None]
         names = {"before": scores["baseline"], "after": scores["model"]}
-        panels = [Panel(Text(sample[label]), title=escape(f"{label}: {names[label]}"), title_align="left") for label in labels]
+        panels = [Panel(Text(sample[label]), title=Text(f"{label}: {names[label]}"), title_align="left") for label in labels]
         console.print(Text(f"\n{sample['prompt']}", style="bold"), *panels, sep="\n")

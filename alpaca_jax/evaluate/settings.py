@@ -3,11 +3,11 @@
 import dataclasses
 
 from alpaca_jax import storage
-from alpaca_jax.config import AUTO
 from alpaca_jax.data.config import DataConfig
 from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.ranges import AUTO
 from alpaca_jax.records import FILE
 from alpaca_jax.scores import runs
 

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alpaca_jax.config import AUTO
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.footprint.estimate import Footprint, Load, estimate, rows_a_device
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.ranges import AUTO
 from alpaca_jax.sharding import MeshConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 
@@ -117,9 +117,9 @@ def lengths(data: DataConfig, batch: BatchConfig, precision: str, most: int | No
     most = most or LONGEST
     if data.max_length != AUTO:
         return [(data.max_length, data.max_length if batch.sequence_length == AUTO else batch.sequence_length)]
-    if batch.sequence_length != AUTO:  # a row holds the longest example
-        return [(min(batch.sequence_length, most), batch.sequence_length)]
     longest = LONGEST if precision == "bfloat16" else SHORTEST
+    if batch.sequence_length != AUTO:  # a row holds the longest example
+        return [(min(batch.sequence_length, longest, most), batch.sequence_length)]
     each = {min(longest >> halved, most) for halved in range(longest.bit_length()) if longest >> halved >= SHORTEST}
     return [(length, length) for length in sorted(each, reverse=True)]
 

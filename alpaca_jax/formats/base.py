@@ -36,6 +36,12 @@ class Base:
             fingerprint=source.fingerprint,
         )
 
+    def moved(self, model: ModelConfig, source: Pretrained) -> "Base":
+        """The same base, which `check` has found, at the place that these settings name now."""
+        assert model.source is not None
+        base = None if model.base is None else _lasting(model.base)
+        return dataclasses.replace(self, source=_lasting(model.source), base=base, identity=source.identity)
+
     def settings(self, model: ModelConfig) -> ModelConfig:
         """`model` with the settings by which this base is opened."""
         return dataclasses.replace(

@@ -1,10 +1,11 @@
 """The group `model` of a config."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from alpaca_jax.config import AUTO, configclass
+from alpaca_jax.config import configclass
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.ranges import AUTO, Positive
 
 
 @configclass
@@ -14,22 +15,16 @@ class ModelConfig:
     source: str | None = None  # a known name, ORG/NAME on the hub, a local folder or file; null: random weights
     base: str | None = None  # the model that an adapter is merged into or a weight difference is added to; null: the one the adapter names
     cache: str | None = None  # folder of downloaded models; null: ~/.cache/alpaca_jax/models
-    keep_layers: int | None = None  # use only the first N layers
+    keep_layers: Positive | None = None  # use only the first N layers
     architecture: Architecture | None = None  # the sizes of random weights; with a source, the sizes it must have
     tokenizer: str | None = None  # a folder or file; null: the source's own
     # auto: chosen when a verb starts, before anything is computed with it
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"  # of the stored weights
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     remat: Literal["auto", "none", "full", "attention", "minimal"] = "none"  # what the backward pass recomputes: model/remat.py
-    vocab_multiple: int = 1  # pads the rows of the vocabulary to a multiple, so that a mesh can divide them
+    vocab_multiple: Positive = 1  # pads the rows of the vocabulary to a multiple, so that a mesh can divide them
 
     def settled(self) -> "ModelConfig":
         """These settings with what is `auto` as a verb takes it that doesn't train: in float32."""
-        chosen = {"dtype": "float32", "compute_dtype": "float32", "remat": "none"}
+        chosen: dict[str, Any] = {"dtype": "float32", "compute_dtype": "float32", "remat": "none"}
         return dataclasses.replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) == AUTO})
-
-    def __post_init__(self) -> None:
-        if self.keep_layers is not None and self.keep_layers < 1:
-            raise ValueError(f"model.keep_layers={self.keep_layers}: give 1 or more layers, or null for all")
-        if self.vocab_multiple < 1:
-            raise ValueError(f"model.vocab_multiple={self.vocab_multiple}: give 1 or more")

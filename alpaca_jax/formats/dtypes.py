@@ -1,6 +1,7 @@
 """Stored weights in numpy: names of dtypes, fast copies of transposed views, and a check that values are finite."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -19,8 +20,8 @@ def numpy_dtype(dtype: str) -> np.dtype:
 
 
 def widest(dtypes: list[str]) -> Dtype:
-    """Returns the most frequent of the dtypes; float32 where a model can't be written in that."""
-    most = max(set(dtypes), key=dtypes.count)
+    """Returns the most frequent of the dtypes, the first of several; float32 where a model can't be written in that."""
+    most = next(iter(Counter(dtypes).most_common(1)), ("float32", 0))[0]
     return most if most in ("bfloat16", "float16") else "float32"  # type: ignore[return-value]
 
 

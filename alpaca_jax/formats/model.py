@@ -21,6 +21,7 @@ from alpaca_jax.tokenizer import Tokenizer
 PROBE = 'The 3 quick foxes\n\tjumped over "12" lazy dogs: naïve café, 北京!'
 
 SMALL = 4 * 10**6  # bytes of a file whose content is hashed
+SAMPLE, SAMPLES = 1 << 14, 256  # bytes of a sample, and about how many are taken of a file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,25 @@ class Pretrained:
             state = file.stat()
             states.append((file.name, state.st_size, sha256(file) if state.st_size < SMALL else state.st_mtime_ns))
         return hashlib.sha256(repr(states).encode()).hexdigest()
+
+    @functools.cached_property
+    def likeness(self) -> str:
+        """The sha256 (hex) over the files of weights, of large ones over their size and samples: enough to know a model again, in no time.
+
+        Neither names nor times count, so that a copy is the same; any training changes the samples.
+        """
+        digest = hashlib.sha256()
+        for file in self.files:
+            if storage.is_remote(file) or file.stat().st_size < SMALL:
+                digest.update(sha256(file).encode())
+                continue
+            size = file.stat().st_size
+            digest.update(size.to_bytes(8))
+            with open(file, "rb") as opened:
+                for place in range(0, size, max(SAMPLE, size // SAMPLES)):
+                    opened.seek(place)
+                    digest.update(opened.read(SAMPLE))
+        return digest.hexdigest()
 
     def named(self, source: str) -> "Pretrained":
         """Returns the same model, with the source that the user gave as its name."""

@@ -125,8 +125,11 @@ TABLE = (
     _layer("attention.out_bias", "self_attn.o_proj.bias", "attn_output.bias", "attention.wo.bias"),
     _layer("mlp_norm.scale", "post_attention_layernorm.weight", "ffn_norm.weight", "ffn_norm.weight"),
     _layer("mlp.gate", "mlp.gate_proj.weight", "ffn_gate.weight", "feed_forward.w1.weight", 1),
+    _layer("mlp.gate_bias", "mlp.gate_proj.bias", "ffn_gate.bias", "feed_forward.w1.bias"),
     _layer("mlp.up", "mlp.up_proj.weight", "ffn_up.weight", "feed_forward.w3.weight", 1),
+    _layer("mlp.up_bias", "mlp.up_proj.bias", "ffn_up.bias", "feed_forward.w3.bias"),
     _layer("mlp.down", "mlp.down_proj.weight", "ffn_down.weight", "feed_forward.w2.weight", 1),
+    _layer("mlp.down_bias", "mlp.down_proj.bias", "ffn_down.bias", "feed_forward.w2.bias"),
     Name(("norm", "scale"), "model.norm.weight", "output_norm.weight", "norm.weight"),
     Name(("head", "weight"), "lm_head.weight", "output.weight", "output.weight"),
 )

@@ -25,7 +25,7 @@ from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype, widest
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, Weight, weights
 from alpaca_jax.formats.tensors import VOCABULARY, Read
-from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
+from alpaca_jax.formats.writing import Partial, explained, read_ahead
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import Tree, unflatten
 from alpaca_jax.rundir import read_json, write_atomic, write_json
@@ -62,7 +62,7 @@ def base_of(folder: Path) -> Base | None:
     """The base that a training run's `train/model/` names; None where its checkpoints hold all weights, or nothing is written yet."""
     if not (folder / FILE).is_file():
         return None
-    content = read_json(folder / FILE).get("base")
+    content = _content(folder).get("base")
     return None if content is None else parse(Base, content, where=str(folder / FILE))
 
 
@@ -83,10 +83,10 @@ def open_checkpoint(place: Place, item: str, open_base: Callable[[Base], Pretrai
     checkpoint, its parts don't fit together, or the base is gone or another model.
     """
     folder, step = place
-    content = read_json(folder / "model" / FILE)
-    if not isinstance(content, dict) or "architecture" not in content:
-        raise UserError(f"{folder / 'model' / FILE} was not written by a training run: it has no key `architecture`")
+    content = _content(folder / "model")
     architecture = parse(Architecture, content["architecture"], where=str(folder / "model" / FILE))
+    if wrong := [id for id in content.get("eos_ids") or () if id >= architecture.vocab_size]:
+        raise UserError(f"{folder / 'model' / FILE}: eos_ids has {wrong[0]}, beyond the vocab_size of {architecture.vocab_size:,}")
     tokenizer = _tokenizer(folder / "model")
     if not checkpoint.steps(folder / "checkpoints"):
         raise UserError(f"{folder / 'checkpoints'} has no checkpoint yet: start the training again and let it save one")
@@ -141,7 +141,7 @@ def export(
     partial = Partial(folder, dict(plan), size)
     arrays = partial.folder / "checkpoints" / "0"
     try:
-        with explains_full_disk(folder):
+        with explained(folder):
             checkpoint.remove([arrays])  # left by an export that was killed
             write(partial.folder / "model", model.architecture, model.tokenizer, model.eos_ids, model.origin or model.source)
             _save(arrays, unflatten(leaves), progress)
@@ -152,6 +152,21 @@ def export(
     except UserError:
         partial.discard()
         raise
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """The content of FILE; a UserError where a value is none that a run writes."""
+    file = folder / FILE
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("architecture"), dict):
+        raise UserError(f"{file} was not written by a training run: it has no key `architecture` with an object")
+    ids = content.get("eos_ids") or []
+    if not isinstance(ids, list) or not all(isinstance(id, int) and not isinstance(id, bool) and id >= 0 for id in ids):
+        raise UserError(f"{file}: eos_ids is {str(ids)[:80]}, and should be a list of ids; take the file from a backup")
+    for key, kind, word in (("source", str, "a text"), ("base", dict, "an object")):
+        if not isinstance(content.get(key), kind | None):
+            raise UserError(f"{file}: {key} is {str(content[key])[:80]}, and should be {word}; take the file from a backup")
+    return content
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

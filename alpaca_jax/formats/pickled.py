@@ -1,6 +1,7 @@
 """Files that torch.save wrote (`pytorch_model.bin`, Meta's `.pth`), read as data: code in a pickle is never run."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from alpaca_jax.formats.names import Index
 
 # In earlier versions, a file could make `weights_only=True` run its code (CVE-2025-32434) or corrupt memory (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
-DTYPES = ("float64", "float32", "float16", "bfloat16", "uint8", "int8", "int16", "int32", "int64")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 _REMAP = 32 << 20  # bytes; a model may be in eight files, each with a map of its own
 
 
@@ -63,7 +64,9 @@ def header(path: Path) -> dict[str, PickledTensor]:
     for name, tensor in file.tensors.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype not in DTYPES or str(tensor.layout) != "torch.strided":
-            raise UserError(f"{path}: {name} is stored as {dtype} ({tensor.layout}); only dense {', '.join(DTYPES)} can be read")
+            raise UserError(
+                f"{path}: {name} is stored as {dtype} ({tensor.layout}); only dense {', '.join(DTYPES)} can be read: give the full weights"
+            )
         stored[name] = PickledTensor(file, name, tuple(tensor.shape), dtype, tensor.nbytes)
     return stored
 
@@ -86,6 +89,8 @@ def _is_archive(path: Path) -> bool:
 def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
     torch = _torch(path)
     try:
+        if mapped:
+            _check_archive(path)
         content = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
     except pickle.UnpicklingError as error:
         # The message gives the reason after advice to run the file's code.
@@ -97,10 +102,19 @@ def _tensors(path: Path, mapped: bool) -> dict[str, Any]:
     except Exception as error:  # RuntimeError, OSError, EOFError, IndexError and others, depending on the damage
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not a whole torch file ({reason}); download it again") from error
-    others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)] if isinstance(content, dict) else ["it"]
+    whole = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)] if whole else ["it"]
     if others:
         raise UserError(f"{path} is not a dictionary of tensors ({', '.join(others[:5])} is not one); save the model's state_dict() only")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """A ValueError where the archive unpacks to more than its own size: torch packs nothing, and would unpack it into memory."""
+    with zipfile.ZipFile(path) as archive:
+        size, own = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    if size > own:
+        raise ValueError(f"it has {own:,} bytes and claims to hold {size:,}")
 
 
 def _torch(path: Path) -> ModuleType:

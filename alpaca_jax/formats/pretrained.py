@@ -29,7 +29,7 @@ from alpaca_jax.tokenizer import Tokenizer
 
 SHAPING = (
     *("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"),
-    *("tie_embeddings", "qkv_bias", "out_bias", "qk_norm"),
+    *("tie_embeddings", "qkv_bias", "out_bias", "qk_norm", "mlp_bias"),
 )
 Bounds = tuple[tuple[int, int], ...]
 AVERAGE = "#ema"  # appended to the folder of a training run: the average of its weights
@@ -47,7 +47,12 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
     if config.source is None:
         pretrained = _random(config.architecture, tokenizer)
     else:
-        pretrained = _open(config, tokenizer)
+        try:
+            pretrained = _open(config, tokenizer)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or config.source} can't be read ({error.strerror or error}); give another model.source"
+            ) from error
         _check_sizes(pretrained, config.architecture)
     if pretrained.tokenizer.vocab_size > pretrained.architecture.vocab_size:
         sizes = f"{pretrained.tokenizer.vocab_size} tokens, the model {pretrained.architecture.vocab_size} rows for them"
@@ -168,7 +173,8 @@ def _random(architecture: Architecture | None, tokenizer: Tokenizer | None) -> P
     )
 
 
-def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
+def _open(config: ModelConfig, tokenizer: Tokenizer | None, above: tuple[Path, ...] = ()) -> Pretrained:
+    """The model of `config`; `above` are the folders of the adapters that are merged into it."""
     source = config.source
     assert source is not None
     place = source.removesuffix(AVERAGE)
@@ -179,8 +185,8 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
         raise UserError(
             f"{path} is not a training run, the only kind of model that can be read from an object store: copy it to a disk first"
         )
-    elif (path / adapter.FILE).is_file():
-        opened = adapter.merge(path, _open_base(config, config.base or adapter.base_of(path)))
+    elif (path / adapter.FILE).is_file() and path.resolve() not in above:
+        opened = _merged(config, path, above)
     elif (path / BIT_DIFFERENCE).is_file():
         raise UserError(
             f"{path} is a weight difference in the bit format of alpaca-jax 0.1, which is no longer read: add it to its base with that "
@@ -200,8 +206,28 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None) -> Pretrained:
     return opened if tokenizer is None else opened.with_tokenizer(tokenizer)
 
 
-def _open_base(config: ModelConfig, base: str) -> Pretrained:
-    return _open(dataclasses.replace(config, source=base, base=None, architecture=None), None)
+def _merged(config: ModelConfig, folder: Path, above: tuple[Path, ...]) -> Pretrained:
+    """The adapter in `folder`, merged into its base; a UserError where the folder holds a whole model as well, and no base is given."""
+    own = huggingface.weight_files(folder) if (folder / "config.json").is_file() else []
+    if own and config.base is None:
+        raise UserError(
+            f"{folder} holds both a whole model ({', '.join(own)}) and an adapter ({adapter.FILE}): move {adapter.FILE} away for the "
+            f"model alone, or give base={folder} to merge the adapter into it, or another base"
+        )
+    base = config.base or adapter.base_of(folder)
+    here = sources.resolve(base, config.cache).resolve() if os.path.exists(base) else None
+    if here in above or (here == folder.resolve() and not own):
+        raise UserError(f"{folder / adapter.FILE} names {base} as its base, which is this adapter itself; give the model as base=")
+    merged = adapter.merge(folder, _open_base(config, base, (*above, folder.resolve())))
+    return merged if not own else dataclasses.replace(merged, notes=(*merged.notes, *_beside(folder, own, here)))
+
+
+def _beside(folder: Path, own: list[str], base: Path | None) -> list[str]:
+    return [] if base == folder.resolve() else [f"left out: {', '.join(own)} beside the adapter, since another base was given"]
+
+
+def _open_base(config: ModelConfig, base: str, above: tuple[Path, ...] = ()) -> Pretrained:
+    return _open(dataclasses.replace(config, source=base, base=None, architecture=None), None, above)
 
 
 def _magic(path: Path) -> bytes:

@@ -6,18 +6,21 @@ file, and the pages it touches count as the process's memory.
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from alpaca_jax import documents
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.files import WeightFile
 from alpaca_jax.formats.names import Index, whole
 
-NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+MOST_BYTES = 16 << 20  # of a header: that of 100,000 tensors
 
 
 class SafeTensor(NamedTuple):
@@ -31,23 +34,48 @@ class SafeTensor(NamedTuple):
 
 
 def header(path: Path) -> dict[str, SafeTensor]:
-    """Returns the tensors of a file by name; a UserError where it is truncated or its header is wrong."""
+    """Returns the tensors of a file by name; a UserError where it is truncated, its header is wrong, or a tensor holds no plain numbers."""
     try:
-        with safe_open(path, framework="numpy"):
+        length, entries = _entries(path)
+        with safe_open(path, framework="numpy"):  # compares the header with the file
             file = WeightFile(path)
-        with path.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            entries = json.loads(opened.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); download it again") from error
-    entries.pop("__metadata__", None)
     stored = {}
     for name, entry in entries.items():
         if entry["dtype"] not in NAMES:
-            raise UserError(f"{path}: {name} is stored as {entry['dtype']}; only {', '.join(NAMES)} can be read")
+            raise UserError(
+                f"{path}: {name} is stored as {entry['dtype']}; only {', '.join(NAMES)} can be read (quantised weights only from GGUF "
+                "files): give the full weights"
+            )
         start, end = entry["data_offsets"]
         stored[name] = SafeTensor(file, 8 + length + start, tuple(entry["shape"]), NAMES[entry["dtype"]], end - start)
     return stored
+
+
+def _entries(path: Path) -> tuple[int, dict[str, Any]]:
+    """The length of the header, and its entries without the metadata; a ValueError where it is too long or no list of tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MOST_BYTES:
+            raise ValueError(f"it claims a header of {length:,} bytes, more than any has")
+        content = file.read(length)
+    if not isinstance(documents.json_value(content), dict):  # its depth and its characters as well
+        raise ValueError("its header is no list of tensors")
+    entries = json.loads(content, object_pairs_hook=_once)
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):
+            raise ValueError(f"its header has {name[:80]!r}, which is no tensor")
+    return length, entries
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    known = dict(pairs)
+    if len(known) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"its header names {name[:80]!r} twice")
+    return known
 
 
 def read(tensor: SafeTensor, index: Index = ()) -> np.ndarray:

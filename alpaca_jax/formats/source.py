@@ -105,8 +105,11 @@ def _unpack(model: Shipped, folder: Path) -> Path:
 
 def _hub(repository: str, cache: str | os.PathLike[str] | None) -> Path:
     import huggingface_hub
+    from huggingface_hub import constants
 
     folder = None if cache is None else Path(cache).expanduser() / "hub"  # None: the hub's default, shared with transformers
+    if folder is None and not Path(constants.HF_HUB_CACHE).is_absolute():
+        raise UserError("no home folder for downloaded models: give model.cache=FOLDER, or set HOME or HF_HOME")
     try:
         folder_of_model = Path(huggingface_hub.snapshot_download(repository, cache_dir=folder, allow_patterns=list(HUB_FILES)))
         if not any(folder_of_model.glob("*.safetensors")):

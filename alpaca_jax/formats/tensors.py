@@ -12,6 +12,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats.names import Index, Weight, weights, whole
 from alpaca_jax.model.architecture import Architecture
 
+LISTED, LONGEST = 20, 160  # names in an error, and characters of a name
 VOCABULARY = (("embed", "weight"), ("head", "weight"))
 
 
@@ -110,9 +111,9 @@ class Tensors:
         ]
         unknown = [name for name in self.stored if name not in wanted and not self._ignored(name, architecture)]
         problems = [
-            *_listed("missing", abbreviated(name for name in wanted if name not in self.stored)),
-            *_listed(f"not part of a {architecture.family} model of these sizes", abbreviated(unknown)),
-            *_listed("of another size", sizes),
+            *_block("missing", abbreviated(name for name in wanted if name not in self.stored)),
+            *_block(f"not part of a {architecture.family} model of these sizes", abbreviated(unknown)),
+            *_block("of another size", sizes),
         ]
         if problems:
             text = "\n  ".join(problems)
@@ -137,6 +138,17 @@ def abbreviated(names: Iterable[str]) -> list[str]:
     return [pattern.format(_ranges(numbers)) if numbers else pattern for pattern, numbers in layers.items()]
 
 
+def shortened(names: list[str]) -> list[str]:
+    """Returns the names for an error: the first LISTED of them, and how many more there are."""
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for name in names[:LISTED]]
+    return shown if len(names) <= LISTED else [*shown, f"and {len(names) - LISTED:,} more"]
+
+
+def listed(names: list[str]) -> str:
+    """Returns the names for an error, in one line."""
+    return ", ".join(shortened(names))
+
+
 def _ranges(numbers: list[int]) -> str:
     runs: list[list[int]] = []
     for number in sorted(numbers):
@@ -153,5 +165,5 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], padded: bool) -> bool
     return shape == wanted or (padded and len(shape) == len(wanted) and shape[0] > wanted[0] and shape[1:] == wanted[1:])
 
 
-def _listed(what: str, names: list[str]) -> list[str]:
-    return [f"{what}:\n    " + "\n    ".join(names)] if names else []
+def _block(what: str, names: list[str]) -> list[str]:
+    return [f"{what}:\n    " + "\n    ".join(shortened(names))] if names else []

@@ -1,9 +1,12 @@
 """The settings of `generate`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Natural, Nonnegative, Nucleus, Positive, Range, Seed, Share
 from alpaca_jax.teacher.config import TeacherConfig
+
+Temperature = Annotated[float, Range(0, 100)]
 
 # What a text model can't look at, listen to or open (the list of Self-Instruct and Alpaca).
 BLOCKLIST = (
@@ -14,18 +17,18 @@ BLOCKLIST = (
 
 @configclass
 class Sampling:
-    temperature: float = 1.0
-    instruction_temperature: float | None = None  # for instructions (magpie); null: the same
-    top_p: float = 1.0
-    max_tokens: int = 512  # of an answer
-    instruction_max_tokens: int = 128  # of an instruction (magpie)
+    temperature: Temperature = 1.0
+    instruction_temperature: Temperature | None = None  # for instructions (magpie); null: the same
+    top_p: Nucleus = 1.0
+    max_tokens: Positive = 512  # of an answer
+    instruction_max_tokens: Positive = 128  # of an instruction (magpie)
 
 
 @configclass
 class SelfInstruct:
-    shown: int = 3  # seed tasks in a prompt
-    asked: int = 20  # length of the requested list, including those shown
-    max_tokens: int = 3072  # of the list
+    shown: Positive = 3  # seed tasks in a prompt
+    asked: Positive = 20  # length of the requested list, including those shown
+    max_tokens: Positive = 3072  # of the list
 
 
 @configclass
@@ -40,20 +43,24 @@ class Magpie:
 
 @configclass
 class Budget:
-    dollars: float | None = None
-    requests: int | None = None
+    dollars: Nonnegative | None = None
+    requests: Positive | None = None  # sent, retries included
 
 
 @configclass
 class Filters:
-    min_words: int = 4  # of an instruction
-    max_words: int = 150
+    min_words: Natural = 4  # of an instruction
+    max_words: Positive = 150
     blocklist: tuple[str, ...] = BLOCKLIST  # words that an instruction must not contain
     plain_start: bool = True  # an instruction must begin with an ASCII letter or digit, and not with "Write a program"
-    rouge_l: float = 0.7  # drop instructions with a ROUGE-L above this to a kept one
+    rouge_l: Share = 0.7  # drop instructions with a ROUGE-L above this to a kept one
     refusals: bool = True  # drop answers that decline
     broken: bool = True  # drop answers that repeat themselves, or contain undecodable bytes or template fragments
     cut: bool = True  # drop answers cut off by the token limit
+
+    def __post_init__(self) -> None:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words={self.min_words} is above max_words={self.max_words}: every instruction would be dropped")
 
 
 @configclass
@@ -63,8 +70,8 @@ class Config:
     dir: str
     teacher: TeacherConfig
     method: Literal["self_instruct", "magpie"] = "self_instruct"
-    count: int = 64
-    seed: int = 0
+    count: Positive = 64
+    seed: Seed = 0
     seeds: str | None = None
     replay: bool = False
     sampling: Sampling = Sampling()
@@ -72,11 +79,10 @@ class Config:
     magpie: Magpie = Magpie()
     budget: Budget = Budget()
     filters: Filters = Filters()
+    patience: Positive | None = 100  # requests in a row without a kept record, after which the run ends; null: no limit
     decontaminate: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count must be 1 or more, got {self.count}")
         if self.method == "self_instruct" and not 0 < self.self_instruct.shown < self.self_instruct.asked:
             raise ValueError("self_instruct.shown must be above 0 and below self_instruct.asked, the length of the requested list")
         if self.method != "magpie":

@@ -1,6 +1,5 @@
 """Near-duplicates by ROUGE-L, and overlap with evaluation sets."""
 
-import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +9,12 @@ from typing import Any, Protocol
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
+from alpaca_jax import documents
 from alpaca_jax.errors import UserError
 
 _WORD = re.compile(r"[a-z0-9]+")
+UNSEEN = "\0"  # stands for every word that no text seen so far has
+MOST_BYTES = 1 << 30  # of an evaluation set
 SHARED_WORDS = 13  # consecutive words in common with an evaluation set that cannot be coincidence
 
 
@@ -49,22 +51,20 @@ class RougeSeen:
 
     def add(self, text: str) -> None:
         """Counts `text` as seen."""
-        if key := self._key(text):
+        with self._lock:
+            key = "".join(self._letters.setdefault(word, _letter(len(self._letters))) for word in words(text))
+        if key:
             self._keys.append(key)
         else:
             self._whole.add(text.strip().casefold())
 
     def holds(self, text: str) -> bool:
         """Whether an earlier text has a ROUGE-L F1 above the threshold with this one."""
-        key = self._key(text)
+        key = "".join(self._letters.get(word, UNSEEN) for word in words(text))
         if not key:
             return text.strip().casefold() in self._whole
         best = process.extractOne(key, list(self._keys), scorer=Indel.normalized_similarity, score_cutoff=self._threshold)
         return best is not None and best[1] > self._threshold
-
-    def _key(self, text: str) -> str:
-        with self._lock:
-            return "".join(self._letters.setdefault(word, _letter(len(self._letters))) for word in words(text))
 
 
 class Evaluations:
@@ -96,16 +96,33 @@ def _runs(text: str) -> Iterator[tuple[str, ...]]:
 
 def _evaluation_texts(path: Path) -> Iterator[Sequence[str]]:
     """The instruction and further texts of each task in a JSONL file or JSON array, in any of the usual shapes of evaluation sets."""
+    content = documents.read(path, MOST_BYTES).removeprefix(b"\xef\xbb\xbf")
     try:
-        content = path.read_text(encoding="utf-8-sig")
-        items = (
-            json.loads(content) if content.lstrip().startswith("[") else [json.loads(line) for line in content.split("\n") if line.strip()]
-        )
-    except (OSError, ValueError) as problem:
+        items = _items(content)
+    except ValueError as problem:
         raise UserError(f"decontaminate: {path} can't be read ({problem}). Give JSONL files or JSON arrays, or null.") from None
     for number, item in enumerate(items, start=1):
-        task: Any = next((item[key] for key in ("instruction", "question", "prompt") if isinstance(item.get(key), str)), None)
+        task = next((text for key in ("instruction", "question", "prompt") if isinstance(text := _field(item, key), str)), None)
         if task is None:
             raise UserError(f"decontaminate: {path}, record {number}: has no instruction, question or prompt.")
-        parts = [item, *(item.get("instances") or [])]
-        yield [task, *(part[key] for part in parts for key in ("input", "output") if isinstance(part.get(key), str))]
+        instances = _field(item, "instances")
+        parts = [item, *(instances if isinstance(instances, list) else [])]
+        yield [task, *(text for part in parts for key in ("input", "output") if isinstance(text := _field(part, key), str))]
+
+
+def _items(content: bytes) -> list[Any]:
+    if content.lstrip().startswith(b"["):
+        array: list[Any] = documents.json_value(content)
+        return array
+    items = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                items.append(documents.json_value(line))
+            except ValueError as problem:
+                raise ValueError(f"line {number}: {problem}") from None
+    return items
+
+
+def _field(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, dict) else None

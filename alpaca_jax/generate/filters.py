@@ -1,10 +1,12 @@
 """Filters that drop tasks: each returns the name under which the manifest counts the drop, or None."""
 
+import itertools
 import re
 import zlib
 
 from alpaca_jax.generate.config import Filters
 
+LONGEST_WORD = 100  # characters of a word on average, in an instruction that isn't too long
 _CANNOT = r"i (?:can't|cannot|am unable to|am not able to|won't|will not|do not|don't) (?:\w+ )?"
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
@@ -17,7 +19,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(r"<\|[\w ]{1,30}\|>|</?s>|\[/?INST\]|###\s*(?:Instruction|Response)\s*:", re.IGNORECASE)
-_PLACEHOLDER = re.compile(r"\[(?:insert|your|enter|add|paste|name|topic|text|specific)\b[^\]]*\]|\{\{[^}]*\}\}", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\[(?:insert|your|enter|add|paste|name|topic|text|specific)\b", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]")
 
 
@@ -26,7 +28,7 @@ def instruction_problem(text: str, filters: Filters) -> str | None:
     words = text.split()
     if len(words) < filters.min_words:
         return "short_instruction"
-    if len(words) > filters.max_words:
+    if len(words) > filters.max_words or len(text) > LONGEST_WORD * filters.max_words:
         return "long_instruction"
     if any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in filters.blocklist):
         return "not_text"
@@ -34,7 +36,7 @@ def instruction_problem(text: str, filters: Filters) -> str | None:
         return "odd_start"
     if filters.plain_start and text.lower().startswith("write a program"):
         return "write_a_program"
-    if filters.broken and (_CONTROL.search(text) or _TEMPLATE.search(text) or _PLACEHOLDER.search(text)):
+    if filters.broken and (_CONTROL.search(text) or _TEMPLATE.search(text) or has_placeholder(text)):
         return "broken_instruction"
     return None
 
@@ -55,6 +57,14 @@ def answer_problem(output: str, cut: bool, filters: Filters) -> str | None:
 def is_refusal(output: str) -> bool:
     """Whether the answer begins by declining, or by asking for something it was not given."""
     return _REFUSAL.search(output.replace("\u2019", "'")[:200]) is not None
+
+
+def has_placeholder(text: str) -> bool:
+    """Whether the text has a part in square brackets such as [insert a name], or one in double braces."""
+    if (found := _PLACEHOLDER.search(text)) and "]" in text[found.end() :]:
+        return True
+    parts = text.split("}")  # two braces in a row leave nothing between them
+    return any("{{" in part and not after for part, after in itertools.pairwise(parts[:-1]))
 
 
 def is_broken(output: str) -> bool:

@@ -5,34 +5,21 @@ Each request is a function of (seed, index) and of the earlier answers for that 
 
 import dataclasses
 import hashlib
-import json
 import random
-import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from alpaca_jax import documents
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate.config import Config
+from alpaca_jax.generate.tasks import Candidate, parse_tasks
 from alpaca_jax.records import Record
 from alpaca_jax.teacher.protocol import Answer, Request
 
 # Whether an instruction is certain to be dropped, so that no answer has to be paid for.
 Doomed = Callable[[str], bool]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One task as the teacher wrote it; `problem` says why it is incomplete."""
-
-    instruction: str = ""
-    input: str = ""
-    output: str = ""
-    cut: bool = False  # the token limit ended the output
-    problem: str | None = None
-    seed: int = 0  # of the request that produced the output
-    item: int = 0  # the task's position in that answer
 
 
 class Method(Protocol):
@@ -82,18 +69,18 @@ class MagpieMethod:
                 seed=request_seed(self._config.seed, index, 0),
                 stop=magpie.stop,
             )
-        if answers[0].text is None:
-            return [Candidate(problem="nonsense")]
-        instruction = (opening + answers[0].text).strip()
+        if problem := _silence(answers[0]):
+            return [Candidate(problem=problem)]
+        instruction = (opening + (answers[0].text or "")).strip()
         if answers[0].finish_reason == "length":
             return [Candidate(instruction=instruction, problem="cut_instruction")]
         if doomed(instruction):
             return [Candidate(instruction=instruction)]
         if len(answers) == 1:
             return self._answer_request(index, instruction)
-        text, seed = answers[1].text, request_seed(self._config.seed, index, 1)
-        if text is None:
-            return [Candidate(instruction=instruction, problem="nonsense")]
+        if problem := _silence(answers[1]):
+            return [Candidate(instruction=instruction, problem=problem)]
+        text, seed = answers[1].text or "", request_seed(self._config.seed, index, 1)
         return [Candidate(instruction=instruction, output=text.strip(), cut=answers[1].finish_reason == "length", seed=seed)]
 
     def _answer_request(self, index: int, instruction: str) -> Request:
@@ -141,11 +128,18 @@ class SelfInstructMethod:
                 top_p=sampling.top_p,
                 seed=seed,
             )
-        if answers[0].text is None:
-            return [Candidate(problem="nonsense")]
+        if problem := _silence(answers[0]):
+            return [Candidate(problem=problem)]
         start = "1. Instruction:" if endpoint == "completions" else ""
-        tasks = parse_tasks(start + answers[0].text, cut=answers[0].finish_reason == "length")
+        tasks = parse_tasks(start + (answers[0].text or ""), cut=answers[0].finish_reason == "length")
         return [dataclasses.replace(task, seed=seed, item=item) for item, task in enumerate(tasks)] or [Candidate(problem="no_task")]
+
+
+def _silence(answer: Answer) -> str | None:
+    """Why an answer has no text at all, or None if it has one; a model that reasons may use up the token limit before its first word."""
+    if not answer.text and answer.finish_reason == "length":
+        return "no_text_before_limit"
+    return "nonsense" if answer.text is None else None
 
 
 REQUIREMENTS = """Write a varied list of {asked} tasks of the kind that people give to an assistant which reads and writes text.
@@ -174,62 +168,34 @@ def _format_task(number: int, task: Record) -> str:
     )
 
 
-# A part begins at the start of a line; its number may be wrong or missing, and some teachers set it in bold.
-_PART = r"^[ \t]*(?:#{{1,4}}[ \t]*)?\**[ \t]*{number}[ \t]*\**{name}\**[ \t]*:[ \t]*\**[ \t]*"
-_INSTRUCTION = re.compile(_PART.format(number=r"(\d+)[ \t]*[.):]", name="Instruction"), re.MULTILINE | re.IGNORECASE)
-_SEPARATORS = re.compile(r"(?:\s*^[ \t]*(?:#{2,}|-{3,}|\*{3,})[ \t]*$)+\s*\Z", re.MULTILINE)
-_NO_INPUT = re.compile(r"\W*(?:no ?input|none|n/a)\W*", re.IGNORECASE)
-
-
-def parse_tasks(text: str, cut: bool) -> list[Candidate]:
-    """The tasks of a numbered list, whatever their numbers; with `cut` the last one is marked as cut.
-
-    A task extends from its "Instruction:" to the next one, so `###` inside an output belongs to the output.
-    """
-    heads = list(_INSTRUCTION.finditer(text))
-    ends = [*(head.start() for head in heads[1:]), len(text)]
-    tasks = []
-    for head, end in zip(heads, ends, strict=False):  # without heads, `ends` has one element more
-        body, number = text[head.end() : end], head.group(1)
-        last = cut and end == len(text)
-        input_ = _part(body, number, "Input")
-        output = _part(body, number, "Output", input_.end() if input_ else 0)
-        if output is None:
-            tasks.append(Candidate(instruction=body.strip()[:200], cut=last, problem="cut" if last else "no_output"))
-            continue
-        given = body[input_.end() : output.start()].strip() if input_ else ""
-        tasks.append(
-            Candidate(
-                instruction=body[: (input_ or output).start()].strip(),
-                input="" if _NO_INPUT.fullmatch(given) else given,
-                output=_SEPARATORS.sub("", body[output.end() :]).strip(),
-                cut=last,
-            )
-        )
-    return tasks
-
-
-def _part(body: str, number: str, name: str, start: int = 0) -> re.Match[str] | None:
-    """The start of a part: with the task's own number if there is one, else with any number or none."""
-    for numbers in (rf"{number}[ \t]*[.):]", r"(?:\d+[ \t]*[.):])?"):
-        pattern = re.compile(_PART.format(number=numbers, name=name), re.MULTILINE | re.IGNORECASE)
-        if match := pattern.search(body, start):
-            return match
-    return None
-
-
 def load_seeds(path: str | None) -> list[Record]:
     """The seed tasks of a JSONL file (`instruction`, `input`, `output`, or Self-Instruct's `instances`); None: the packaged ones."""
-    source = Path(path) if path else resources.files("alpaca_jax.generate") / "seeds.jsonl"
+    source = Path(path).expanduser() if path else resources.files("alpaca_jax.generate") / "seeds.jsonl"
     if not source.is_file():
         raise UserError(f"seeds={path}: no such file. Give a JSONL file of seed tasks, or null for the packaged ones.")
+    content = documents.read(source) if isinstance(source, Path) else source.read_bytes()
     seeds = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             try:
-                task = json.loads(line)
-                part = task["instances"][0] if "instances" in task else task
-                seeds.append(Record(task["instruction"], part.get("input") or "", part["output"]))
-            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
-                raise UserError(f"{source}, line {number}: not a seed task ({type(problem).__name__}: {problem}).") from None
+                seeds.append(_seed(documents.json_value(line)))
+            except ValueError as problem:
+                raise UserError(f"{source}, line {number}: not a seed task ({problem}).") from None
     return seeds
+
+
+def _seed(task: Any) -> Record:
+    """The seed task; a ValueError says what it lacks."""
+    if not isinstance(task, dict):
+        raise ValueError("an object is due")
+    part = task
+    if "instances" in task:
+        instances = task["instances"]
+        if not isinstance(instances, list) or not instances or not isinstance(instances[0], dict):
+            raise ValueError("instances must be a list of objects")
+        part = instances[0]
+    texts: dict[str, Any] = {"instruction": task.get("instruction"), "input": part.get("input") or "", "output": part.get("output")}
+    for name, text in texts.items():
+        if not isinstance(text, str) or (name == "instruction" and not text.strip()):
+            raise ValueError(f"{name} must be a text")
+    return Record(texts["instruction"], texts["input"], texts["output"])

@@ -13,8 +13,8 @@ from typing import Any
 from rich.table import Table
 
 import alpaca_jax
-from alpaca_jax import records, storage
-from alpaca_jax.config import to_mapping
+from alpaca_jax import lock, records, storage
+from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import methods
 from alpaca_jax.generate.collect import Collector
@@ -26,13 +26,14 @@ from alpaca_jax.rundir import RunDir, write_yaml
 from alpaca_jax.spool import Spool
 from alpaca_jax.teacher.bill import Bill, prices
 from alpaca_jax.teacher.client import Client, key
-from alpaca_jax.teacher.config import TeacherConfig
+from alpaca_jax.teacher.config import Prices, TeacherConfig
 from alpaca_jax.teacher.local import Endpoint, serving
 from alpaca_jax.teacher.log import AnswerLog, files
 from alpaca_jax.terminal import Console
 
 LOG = "answers"  # a folder
 OLDER_LOG = "answers.jsonl"  # one file, as it was written until there were shards
+SHOWN = 10  # damaged lines that are named
 SPOOL = "~/.cache/alpaca_jax/spool"
 
 
@@ -45,15 +46,27 @@ def run(config: Config) -> Manifest:
     start = time.monotonic()
     if not config.replay:
         key(config.teacher)  # a missing key is said before any work
-    bill = Bill(prices(config.teacher), config.budget.dollars, config.budget.requests)
     method = methods.make(config)
     run_dir = RunDir(config.dir)
-    with _growing(run_dir) as folder:
+    bill = Bill(_prices(config, run_dir), config.budget.dollars, config.budget.requests)
+    with lock.held(config.dir, "records", "generate"), _growing(run_dir) as folder:
         return _collect(config, run_dir, folder, method, bill, start)
+
+
+def _prices(config: Config, run_dir: RunDir) -> Prices:
+    """The teacher's prices; of a log that is replayed, if they aren't given, those that it was written at."""
+    try:
+        return prices(config.teacher)
+    except UserError:
+        path = run_dir.path("records", records.MANIFEST)
+        if not config.replay or not path.is_file():
+            raise
+        return parse(Prices, Manifest.read(path).prices, str(path))
 
 
 def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Method, bill: Bill, start: float) -> Manifest:
     log = _open_log(config, folder, bill)
+    _name_damaged(log)
     write_yaml(run_dir.path("records", "config.yaml"), to_mapping(config))
 
     collector = Collector(config, method, log, RougeSeen(config.filters.rouge_l))
@@ -63,12 +76,26 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
         with ProgressBar("records", config.count) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
             teacher, rates = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice), _rates(bill, collector)
             stopped_by = collector.fill(teacher, lambda: bar.update(len(collector.kept), rates()))
+    why = f"{collector.fruitless()} " if stopped_by == "patience" else ""
     if not collector.kept:
-        answers = f"Look into the answers in {run_dir.path('records')}."
+        answers = f"{why}Look into the answers in {run_dir.path('records')}."
         raise UserError(f"not one record was kept (stopped by {stopped_by}: {dict(collector.counts)}). {answers}")
-    manifest = _write(config, run_dir, collector, bill, stopped_by, time.monotonic() - start)
+    manifest = _write(config, run_dir, collector, log, stopped_by, time.monotonic() - start)
     _print(manifest, run_dir.path("records"))
+    if why:
+        raise UserError(f"{why}The {len(collector.kept)} records of {config.count} so far are in {run_dir.path('records')}.")
     return manifest
+
+
+def _name_damaged(log: AnswerLog) -> None:
+    """Names the lines of the log that were passed over, the first of them by what is wrong."""
+    if log.damaged:
+        console = Console(stderr=True)
+        for line in log.damaged[:SHOWN]:
+            console.print(f"{line}; the line is passed over", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"{len(log.damaged)} lines of the log of answers can't be read; what nothing else answers is asked again", highlight=False
+        )
 
 
 @contextlib.contextmanager
@@ -131,7 +158,8 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"method": config.method, "seed": config.seed, **settings}
 
 
-def _write(config: Config, run_dir: RunDir, collector: Collector, bill: Bill, stopped_by: str, seconds: float) -> Manifest:
+def _write(config: Config, run_dir: RunDir, collector: Collector, log: AnswerLog, stopped_by: str, seconds: float) -> Manifest:
+    bill = log.bill
     digest = records.write(run_dir.path("records", records.FILE), collector.kept)
     manifest = Manifest(
         method=config.method,
@@ -149,7 +177,10 @@ def _write(config: Config, run_dir: RunDir, collector: Collector, bill: Bill, st
         completion_tokens=bill.completion_tokens,
         dollars=round(bill.dollars, 6),
         doubtful_dollars=round(bill.doubtful, 6),
-        prices=to_mapping(bill.prices),
+        prices={name: value for name, value in to_mapping(bill.prices).items() if value is not None},
+        unbelieved_answers=bill.unbelieved,
+        cached_prompt_tokens=bill.cached_tokens,
+        damaged_lines=len(log.damaged),
         seconds=round(seconds, 1),
         stopped_by=stopped_by,
         versions=_versions(),
@@ -178,3 +209,10 @@ def _print(manifest: Manifest, folder: Path) -> None:
         f"{manifest.requests} requests, {tokens} tokens, {manifest.seconds:.1f} s, {manifest.dollars:.4f} dollars ({price})",
         highlight=False,
     )
+    if manifest.unbelieved_answers and (manifest.prices["prompt"] or manifest.prices["completion"]):
+        console.print(
+            f"{manifest.unbelieved_answers} answers came without token counts that can be true; each is charged the most it can cost",
+            highlight=False,
+        )
+    if manifest.doubtful_dollars:
+        console.print(f"up to {manifest.doubtful_dollars:.4f} dollars more for requests that got no answer", highlight=False)

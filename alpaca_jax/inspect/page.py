@@ -20,6 +20,7 @@ def build(summary: Summary, batches: Sequence[tuple[int, Sequence[Row]]], tokeni
     sections = [
         Section("", [Cards(_cards(summary))]),
         Section("Data sheet", [Pair(tables)], "The records, and what became of them."),
+        *_remarks(summary),
         _lengths(summary),
         Section("Plan", [Table([], dict(summary.tables())["plan"])], "The batches of the run, fixed by the seed."),
         *(_batch(index, rows, tokenizer) for index, rows in batches),
@@ -39,6 +40,11 @@ def _cards(summary: Summary) -> list[Card]:
         Card("Cut", number(counts.truncated), "examples kept without their end"),
         Card("Not kept", number(counts.dropped + counts.no_target), "too long, or nothing to learn"),
     ]
+
+
+def _remarks(summary: Summary) -> list[Section]:
+    lines = [["attention" if remark.warning else "", remark.text] for remark in summary.remarks()]
+    return [Section("Remarks", [Table([], lines)], "What was cut, dropped, left out or not understood.")] if lines else []
 
 
 def _lengths(summary: Summary) -> Section:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from alpaca_jax import hardware, rundir, storage
+from alpaca_jax import hardware, lock, rundir, storage
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.footprint import choice
@@ -16,6 +16,7 @@ from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.summary import RunPlan, Summary
+from alpaca_jax.masking import visible
 from alpaca_jax.terminal import Console
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -25,13 +26,17 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
 
     Returns the figures.
     """
-    console = console or terminal.Terminal()
+    with lock.held(config.dir, "", "inspect"):
+        return _inspect(config, console or terminal.Terminal())
+
+
+def _inspect(config: Config, console: Console) -> dict[str, Any]:
     tokenizer, most = _tokenizer(config)
     config = _settled(config, most)
     where = config.data.records or str(storage.at(config.dir) / "records")
     data = builder.load_examples(config.data, where, tokenizer)
     batches = make_batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
-    origins = sheet.origins(config.data, where)
+    origins = {name: source.origin for name, source in data.sources.items()}
     summary = Summary(
         sources=[sheet.describe(name, origin) for name, origin in origins.items()],
         facts=sheet.facts(itertools.chain.from_iterable(origin.stream(Counter()) for origin in origins.values())),
@@ -42,7 +47,7 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
     first = [(index, batches.batch(index)) for index in range(min(config.batches, summary.plan.steps))]
     rows = [(index, reading.rows(batch, config.rows)) for index, batch in first]
     path = rundir.RunDir(config.dir).path("inspect.html")
-    rundir.write_atomic(path, page.build(summary, rows, tokenizer))
+    rundir.write_atomic(path, visible(page.build(summary, rows, tokenizer)))
 
     terminal.show_summary(console, summary)
     terminal.legend(console)

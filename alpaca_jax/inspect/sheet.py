@@ -3,14 +3,12 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alpaca_jax import records
 from alpaca_jax.data import origin
-from alpaca_jax.data.config import DataConfig
 from alpaca_jax.data.example import ExampleStore
 from alpaca_jax.data.origin import Files
 from alpaca_jax.errors import UserError
@@ -55,12 +53,6 @@ class Source:
     where: tuple[str, ...]
     manifest: Manifest | None
     changed: bool  # whether the file is no longer the one that the manifest describes
-
-
-def origins(config: DataConfig, path: str | Path) -> dict[str, origin.Origin]:
-    """Returns the origin of the records at `path`, or of each of `config.sources`."""
-    paths = {name: source.records for name, source in config.sources.items()} or {"records": str(path)}
-    return {name: origin.find(where, config.on_error) for name, where in paths.items()}
 
 
 def describe(name: str, where: origin.Origin) -> Source:

@@ -4,8 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
+from alpaca_jax.data import remarks
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches
+from alpaca_jax.data.remarks import Remark
 from alpaca_jax.inspect.sheet import Facts, Lengths, Source
 
 FIGURES = ("mean", "median", "p95", "p99", "max", "total")
@@ -71,6 +73,10 @@ class Summary:
             tables.append(("sources", [_share(row) for row in self.data.mixture.table()]))
         return [*tables, ("plan", self._plan())]
 
+    def remarks(self) -> list[Remark]:
+        """Returns what was cut, dropped, left out or not understood."""
+        return remarks.of(self.data)
+
     def figures(self) -> dict[str, Any]:
         """Returns the figures by name, for callers of the verb as a function."""
         return {
@@ -78,6 +84,9 @@ class Summary:
             "examples": {split: dataclasses.asdict(counts) for split, counts in self.data.counts.items()},
             "lengths": self.lengths.table(),
             "plan": dataclasses.asdict(self.plan),
+            "templates": {name: source.template for name, source in self.data.sources.items()},
+            "copies": sum(source.survey.copies for source in self.data.sources.values()),
+            "remarks": [remark.text for remark in self.remarks()],
             "fingerprint": self.data.fingerprint,
         }
 
@@ -85,6 +94,7 @@ class Summary:
         counted = dataclasses.asdict(self.facts)
         lines = [(text, _of(counted[name], self.facts.records)) for name, text in FACTS.items() if counted[name] or name in ALWAYS]
         lines[0] = (lines[0][0], number(self.facts.records))
+        lines.insert(1, ("rendered in", remarks.templates(self.data)))
         if self.data.skipped:
             lines.append(("broken records, skipped", number(self.data.skipped)))
         if self.data.shortened:

@@ -11,6 +11,7 @@ from rich.text import Text
 from alpaca_jax.inspect import reading
 from alpaca_jax.inspect.reading import Row
 from alpaca_jax.inspect.summary import FIGURES, KINDS, Summary, number
+from alpaca_jax.masking import visible
 from alpaca_jax.terminal import Console
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -33,6 +34,10 @@ def show_summary(console: Console, summary: Summary) -> None:
         _print(console, f"\n{title}", "bold")
         for name, text in lines:
             console.print(Text.assemble(f"  {name:<57}", text), soft_wrap=True, highlight=False)
+    if remarks := summary.remarks():
+        _print(console, "\nremarks", "bold")
+        for remark in remarks:
+            _print(console, f"  {remark.text}", "yellow" if remark.warning else "")
     _print(console, "\ntokens of an example", "bold")
     console.print(_lengths(summary.lengths.table()))
 
@@ -62,7 +67,7 @@ def _text(spans: Sequence[reading.Span], is_terminal: bool) -> Text:
         if span.learnt != learnt and not is_terminal:
             text.append(OPEN if span.learnt else CLOSE)
         learnt = span.learnt
-        text.append(span.text, style=" ".join([("bold" if learnt else "dim"), *(["magenta"] if span.special else [])]))
+        text.append(visible(span.text), style=" ".join([("bold" if learnt else "dim"), *(["magenta"] if span.special else [])]))
     return text
 
 
@@ -77,4 +82,4 @@ def _lengths(figures: dict[str, dict[str, float]]) -> Table:
 
 
 def _print(console: Console, text: str, style: str) -> None:
-    console.print(Text(text, style=style), soft_wrap=True, highlight=False)
+    console.print(Text(visible(text), style=style), soft_wrap=True, highlight=False)

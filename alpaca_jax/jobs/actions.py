@@ -3,17 +3,23 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from alpaca_jax import lock
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.job import State
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import queue, status
+from alpaca_jax.jobs import queue, status, trust
 from alpaca_jax.jobs.sweep import Entry, Sweep
 
 AT_ONCE = 8  # jobs cancelled at a time: each may save first
 
 
-def cancel(jobs: Sweep) -> list[str]:
-    """Ends every job that is running or queued, by its backend's own id; returns their names once nothing of them is left."""
+def cancel(jobs: Sweep, trusted: bool = False) -> list[str]:
+    """Ends every job that is running or queued, by its backend's own id; returns their names once nothing of them is left.
+
+    A UserError for jobs that somebody else has launched, unless they are `trusted`: the ids in their files may be those of anything.
+    """
+    if not trusted:
+        trust.check(jobs, jobs.entries, "cancel")
     ended = [] if jobs.single else queue.cancel(jobs.folder)  # first the process that would start the next one
     rows = [row for row in status.look(jobs) if record.exists(row.entry.job.folder)]
     active = [row.entry for row in rows if not row.status.state.final]
@@ -25,11 +31,18 @@ def cancel(jobs: Sweep) -> list[str]:
     return [*ended, *(entry.name for entry in active)]
 
 
-def resume(jobs: Sweep) -> list[str]:
+def resume(jobs: Sweep, trusted: bool = False) -> list[str]:
     """Restarts the jobs that failed, were cancelled, got lost or never began, from their last checkpoints; returns their names.
 
-    All are checked before the first is started.
+    All are checked before the first is started. A UserError shows the jobs that somebody else has launched, unless they are `trusted`.
     """
+    if not trusted:
+        trust.check(jobs, jobs.entries, "resume")
+    with lock.held(jobs.folder, "", "jobs"):
+        return _resume(jobs)
+
+
+def _resume(jobs: Sweep) -> list[str]:
     rows = status.look(jobs)
     if not jobs.single and queue.read(jobs.folder).alive is not None:
         raise UserError(f"the sweep in {jobs.folder} is still starting jobs; cancel it, or wait until all have begun")
@@ -37,7 +50,9 @@ def resume(jobs: Sweep) -> list[str]:
     check(jobs, [jobs.named(name) for name in names])
     if jobs.single and names:
         jobs.runs_on().submit(jobs.entries[0].job)
-    else:
+    elif names:
+        jobs.sealed([jobs.named(name) for name in names])
+        jobs.write()
         queue.start(jobs, names)
     return names
 

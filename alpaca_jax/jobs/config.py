@@ -3,6 +3,7 @@
 from typing import Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Duration, Natural, Positive
 
 
 @configclass
@@ -11,18 +12,13 @@ class Config:
 
     dir: str  # of a job, or of a sweep
     action: Literal["status", "logs", "cancel", "resume"] = "status"
-    rank: int | None = None  # whose log; none: the rank that failed first, else the lead's
-    lines: int = 40  # of a log, counted from its end
+    rank: Natural | None = None  # whose log; none: the rank that failed first, else the lead's
+    lines: Positive = 40  # of a log, counted from its end
     follow: bool = False  # keep going until the jobs have ended
-    poll_seconds: float = 2.0  # between two polls
+    poll_seconds: Duration = 2.0  # between two polls
+    trust: bool = False  # resume and cancel also what somebody else has launched
 
     def __post_init__(self) -> None:
-        if self.rank is not None and self.rank < 0:
-            raise ValueError(f"rank={self.rank}: ranks are counted from 0")
-        if self.lines < 1:
-            raise ValueError(f"lines={self.lines}: give 1 or more")
-        if self.poll_seconds <= 0:
-            raise ValueError(f"poll_seconds={self.poll_seconds}: give more than 0")
         if self.follow and self.action in ("cancel", "resume"):
             raise ValueError(f"follow=true works with action=status and action=logs, not with {self.action}")
         if self.rank is not None and self.action != "logs":

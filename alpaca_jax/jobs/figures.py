@@ -1,13 +1,13 @@
 """The figures of a run and its job, read from the files that they write; each file may be missing."""
 
 import datetime
-import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import documents, rundir, storage
 from alpaca_jax.cluster.record import Record
 from alpaca_jax.errors import UserError
 
@@ -18,17 +18,27 @@ SUMMARIES = ("train/summary.json", "summary.json")
 def last_step(run: str) -> tuple[int | None, float | None]:
     """Returns (step, loss) of the newest step in train/metrics.jsonl of a run's dir."""
     line = next((line for line in _newest_first(run) if "loss" in line), {})
-    return line.get("step"), line.get("loss")
+    step = _number(line.get("step"))
+    return None if step is None else int(step), _number(line.get("loss"))
 
 
 def objective(run: str, key: str) -> float | None:
-    """Returns the figure `key` (`a.b` is nested) of a finished run's summary, else the newest in its metrics, else None."""
-    figure: Any = summary(run)
+    """Returns the figure `key` (`a.b` is nested) of a finished run's summary, else the newest in its metrics, else None.
+
+    None too where the figure is known to be of an earlier step than the last: jobs are ranked by it.
+    """
+    written = summary(run)
+    figure: Any = written
     for part in key.split("."):
         figure = figure.get(part) if isinstance(figure, dict) else None
+    step = written.get("heldout_step") if key.startswith("heldout") else None
     if figure is None:
-        figure = next((line[key] for line in _newest_first(run, whole=True) if key in line), None)
-    return float(figure) if isinstance(figure, int | float) and not isinstance(figure, bool) else None
+        line = next((line for line in _newest_first(run, whole=True) if key in line), {})
+        figure, step = line.get(key), line.get("step")
+    end = written.get("steps")
+    if step is not None and end is not None and step != end:
+        return None  # an earlier evaluation's: it says nothing of what the run has come to
+    return _number(figure)
 
 
 def summary(run: str) -> dict[str, Any]:
@@ -54,6 +64,10 @@ def age(record: Record) -> float:
     return (datetime.datetime.now(datetime.UTC) - _at(since)).total_seconds()
 
 
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
 def _at(time: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(time)
 
@@ -67,7 +81,7 @@ def _newest_first(run: str, whole: bool = False) -> Iterator[dict[str, Any]]:
         return
     for line in reversed(piece.splitlines()):
         try:
-            content = json.loads(line)
+            content = documents.json_value(line)
         except ValueError:  # torn at either end
             continue
         if isinstance(content, dict):

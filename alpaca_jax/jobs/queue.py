@@ -13,12 +13,13 @@ from typing import Any
 
 import psutil
 
-from alpaca_jax import children, rundir
+from alpaca_jax import children, documents, rundir
 from alpaca_jax.cluster import record
+from alpaca_jax.config import configclass, parse
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import sweep
+from alpaca_jax.jobs import mistake, sweep
 from alpaca_jax.jobs.backends import job_status
-from alpaca_jax.jobs.sweep import Sweep
+from alpaca_jax.jobs.sweep import Entry, Sweep
 
 FILE = "queue.json"
 LOG = "queue.log"
@@ -35,6 +36,7 @@ class Queue:
     process: dict[str, Any] | None = None
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # the backend's message for each job that it refused
     cancelled: bool = False
+    stopped: str = ""  # why the rest is not started
 
     def write(self, folder: Path) -> None:
         """Writes queue.json."""
@@ -46,9 +48,28 @@ class Queue:
         return record.process_of(self.process)
 
 
+@configclass
+class _Written:
+    """What queue.json holds; the fields are those of Queue."""
+
+    waiting: list[str]
+    process: record.Process | None = None
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    cancelled: bool = False
+    stopped: str = ""
+
+
 def read(folder: Path) -> Queue:
-    """Returns the queue of a sweep, an empty one if it has none."""
-    return Queue(**rundir.read_json(folder / FILE)) if (folder / FILE).exists() else Queue(waiting=[])
+    """Returns the queue of a sweep, an empty one if it has none; a UserError if queue.json can't be read."""
+    file = folder / FILE
+    if not file.exists():
+        return Queue(waiting=[])
+    try:
+        written = parse(_Written, documents.json_object(documents.read(file), str(file)))
+    except UserError as error:
+        raise UserError(f"{file}: not a queue of this version: {error}\n  delete it; the same sweep starts what is missing") from error
+    fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(Queue)}
+    return Queue(**fields | {"process": None if written.process is None else dataclasses.asdict(written.process)})
 
 
 def start(jobs: Sweep, names: Sequence[str]) -> None:
@@ -72,7 +93,7 @@ def cancel(folder: Path) -> list[str]:
     if (process := queue.alive) is not None:
         children.end(process, END_SECONDS)
         queue = read(folder)
-    if queue.cancelled or not queue.waiting:
+    if queue.cancelled or queue.stopped or not queue.waiting:
         return []
     queue.cancelled = True
     queue.write(folder)
@@ -80,7 +101,10 @@ def cancel(folder: Path) -> list[str]:
 
 
 def serve(folder: Path) -> None:
-    """Starts the waiting jobs of the sweep in `folder`, at most `parallel` at a time; returns once none waits."""
+    """Starts the waiting jobs of the sweep in `folder`, at most `parallel` at a time; returns once none waits.
+
+    It stops where those that were started say that the rest would die of the same mistake.
+    """
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     jobs, queue = sweep.read(folder), read(folder)
@@ -88,13 +112,20 @@ def serve(folder: Path) -> None:
     queue.write(folder)
     backend = jobs.runs_on()
     running = [entry for entry in jobs.entries if entry.name not in queue.waiting and record.exists(entry.job.folder)]
+    begun: list[Entry] = []
     while queue.waiting and not stopped:
         running = [entry for entry in running if not job_status(backend, entry.job.folder).state.final]
+        ended = [entry for entry in begun if entry not in running]
+        if not jobs.keep_going and mistake.common(jobs, ended):
+            queue.stopped = f"job {ended[0].name} died of a mistake that the rest would die of too"
+            queue.write(folder)
+            return
         while queue.waiting and len(running) < (jobs.parallel or len(jobs.entries)) and not stopped:
             entry = jobs.named(queue.waiting[0])
             try:
                 backend.submit(entry.job)
                 running.append(entry)
+                begun.append(entry)
             except UserError as error:
                 queue.refused[entry.name] = str(error)
             queue.waiting.pop(0)

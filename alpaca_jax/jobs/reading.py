@@ -1,7 +1,6 @@
 """Shows the ranks' logs of jobs: the first traceback, the end of a log, or a log as it grows."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from alpaca_jax.jobs.status import Row
 from alpaca_jax.jobs.sweep import Sweep
 
 Say = Callable[[str], None]
+LONGEST = 1 << 24  # bytes of a log that are read for its last lines
 
 
 def show(jobs: Sweep, rank: int | None, lines: int, say: Say) -> None:
@@ -63,9 +63,9 @@ def _tail(row: Row, rank: int, lines: int, say: Say) -> None:
     if not log.exists():
         say(f"{log} doesn't exist (yet): the rank hasn't begun, or the log stayed on its host")
         return
-    with open(log, errors="replace") as file:
-        for line in deque((line for line in file if values(line) is None), lines):
-            say(_prefix(row, rank) + line.rstrip("\n"))
+    shown = [line for line in logs.tail(log, LONGEST) if values(line) is None]
+    for line in shown[-lines:]:
+        say(_prefix(row, rank) + line)
 
 
 def _log(row: Row, rank: int) -> Path:
@@ -81,7 +81,7 @@ def _prefix(row: Row, rank: int) -> str:
     host = "?"
     if log.exists():
         with open(log, errors="replace") as file:
-            host = (values(file.readline()) or {}).get("host", "?")
+            host = (values(file.readline(1000)) or {}).get("host", "?")
     return f"rank {rank} {host} | "
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from alpaca_jax.cluster import record
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, backends, reading, status, sweep
+from alpaca_jax.jobs import actions, backends, reading, status, sweep, trust
 from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.config import Config
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.jobs.watch import watch
+from alpaca_jax.masking import masked, visible
 from alpaca_jax.terminal import Console
 
 
@@ -24,9 +25,9 @@ def run(config: Config) -> None:
         case "logs":
             _logs(jobs, config)
         case "cancel":
-            _report(console, "cancelled", actions.cancel(jobs), "nothing was queued or running")
+            _report(console, "cancelled", actions.cancel(jobs, config.trust), "nothing was queued or running")
         case "resume":
-            _report(console, "started again", actions.resume(jobs), "no job had failed, been cancelled or got lost")
+            _report(console, "started again", actions.resume(jobs, config.trust), "no job had failed, been cancelled or got lost")
 
 
 def _status(jobs: Sweep, config: Config, console: Console) -> None:
@@ -36,10 +37,11 @@ def _status(jobs: Sweep, config: Config, console: Console) -> None:
 
 def _logs(jobs: Sweep, config: Config) -> None:
     def say(text: str) -> None:
-        print(text, flush=True)
+        print(masked(visible(text)), flush=True)
 
     for entry in jobs.entries:
-        if record.exists(entry.job.folder) and not job_status(jobs.runs_on(), entry.job.folder).state.final:
+        running = record.exists(entry.job.folder) and not job_status(jobs.runs_on(), entry.job.folder).state.final
+        if running and (config.trust or not trust.doubt(jobs, entry)):
             backends.fetch_logs(jobs.backend, entry.job.folder)
     if config.follow:
         reading.follow(jobs, config.rank, config.lines, config.poll_seconds, say)

@@ -9,13 +9,14 @@ from rich.text import Text
 from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.job import State, Status
 from alpaca_jax.cluster.logs import End
-from alpaca_jax.errors import Lost
+from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.jobs import figures, queue
 from alpaca_jax.jobs.backends import job_status
 from alpaca_jax.jobs.sweep import Entry, Sweep
 
 COLOURS = {State.done: "green", State.failed: "red", State.lost: "red", State.cancelled: "yellow", State.running: "cyan"}
 INTERRUPTED = 130
+NOT_STARTED = "not started"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def table(rows: Sequence[Row]) -> Table:
     printed = Table(box=None, pad_edge=False, header_style="bold")
     printed.add_column("job")
     for key in swept:
-        printed.add_column(short(key, swept), overflow="fold")
+        printed.add_column(Text(short(key, swept)), overflow="fold")
     printed.add_column("state")
     for name in ("attempt", "ranks", "step", "loss", "exit", "age"):
         printed.add_column(name, justify="right")
@@ -65,8 +66,8 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         status = row.status
         printed.add_row(
-            row.entry.name,
-            *(row.entry.swept.get(key, "") for key in swept),
+            Text(row.entry.name),
+            *(Text(row.entry.swept.get(key, "")) for key in swept),
             Text(status.state.value, style=COLOURS.get(status.state, "")),
             _or_blank(status.attempt),
             str(row.entry.job.processes),
@@ -122,6 +123,8 @@ def _row(jobs: Sweep, entry: Entry, waiting: queue.Queue) -> Row:
 def _status(jobs: Sweep, entry: Entry, waiting: queue.Queue) -> Status:
     folder = entry.job.folder
     if entry.name in waiting.waiting:
+        if waiting.stopped:
+            return Status(State.failed, exit_code=UserError.exit_code, reason=f"{NOT_STARTED}: {waiting.stopped}")
         if waiting.alive is not None or waiting.process is None:
             return Status(State.queued, reason="waits for its turn")
         if waiting.cancelled:

@@ -1,12 +1,14 @@
 """`DIR/sweep.json`: the jobs of a sweep, their swept settings and their results. A single job is read as a sweep of one."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import rundir
-from alpaca_jax.cluster import record
+from alpaca_jax import documents, rundir
+from alpaca_jax.cluster import record, seal
 from alpaca_jax.cluster.job import Backend, Job
+from alpaca_jax.config import configclass, parse
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs.backends import backend
 
@@ -23,6 +25,7 @@ class Entry:
     dir: str  # of the run: the job's folder, or a path on an object store
     job: Job
     result: dict[str, Any] | None = None
+    seal: str = ""  # of whoever started the sweep, over `record.launched`
 
 
 @dataclasses.dataclass
@@ -35,6 +38,7 @@ class Sweep:
     objective: str
     parallel: int | None = None  # jobs at a time; None: all at once, since the backend has a queue
     entries: list[Entry] = dataclasses.field(default_factory=list)
+    keep_going: bool = False  # start the rest although the first jobs died of the same mistake
     single: bool = False  # one job that was launched without a sweep; it has no sweep.json
 
     def runs_on(self) -> Backend:
@@ -48,6 +52,11 @@ class Sweep:
     def same(self, words: tuple[str, ...]) -> Entry | None:
         """Returns the entry with these settings, None if there is none."""
         return next((entry for entry in self.entries if entry.words == words), None)
+
+    def sealed(self, entries: Sequence[Entry]) -> None:
+        """Says that this user wants these jobs to run as they are."""
+        for entry in entries:
+            entry.seal = seal.made(record.launched(self.backend, entry.job))
 
     def write(self) -> None:
         """Writes sweep.json."""
@@ -63,15 +72,38 @@ def exists(folder: Path) -> bool:
     return (folder / FILE).exists()
 
 
+@configclass
+class _Written:
+    """What sweep.json holds; the fields are those of Sweep."""
+
+    backend: str
+    verb: str
+    objective: str
+    parallel: int | None = None
+    keep_going: bool = False
+    entries: tuple[Entry, ...]
+    written: str = ""
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.entries]
+        if len({*names}) < len(names):
+            raise ValueError("two of its jobs have the same name")
+        if odd := [name for name in names if name in ("", ".", "..") or "/" in name or "\0" in name]:
+            raise ValueError(f"{odd[0]!r} is not the name of a job, which is that of its folder")
+        if self.parallel is not None and self.parallel < 1:
+            raise ValueError(f"parallel={self.parallel}: give 1 or more")
+
+
 def read(folder: Path) -> Sweep:
     """Returns the sweep in `folder`; a UserError if sweep.json can't be read."""
-    value = rundir.read_json(folder / FILE)
+    content = documents.json_object(documents.read(folder / FILE), str(folder / FILE))
     try:
-        value.pop("written")
-        entries = [_entry(folder, entry) for entry in value.pop("entries")]
-        return Sweep(folder=folder, entries=entries, **value)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE}: not a sweep of this version ({error!r}); give another dir=") from error
+        written = parse(_Written, content)
+    except UserError as error:
+        raise UserError(f"{folder / FILE}: not a sweep of this version: {error}\n  give another dir=") from error
+    # A folder may have been moved, or be mounted elsewhere on this host.
+    entries = [dataclasses.replace(entry, job=dataclasses.replace(entry.job, folder=folder / entry.name)) for entry in written.entries]
+    return Sweep(folder, written.backend, written.verb, written.objective, written.parallel, entries, written.keep_going)
 
 
 def find(folder: Path) -> Sweep:
@@ -86,13 +118,3 @@ def find(folder: Path) -> Sweep:
     job = job_record.job
     entry = Entry(folder.absolute().name, swept={}, words=job.command[2:], dir=job.run or str(folder), job=job)
     return Sweep(folder=folder, backend=job_record.backend, verb="", objective="heldout_loss", entries=[entry], single=True)
-
-
-def _entry(folder: Path, value: dict[str, Any]) -> Entry:
-    described = value.pop("job")
-    for field in ("command", "secrets"):
-        described[field] = tuple(described[field])
-    # A folder may have been moved, or be mounted elsewhere on this host.
-    described["folder"] = folder / value["name"]
-    value["words"] = tuple(value["words"])
-    return Entry(job=Job(**described), **value)

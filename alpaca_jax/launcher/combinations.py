@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from alpaca_jax import storage
+from alpaca_jax import grammar, storage
 from alpaca_jax.cluster.job import Job
+from alpaca_jax.composition import references
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher.config import LauncherConfig
@@ -65,14 +65,7 @@ def composed(config: Any, dir: str) -> dict[str, Any]:
     assert isinstance(mapping, dict)
     mapping.pop("hydra", None)
     mapping["dir"] = dir
-    try:
-        whole = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} has no default; give {error.full_key}=VALUE") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(whole, dict)
-    return {str(key): value for key, value in whole.items()}
+    return references.resolved(OmegaConf.create(mapping))
 
 
 def check(entries: Sequence[Entry], mappings: Sequence[Mapping[str, Any]], parse: Callable[[Mapping[str, Any]], Any]) -> None:
@@ -141,5 +134,4 @@ def quoted(value: str) -> str:
     """Returns `value` so that Hydra's grammar reads it as this text: in quotes if it needs them."""
     if re.fullmatch(PLAIN, value):
         return value
-    # A backslash stands for itself, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value) + "'"
+    return grammar.quoted(value)

@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca_jax import config as configuration
+from alpaca_jax import lock, rundir
 from alpaca_jax.cluster import record
+from alpaca_jax.composition import references
+from alpaca_jax.composition.compose import initialized
+from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER, check_settings
 from alpaca_jax.errors import UserError
-from alpaca_jax.jobs import actions, backends, queue, status, sweep
+from alpaca_jax.jobs import actions, backends, queue, sweep
 from alpaca_jax.jobs.status import INTERRUPTED, Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher import combinations, results
@@ -26,9 +28,6 @@ from alpaca_jax.launcher.config import LauncherConfig
 from alpaca_jax.launcher.plugin import register
 from alpaca_jax.launcher.waiting import Detached, wait
 from alpaca_jax.terminal import Console
-
-LAUNCHER = "hydra/launcher"
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class JobFailed(RuntimeError):
@@ -49,10 +48,8 @@ def multirun(request: Request) -> int:
     """Runs the sweep; returns the largest exit code of its jobs, 130 if Ctrl-C ended the wait for them."""
     run = Multirun(request)
     try:
-        with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=request.verb):
+        with initialized(request.verb):
             run.go()
-    except HydraException as error:
-        raise UserError(_plainly(error)) from error
     except Detached as error:
         print(f"alpaca-jax: {error}", file=sys.stderr)
         return INTERRUPTED if error.interrupted else 0
@@ -81,6 +78,7 @@ class Multirun:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        _check(base)
         settings = self._settings(OmegaConf.to_container(base.hydra.launcher, resolve=True))
         folder = combinations.folder_of(settings, self._dir(base))
         target = OmegaConf.select(base, "hydra.sweeper._target_")
@@ -96,9 +94,8 @@ class Multirun:
         if self.sweep is None or not rows:
             raise UserError("the sweep has no combination; give key=a,b")
         results.write(self.sweep, rows)
-        for row in rows:
-            if row.exit_code and (message := status.first_traceback(row)):
-                self._say(f"job {row.entry.name} ({combinations.title(row.entry)}): {message}")
+        for line in results.failures(rows):
+            self._say(line)
         Console().print(results.table(self.sweep, rows))
         self._say(f"{self.sweep.folder / results.PAGE}")
         objectives = [(row.entry.result or {}).get("objective") for row in rows if not row.exit_code]
@@ -114,8 +111,6 @@ class Multirun:
         for each in parsed:
             if each.key_or_group == "dir" and each.is_sweep_override():
                 raise UserError("dir: a sweep has one folder, and each of its jobs one below it; give one dir=")
-            if each.key_or_group.startswith("hydra.sweep."):
-                raise UserError(f"{each.key_or_group}: the sweep's folder is dir=; hydra.launcher.folders=keys names those of its jobs")
         self.fixed = {each.key_or_group for each in parsed if not each.is_sweep_override()}
 
     def _settings(self, mapping: Any) -> LauncherConfig:
@@ -134,6 +129,7 @@ class Multirun:
         """Runs one batch of combinations; none starts before all are checked."""
         settings = self._settings(dict(mapping))
         dir = self._dir(config)
+        _mask(Path(config.hydra.sweep.dir) / "multirun.yaml")
         if self.sweep is None:
             self.sweep = _renewed(combinations.folder_of(settings, dir), self.request.verb, settings)
         nodes = settings.nodes or backends.nodes(settings.backend, combinations.options(settings))
@@ -156,6 +152,19 @@ class Multirun:
             raise UserError("evaluate_every: the sweeper needs the held-out loss, which null doesn't measure; give evaluate_every=N")
 
     def _run(self, jobs: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
+        with lock.held(jobs.folder, "", f"{jobs.verb} -m"):  # two starts at once would start each job twice
+            todo = self._start(jobs, entries)
+        if settings.detach:
+            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
+        rows = wait(jobs, entries, settings.poll_seconds, self.console)
+        for row in rows:
+            row.entry.result = results.result(row, jobs.objective)
+            self.rows[row.entry.name] = row
+        jobs.write()
+        return rows
+
+    def _start(self, jobs: Sweep, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Starts what has to be; returns that."""
         # A job that is done stays done; one that is running, from an earlier start of this sweep, is waited for.
         todo = [one for one in entries if not record.is_done(one.job) and not actions.active(jobs, one)]
         waiting = queue.read(jobs.folder)
@@ -166,18 +175,12 @@ class Multirun:
                     f"the sweep in {jobs.folder} is being run; cancel it first (alpaca-jax jobs action=cancel dir=...), or wait"
                 )
         actions.check(jobs, todo)
+        jobs.sealed(entries)
         for one in entries:
             one.result = None if one in todo else one.result
         jobs.write()
         queue.start(jobs, [one.name for one in todo])
-        if settings.detach:
-            raise Detached(f"{len(todo)} jobs were started; see alpaca-jax jobs dir={jobs.folder}")
-        rows = wait(jobs, entries, settings.poll_seconds, self.console)
-        for row in rows:
-            row.entry.result = results.result(row, jobs.objective)
-            self.rows[row.entry.name] = row
-        jobs.write()
-        return rows
+        return todo
 
     def _returned(self, row: Row, overrides: Sequence[str]) -> JobReturn:
         job_return = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
@@ -189,20 +192,28 @@ class Multirun:
         return job_return
 
 
+def _mask(file: Path) -> None:
+    """Takes secrets out of the file in which Hydra's sweeper has written down all settings."""
+    if file.is_file():
+        rundir.write_atomic(file, file.read_text("utf-8"))
+
+
+def _check(base: DictConfig) -> None:
+    """A UserError if Hydra would call what isn't in our lists, or if references between the settings can't be written out."""
+    whole: Any = OmegaConf.to_container(base, resolve=False)
+    check_settings(whole["hydra"])
+    references.check(whole | {"hydra": {key: whole["hydra"][key] for key in ("launcher", "sweeper")}})
+
+
 def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:
     """The sweep in `folder` with the settings of this start; its earlier jobs are kept."""
     if not sweep.exists(folder):
         if record.exists(folder):
             raise UserError(f"{folder} is the folder of a single job; give the sweep another dir=")
-        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel)
+        return Sweep(folder, settings.backend, verb, settings.objective, settings.parallel, keep_going=settings.keep_going)
     jobs = sweep.read(folder)
     for what, before, now in (("verb", jobs.verb, verb), ("backend", jobs.backend, settings.backend)):
         if before != now:
             raise UserError(f"{folder} holds a sweep of the {what} {before}, but this one is of {now}; give another dir=")
-    jobs.objective, jobs.parallel = settings.objective, settings.parallel
+    jobs.objective, jobs.parallel, jobs.keep_going = settings.objective, settings.parallel, settings.keep_going
     return jobs
-
-
-def _plainly(error: Exception) -> str:
-    """Hydra's message in one line, without signs that the user didn't write."""
-    return " ".join(str(error).split()).replace("++", "")

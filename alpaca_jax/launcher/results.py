@@ -1,5 +1,6 @@
 """The results of a sweep: a table, `sweep.json`, and a page with the objective against the swept settings."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,10 @@ from rich.text import Text
 from alpaca_jax import report, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.cluster.job import State
-from alpaca_jax.jobs import figures, status
+from alpaca_jax.jobs import figures, mistake, status
 from alpaca_jax.jobs.status import COLOURS, Row
 from alpaca_jax.jobs.sweep import Sweep
+from alpaca_jax.launcher import combinations
 from alpaca_jax.report import Block, Code, Section, Series
 
 PAGE = "report.html"
@@ -35,19 +37,41 @@ def result(row: Row, objective: str) -> dict[str, Any]:
     }
 
 
+def failures(rows: Sequence[Row]) -> list[str]:
+    """Returns what failed and why, for a terminal: a message that several jobs share is told once."""
+    lines: list[str] = []
+    told: dict[str, str] = {}  # the job that a message was told of
+    not_started = [row for row in rows if row.status.reason.startswith(status.NOT_STARTED)]
+    for row in rows:
+        if not row.exit_code or row in not_started or not (message := status.first_traceback(row)):
+            continue
+        heading, entry = f"job {row.entry.name} ({combinations.title(row.entry)})", row.entry
+        essence = mistake.essence(mistake.mistake_of(entry), entry)
+        if essence and essence in told:
+            lines.append(f"{heading}: the same as job {told[essence]}")
+        else:
+            told[essence] = entry.name
+            lines.append(f"{heading}: {message}")
+    if not_started:
+        names = ", ".join(row.entry.name for row in not_started)
+        why = not_started[0].status.reason.removeprefix(f"{status.NOT_STARTED}: ")
+        lines.append(f"{status.NOT_STARTED}: job {names}, since {why} (hydra.launcher.keep_going=true starts them all the same)")
+    return lines
+
+
 def table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """Returns the results as a table for a terminal, in the order of the jobs."""
     swept = status.keys(rows)
     printed = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("job", *(status.short(key, swept) for key in swept), "state"):
-        printed.add_column(name, overflow="fold")
+        printed.add_column(Text(name), overflow="fold")
     for name in (sweep.objective, "exit", "hours", "dollars"):
-        printed.add_column(name, justify="right")
+        printed.add_column(Text(name), justify="right")
     printed.add_column("trouble", overflow="fold")
     for row in rows:
         cells = _cells(row, swept)
         state = Text(cells[len(swept) + 1], style=COLOURS.get(row.status.state, ""))
-        printed.add_row(*cells[: len(swept) + 1], state, *map(Text, cells[len(swept) + 2 :]))
+        printed.add_row(*map(Text, cells[: len(swept) + 1]), state, *map(Text, cells[len(swept) + 2 :]))
     return printed
 
 
@@ -110,11 +134,15 @@ def _cells(row: Row, swept: Sequence[str]) -> list[str]:
 
 
 def _objective(row: Row) -> float | None:
-    return (row.entry.result or {}).get("objective")
+    value = (row.entry.result or {}).get("objective")
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _format(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _format(value: Any, form: str) -> str:
+    """A figure of a file that a script may have written: "" for what is no number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    return format(int(value) if form == "d" else value, form)
 
 
 def _number(text: str) -> float | None:

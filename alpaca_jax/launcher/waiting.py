@@ -1,9 +1,10 @@
 """Waits for the jobs of a sweep. Ctrl-C once leaves them running, twice ends them."""
 
+import dataclasses
 from collections.abc import Sequence
 from time import sleep
 
-from alpaca_jax.jobs import actions, status
+from alpaca_jax.jobs import actions, status, trust
 from alpaca_jax.jobs.status import Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.jobs.watch import watch
@@ -25,18 +26,19 @@ def wait(jobs: Sweep, entries: Sequence[Entry], poll_seconds: float, console: Co
     try:
         return watch(lambda: status.look(jobs, entries), poll_seconds, console)
     except KeyboardInterrupt:
-        _leave(jobs, console)
+        _leave(jobs, entries, console)
     again = f"alpaca-jax jobs dir={jobs.folder}"
     raise Detached(f"the jobs keep running; {again} shows them, and the same sweep command waits for them again", interrupted=True)
 
 
-def _leave(jobs: Sweep, console: Console) -> None:
+def _leave(jobs: Sweep, entries: Sequence[Entry], console: Console) -> None:
     """Leaves the jobs running, but gives the user time for a second Ctrl-C, which ends them."""
     console.print(f"the jobs keep running. Ctrl-C again within {AGAIN_SECONDS:.0f} s ends them", highlight=False)
     try:
         sleep(AGAIN_SECONDS)
     except KeyboardInterrupt:
         console.print("ending the jobs ...", highlight=False)
-        names = actions.cancel(jobs)
+        own = [entry for entry in jobs.entries if entry in entries or not trust.doubt(jobs, entry)]
+        names = actions.cancel(dataclasses.replace(jobs, entries=own), trusted=True)
         message = f"cancelled: {', '.join(names) or 'nothing ran'}; the same sweep continues from the last checkpoints"
         raise Detached(message, interrupted=True) from None

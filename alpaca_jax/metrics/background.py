@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.markup import escape
-
 from alpaca_jax import rundir, storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics.config import LoggingConfig
@@ -146,4 +144,4 @@ def _package(name: str, attribute: str) -> Any:
 
 def on_terminal(message: str) -> None:
     """Shows a warning on stderr."""
-    Console(stderr=True).print(f"[yellow]{escape(message)}[/yellow]", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(message, style="yellow", highlight=False, soft_wrap=True)

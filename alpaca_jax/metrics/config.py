@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Positive
 
 
 @configclass
@@ -25,10 +26,5 @@ class LoggingConfig:
 class ProfileConfig:
     """Which steps to trace."""
 
-    start: int  # the first step traced, counted from 1
-    steps: int = 3  # how many
-
-    def __post_init__(self) -> None:
-        for name in ("start", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"profile.{name}={getattr(self, name)}: give 1 or more")
+    start: Positive  # the first step traced, counted from 1
+    steps: Positive = 3  # how many

@@ -1,21 +1,48 @@
 """The sizes and switches that define a LLaMA or one of its relatives."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import BIG, AtLeastTwo, Natural, Positive, Range
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 
 # CAN: what a family's config.json can express beyond a plain LLaMA. ALWAYS: what its code always has.
 CAN: dict[str, tuple[str, ...]] = {
-    "llama": ("qkv_bias", "out_bias"),
+    "llama": ("qkv_bias", "out_bias", "mlp_bias"),
     "mistral": ("sliding_window",),
     "qwen2": ("qkv_bias", "sliding_window", "sliding_layers"),
     "qwen3": ("qk_norm", "qkv_bias", "out_bias", "sliding_window", "sliding_layers"),
-    "smollm3": ("nope_layers", "qkv_bias", "out_bias", "sliding_window", "sliding_layers"),
+    "smollm3": ("nope_layers", "qkv_bias", "out_bias", "mlp_bias", "sliding_window", "sliding_layers"),
 }
 ALWAYS = {"qwen2": "qkv_bias", "qwen3": "qk_norm"}
+# The largest sizes, far above those of any published model: with them, the number of all weights fits 64 bits and their list fits memory.
+LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_layers": 10_000,
+    "num_heads": 1 << 14,
+    "num_kv_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "max_positions": (1 << 31) - 1,  # positions are int32
+}
+FACTOR = 1e6  # factors of RoPE's scaling are from 1 / FACTOR to FACTOR
+POWER = BIG
+Vocabulary = Annotated[int, Range(1, LARGEST["vocab_size"])]
+Width = Annotated[int, Range(1, LARGEST["hidden_size"])]
+Middle = Annotated[int, Range(1, LARGEST["intermediate_size"])]
+Layers = Annotated[int, Range(1, LARGEST["num_layers"])]
+Heads = Annotated[int, Range(1, LARGEST["num_heads"])]
+HeadDim = Annotated[int, Range(1, LARGEST["head_dim"])]
+Power = Annotated[float, Range(1, BIG, open_below=True, give="more than 1, such as 10000: RoPE divides by its powers")]
+Epsilon = Annotated[
+    float, Range(1 / BIG, 1, open_above=True, give="a number from 1e-30 to 1, such as 1e-5: it keeps a norm from dividing by 0")
+]
+Factor = Annotated[float, Range(1 / FACTOR, FACTOR)]
+FactorOr0 = Annotated[float, Range(1 / FACTOR, FACTOR, also=0)]  # 0 is none, as for its authors
+Extension = Annotated[float, Range(1, FACTOR)]
 
 
 @configclass
@@ -23,59 +50,52 @@ class RopeScaling:
     """How to change RoPE's frequencies for a longer context than the model was trained on; `model.rope` has the formulas."""
 
     kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
-    factor: float = 1.0
-    original_max_positions: int | None = None  # the context before the extension; null (dynamic only): max_positions
-    low_freq_factor: float = 1.0  # llama3
-    high_freq_factor: float = 4.0  # llama3
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn and longrope; null: as the method computes it
-    mscale: float | None = None  # yarn
-    mscale_all_dim: float | None = None  # yarn
+    factor: Extension = 1.0
+    original_max_positions: AtLeastTwo | None = None  # the context before the extension; null (dynamic only): max_positions
+    low_freq_factor: Factor = 1.0  # llama3
+    high_freq_factor: Factor = 4.0  # llama3
+    beta_fast: Factor = 32.0  # yarn
+    beta_slow: Factor = 1.0  # yarn
+    attention_factor: Factor | None = None  # yarn and longrope; null: as the method computes it
+    mscale: FactorOr0 | None = None  # yarn
+    mscale_all_dim: FactorOr0 | None = None  # yarn
     truncate: bool = True  # yarn
-    short_factor: tuple[float, ...] | None = None  # longrope
-    long_factor: tuple[float, ...] | None = None  # longrope
+    short_factor: tuple[Factor, ...] | None = None  # longrope
+    long_factor: tuple[Factor, ...] | None = None  # longrope
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise ValueError(f"factor ({self.factor}) must be at least 1: it says how many times longer the context becomes")
         if self.kind in ("llama3", "yarn", "longrope") and self.original_max_positions is None:
             raise ValueError(f"{self.kind} needs original_max_positions, the context length before the extension")
-        if self.original_max_positions is not None and self.original_max_positions < 2:
-            raise ValueError(f"original_max_positions ({self.original_max_positions}) must be at least 2")
-        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
-            raise ValueError(
-                f"low_freq_factor ({self.low_freq_factor}) must be above 0 and below high_freq_factor ({self.high_freq_factor})"
-            )
+        if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(f"low_freq_factor ({self.low_freq_factor}) must be below high_freq_factor ({self.high_freq_factor})")
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
             raise ValueError("longrope needs short_factor and long_factor: one factor for each pair of a head's dimensions")
-        if self.kind == "longrope" and not all(factor > 0 for factor in (*(self.short_factor or ()), *(self.long_factor or ()))):
-            raise ValueError("short_factor and long_factor must be above 0: the frequencies are divided by them")
 
 
 @configclass
 class Architecture:
     """The sizes and switches of a LLaMA decoder (Touvron et al. 2023, arXiv:2302.13971) or a relative, as its checkpoint gives them."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    max_positions: int = 2048
+    vocab_size: Vocabulary
+    hidden_size: Width
+    intermediate_size: Middle
+    num_layers: Layers
+    num_heads: Heads
+    num_kv_heads: Heads
+    head_dim: HeadDim
+    rope_theta: Power = 10000.0
+    norm_eps: Epsilon = 1e-5
+    max_positions: Positive = 2048
     tie_embeddings: bool = False
     family: Family = "llama"  # the name other programs use; decides the form of config.json
     rope_scaling: RopeScaling | None = None
-    sliding_window: int | None = None  # a token sees itself and the window - 1 tokens before it
-    sliding_layers: tuple[int, ...] | None = None  # layers with the window, counted from 0; null: all, if sliding_window is set
-    nope_layers: tuple[int, ...] = ()  # layers without RoPE
+    sliding_window: Positive | None = None  # a token sees itself and the window - 1 tokens before it
+    sliding_layers: tuple[Natural, ...] | None = None  # layers with the window, counted from 0; null: all, if sliding_window is set
+    nope_layers: tuple[Natural, ...] = ()  # layers without RoPE
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: bool = False
+    mlp_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -104,8 +124,6 @@ class Architecture:
                 )
 
     def _check_layers(self) -> None:
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window ({self.sliding_window}) must be at least 1, since a token sees itself; null: no window")
         if self.sliding_layers is not None and self.sliding_window is None:
             raise ValueError("sliding_layers says which layers have a window: give sliding_window too, the number of tokens they see")
         for name in ("sliding_layers", "nope_layers"):
@@ -131,7 +149,8 @@ class Architecture:
     def _switches(self) -> list[str]:
         """The fields that differ from a plain LLaMA."""
         some_slide = 0 < len(self.sliding) < self.num_layers
-        on = {name: bool(getattr(self, name)) for name in ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm")}
+        names = ("sliding_window", "nope_layers", "qkv_bias", "out_bias", "qk_norm", "mlp_bias")
+        on = {name: bool(getattr(self, name)) for name in names}
         return [name for name, used in {**on, "sliding_layers": some_slide}.items() if used]
 
     @property
@@ -147,7 +166,7 @@ class Architecture:
         heads = 2 * self.num_heads + 2 * self.num_kv_heads
         layer = self.hidden_size * (self.head_dim * heads + 3 * self.intermediate_size + 2)
         layer += self.qkv_bias * self.head_dim * (self.num_heads + 2 * self.num_kv_heads) + self.out_bias * self.hidden_size
-        layer += self.qk_norm * 2 * self.head_dim
+        layer += self.qk_norm * 2 * self.head_dim + self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
         tables = 1 if self.tie_embeddings else 2
         return self.num_layers * layer + tables * self.vocab_size * self.hidden_size + self.hidden_size
 

@@ -143,11 +143,23 @@ class MLP(nnx.Module):
         self.gate = declare.matrix(layers=a.num_layers, embed=a.hidden_size, mlp=a.intermediate_size)
         self.up = declare.matrix(layers=a.num_layers, embed=a.hidden_size, mlp=a.intermediate_size)
         self.down = declare.matrix(layers=a.num_layers, mlp=a.intermediate_size, embed=a.hidden_size)
+        if a.mlp_bias:
+            self.gate_bias = declare.bias(layers=a.num_layers, mlp=a.intermediate_size)
+            self.up_bias = declare.bias(layers=a.num_layers, mlp=a.intermediate_size)
+            self.down_bias = declare.bias(layers=a.num_layers, embed=a.hidden_size)
+        self.has_bias = a.mlp_bias
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        gate_BTF = checkpoint_name(linear(x_BTD, context.weight(self.gate, "embed", "mlp")), "gate")
-        up_BTF = checkpoint_name(linear(x_BTD, context.weight(self.up, "embed", "mlp")), "up")
-        return linear(jax.nn.silu(gate_BTF) * up_BTF, context.weight(self.down, "mlp", "embed"))
+        gate_BTF = self._wide(x_BTD, context, "gate")
+        up_BTF = self._wide(x_BTD, context, "up")
+        out_BTD = linear(jax.nn.silu(gate_BTF) * up_BTF, context.weight(self.down, "mlp", "embed"))
+        return out_BTD + context.weight(self.down_bias, "embed") if self.has_bias else out_BTD
+
+    def _wide(self, x_BTD: jax.Array, context: Context, name: str) -> jax.Array:
+        x_BTF = linear(x_BTD, context.weight(getattr(self, name), "embed", "mlp"))
+        if self.has_bias:
+            x_BTF = x_BTF + context.weight(getattr(self, f"{name}_bias"), "mlp")
+        return checkpoint_name(x_BTF, name)
 
 
 class Layers(nnx.Module):

@@ -16,15 +16,15 @@ SAMPLE_SECONDS = 0.5
 GRACE_SECONDS = 30.0  # a training stage saves its state on Ctrl-C before it leaves
 
 
-def run(command: Sequence[str], lock: int, sampled: Callable[[float, int], None]) -> tuple[int, bool]:
+def run(command: Sequence[str], held: int, sampled: Callable[[float, int], None]) -> tuple[int, bool]:
     """Runs `command` to its end and returns (exit code, whether a SIGTERM asked us to stop); a signal's code is 128 + its number.
 
     `sampled(seconds, bytes)` is called every half second with the memory (resident, summed over the recipe's process
-    tree). The child keeps the file descriptor `lock` open for as long as it lives, so that on systems other than Linux, where it may
-    outlive a killed recipe, it never meets a second one. KeyboardInterrupt is raised again once the child is gone.
+    tree). The child keeps the file descriptor `held`, of the recipe's lock, open for as long as it lives, so that on systems other than
+    Linux, where it may outlive a killed recipe, it never meets a second one. KeyboardInterrupt is raised again once the child is gone.
     """
     start = time.monotonic()
-    child = children.start(command, pass_fds=(lock,))
+    child = children.start(command, pass_fds=(held,))
     try:
         with _passing_on_sigterm(child) as stopping:
             while child.poll() is None:

@@ -4,19 +4,32 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.grammar import written
+from alpaca_jax.ranges import Seed
+
+SETTING = r"(?!hydra\b)\w[\w.]*="
 
 
 @configclass
 class Stage:
     """One verb of the run."""
 
-    verb: str
+    verb: Literal["generate", "train", "evaluate", "convert", "inspect"]
     output: str  # the folder that the verb writes, inside dir
     arguments: tuple[str, ...] = ()  # set by the recipe
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # set by the user, nested like the verb's keys
+
+    def __post_init__(self) -> None:
+        # An experiment may come from a stranger: a stage takes settings of its verb, no option and nothing for Hydra, and writes below dir.
+        for argument in (*self.arguments, *self.added()):
+            if not re.match(SETTING, argument):
+                raise ValueError(f"{argument!r} is not a setting of a verb, KEY=VALUE: a stage takes no other argument")
+        if ".." in (output := PurePosixPath(self.output)).parts or output.is_absolute() or not output.name:
+            raise ValueError(f"output={self.output}: give the name of a folder inside dir")
 
     def command(self, experiment: str | None) -> list[str]:
         """Returns the command line after `alpaca-jax`; the user's overrides come last, so they win."""
@@ -25,7 +38,7 @@ class Stage:
 
     def added(self) -> list[str]:
         """Returns the user's overrides as key=value."""
-        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(self.overrides)]
+        return [f"{key}={value if isinstance(value, str) else _written(value)}" for key, value in _leaves(self.overrides)]
 
 
 @configclass
@@ -33,7 +46,7 @@ class Config:
     """A run: its folder, its experiment, and its stages in order."""
 
     dir: str
-    seed: int = 0
+    seed: Seed = 0
     experiment: str | None = None
     stages: dict[str, Stage]
 
@@ -43,6 +56,12 @@ class Config:
         for name in self.stages:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ValueError(f"stages.{name}: a stage's name consists of lower-case letters, digits and underscores")
+
+
+def _written(value: Any) -> str:
+    """JSON where Hydra reads it alike; it knows neither escapes such as \\u4f60 and \\n, nor quotes around a key."""
+    text = json.dumps(value)
+    return written(value) if re.search(r"[\\{]|NaN", text) else text
 
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,12 +9,12 @@ from typing import Any
 import psutil
 from rich.table import Table
 
-from alpaca_jax import metrics, records
+from alpaca_jax import documents, metrics, records
 from alpaca_jax.recipe import page
 from alpaca_jax.recipe.config import Config
 from alpaca_jax.recipe.marker import Marker, shell
 from alpaca_jax.recipe.units import duration
-from alpaca_jax.rundir import RunDir, read_json, write_atomic, write_json
+from alpaca_jax.rundir import RunDir, write_atomic, write_json
 from alpaca_jax.terminal import Console
 
 PACKAGES = ("alpaca-jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-cpu", "tensorflow", "openai", "numpy")
@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 
 def _json(folder: RunDir, *parts: str) -> dict[str, Any]:
     path = folder.root.joinpath(*parts)
-    return read_json(path) if path.exists() else {}
+    return documents.json_object(documents.read(path), str(path)) if path.exists() else {}
 
 
 def _print(summary: dict[str, Any], folder: RunDir) -> None:

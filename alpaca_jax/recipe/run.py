@@ -1,19 +1,18 @@
 """Runs the stages in order, each as `python -m alpaca_jax VERB ...`, and skips those already done."""
 
-import contextlib
-import fcntl
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import yaml
-from rich.markup import escape
+from rich.text import Text
 
-from alpaca_jax import storage
+from alpaca_jax import lock, storage
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.recipe import child, marker, outcome
 from alpaca_jax.recipe.config import Config
@@ -24,7 +23,6 @@ from alpaca_jax.terminal import Console
 
 PREFIX = (sys.executable, "-m", "alpaca_jax")
 NOTE_SECONDS = 5.0  # the most stage time that is missing from the bill after a kill -9 of the recipe
-LOCK_SECONDS = 30.0
 
 console = Console(stderr=True)
 
@@ -33,22 +31,26 @@ def run(config: Config, prefix: Sequence[str] = PREFIX) -> dict:
     """Runs all stages and returns the summary it wrote; SystemExit passes on the exit code of a stage that failed."""
     if storage.is_remote(config.dir):
         raise UserError(f"dir={config.dir}: a recipe needs a local folder; give one, or run its stages one by one with this dir=")
-    folder = RunDir(config.dir)
+    with lock.held(config.dir, "stages", "recipe") as descriptor:
+        assert descriptor is not None
+        return _run(config, RunDir(config.dir), prefix, descriptor)
+
+
+def _run(config: Config, folder: RunDir, prefix: Sequence[str], held: int) -> dict:
     commands = {name: stage.command(config.experiment) for name, stage in config.stages.items()}
     resolved = _resolve(commands, prefix)
     markers: list[Marker] = []
-    with _locked(folder.path("stages", ".lock")) as lock:
-        for name, stage in config.stages.items():
-            path = folder.path("stages", f"{name}.json")
-            fresh = marker.expected(name, commands[name], resolved[name], markers[-1] if markers else None)
-            markers.append(_current(path, fresh, folder.path(stage.output)))
-            heading = f"[bold]{len(markers)} of {len(commands)}: {name}[/bold]"
-            if markers[-1].state == "done":
-                console.print(f"{heading}  already done, in {duration(markers[-1].seconds)}")
-                continue
-            console.print(heading, escape(marker.shell(commands[name])), soft_wrap=True, highlight=False)
-            _finish(markers[-1], path, prefix, lock)
-        return outcome.publish(config, folder, markers)
+    for name, stage in config.stages.items():
+        path = folder.path("stages", f"{name}.json")
+        fresh = marker.expected(name, commands[name], resolved[name], markers[-1] if markers else None, config.dir.rstrip("/"))
+        markers.append(_current(path, fresh, folder.path(stage.output)))
+        heading = Text(f"{len(markers)} of {len(commands)}: {name}", style="bold")
+        if markers[-1].state == "done":
+            console.print(heading, f" already done, in {duration(markers[-1].seconds)}")
+            continue
+        console.print(heading, marker.shell(commands[name]), soft_wrap=True, highlight=False)
+        _finish(markers[-1], path, prefix, held)
+    return outcome.publish(config, folder, markers)
 
 
 def _resolve(commands: Mapping[str, Sequence[str]], prefix: Sequence[str]) -> dict[str, dict]:
@@ -60,7 +62,7 @@ def _resolve(commands: Mapping[str, Sequence[str]], prefix: Sequence[str]) -> di
     answers = {name: process.communicate()[0] for name, process in processes.items()}
     for name, process in processes.items():
         if process.returncode:
-            console.print(f"[red]{name} can't run[/red]: {escape(marker.shell(commands[name]))}", highlight=False, soft_wrap=True)
+            console.print(Text(f"{name} can't run: ", style="red"), marker.shell(commands[name]), sep="", highlight=False, soft_wrap=True)
             raise SystemExit(process.returncode)
     return {name: yaml.safe_load(text) for name, text in answers.items()}
 
@@ -70,10 +72,14 @@ def _current(path: Path, expected: Marker, output: Path) -> Marker:
     previous = marker.read(path)
     if previous is None:
         return expected
+    previous = previous.renewed(expected)
     if previous.fingerprint == expected.fingerprint and (previous.state == "started" or output.exists()):
+        previous.write(path)
         return previous
     if previous.identity != expected.identity and output.exists():
         moved = path.parent.parent / "replaced" / f"{time.strftime('%Y%m%d-%H%M%S')}-{output.name}-{previous.id[:6]}"
+        with _writing(expected, output):  # nobody else is
+            pass
         moved.parent.mkdir(exist_ok=True)
         shutil.move(output, moved)
         console.print(f"{expected.name}: its settings or inputs have changed; moved {output} to {moved}", soft_wrap=True, highlight=False)
@@ -81,22 +87,30 @@ def _current(path: Path, expected: Marker, output: Path) -> Marker:
     return expected
 
 
-def _finish(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> None:
+def _writing(stage: Marker, output: Path) -> AbstractContextManager[Any]:
+    """The lock that the stage's verb takes; a UserError where another process holds it."""
+    if stage.command[0] == "convert":
+        return lock.target(output, "recipe")
+    return lock.held(output.parent, output.name, "recipe")
+
+
+def _finish(stage: Marker, path: Path, prefix: Sequence[str], held: int) -> None:
     """Runs the stage until it is done, restarts it whenever it asks for that, and keeps its marker up to date."""
     while True:
-        code, stopping = _attempt(stage, path, prefix, lock)
+        code, stopping = _attempt(stage, path, prefix, held)
         if code == 0:
             stage.done()
             stage.write(path)
             return
         if code != Restart.exit_code or stopping:
             again = "" if code == UserError.exit_code else "; the same command resumes from here"
-            console.print(f"[red]{stage.name} ended with exit code {code}[/red]{_why(code)}{again}", highlight=False)
+            told = Text(f"{stage.name} ended with exit code {code}", style="red")
+            console.print(told, f"{_why(code)}{again}", sep="", highlight=False)
             raise SystemExit(code)
         console.print(f"{stage.name} has saved its state and asks to be restarted")
 
 
-def _attempt(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> tuple[int, bool]:
+def _attempt(stage: Marker, path: Path, prefix: Sequence[str], held: int) -> tuple[int, bool]:
     stage.starts += 1
     before = noted = stage.seconds
     stage.write(path)
@@ -110,32 +124,9 @@ def _attempt(stage: Marker, path: Path, prefix: Sequence[str], lock: int) -> tup
             stage.write(path)
 
     try:
-        return child.run([*prefix, *stage.command], lock, sampled)
+        return child.run([*prefix, *stage.command], held, sampled)
     finally:
         stage.write(path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Locks the folder for one recipe. Stages inherit the lock, so that a new recipe waits for a stage that outlived a killed one."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while not _taken(file):
-            if time.monotonic() > deadline:
-                raise UserError(f"{path.parent.parent}: another recipe is running in this folder; wait for it, or give another dir=")
-            time.sleep(0.2)
-        yield file
-    finally:
-        os.close(file)
-
-
-def _taken(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _why(code: int) -> str:

@@ -4,19 +4,17 @@ import contextlib
 import math
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from alpaca_jax.errors import Lost
 from alpaca_jax.teacher.bill import OverBudget
-from alpaca_jax.teacher.log import AnswerLog
-from alpaca_jax.teacher.protocol import Answer, Request, Teacher
+from alpaca_jax.teacher.log import Advance, AnswerLog
+from alpaca_jax.teacher.protocol import Request, Teacher
 
 T = TypeVar("T")
-# The next request of an index, given its answers so far, or its result when there is nothing more to ask. Called from many threads.
-Advance = Callable[[int, Sequence[Answer]], Request | T]
 
 
 @contextlib.contextmanager
@@ -35,27 +33,29 @@ def ask_all(
     wait for their turn are in memory. `changed` is called each time an index is done.
 
     The first error is raised at once, except OverBudget: what is in flight then is waited for, and yielded as far as the order allows.
-    Leaving the context, also by Ctrl-C, waits for answers that cost money; a second Ctrl-C doesn't.
+    Leaving the context, also by Ctrl-C, waits for answers that cost money; a second Ctrl-C doesn't. A UserError says which of them could
+    not be saved because the disk is full.
     """
     stop, paid = threading.Event(), log.bill.prices.any
 
     def work(index: int) -> T:
-        answers = log.answers(index)
-        while isinstance(step := advance(index, answers), Request):
+        answers, step = log.follow(index, advance)
+        while isinstance(step, Request):
             if stop.is_set():
                 raise Lost("stopped")
-            answer = teacher.ask(step, stop, partial(log.note, index, len(answers)) if paid else None)
-            log.append(index, len(answers), step, answer)
-            answers.append(answer)
+            log.check()
+            answers.append(teacher.ask(step, stop, log.entry(index, len(answers), step)))
+            answers, step = log.follow(index, advance, answers)
         return step
 
     workers = _Workers(concurrency, work)
-    try:
-        yield _in_order(workers, indices, ahead, changed)
-    finally:
-        stop.set()
-        while workers.busy and paid:
-            workers.take()
+    with log.reserving(concurrency) if paid else contextlib.nullcontext():
+        try:
+            yield _in_order(workers, indices, ahead, changed)
+        finally:
+            stop.set()
+            if paid:
+                workers.settle()
 
 
 class _Workers(Generic[T]):
@@ -64,6 +64,7 @@ class _Workers(Generic[T]):
     def __init__(self, number: int, work: Callable[[int], T]) -> None:
         self.busy, self.number = 0, number
         self._work = work
+        self._under_way = set[int]()
         self._given: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
         for _ in range(number):
@@ -79,13 +80,21 @@ class _Workers(Generic[T]):
         self.busy -= 1
         return done
 
+    def settle(self) -> None:
+        """Waits until no work is under way. What was counted doesn't matter here: Ctrl-C may have come between a count and its work."""
+        while self._under_way or not self._given.empty():
+            time.sleep(0.02)
+
     def _loop(self) -> None:
         while True:
             index = self._given.get()
+            self._under_way.add(index)
             try:
                 self._done.put((index, self._work(index)))
             except BaseException as error:  # raised again by the taker
                 self._done.put((index, error))
+            finally:
+                self._under_way.discard(index)
 
 
 def _in_order(

@@ -1,11 +1,8 @@
-"""Requests to a teacher and its answers."""
+"""Requests to a teacher, what comes back, and the answers read from it."""
 
 import dataclasses
 import threading
-from collections.abc import Callable
 from typing import Literal, Protocol
-
-Note = Callable[[str, float], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,24 +20,57 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a server sent with success, byte by byte; only the beginning of one that was too long."""
+
+    body: bytes
+    model: str  # that was asked
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer; `text` is None if the server reported success but sent no readable text."""
+    """An answer; `text` is None if the server reported success but sent no readable text.
+
+    A count of tokens is None where the server gave none, or something that is no number of tokens.
+    """
 
     text: str | None
     finish_reason: str | None
     model: str
-    prompt_tokens: int | None  # None: the server didn't say
+    prompt_tokens: int | None
     completion_tokens: int | None
     seconds: float
+    cached_tokens: int = 0  # of the prompt's, those that the server had in its cache
+    dollars: float = 0.0  # what the server itself says that it charges
+    reasoning: str = ""  # what the model thought before the text, where the server shows it
+
+
+class Entry(Protocol):
+    """The place of one answer in a log. What is told here is on disk before the teacher goes on."""
+
+    def may_cost(self, dollars: float) -> None:
+        """A request that costs at most this is about to be sent."""
+        ...
+
+    def cost_at_most(self, dollars: float) -> None:
+        """It got no answer, and may have cost as much as this."""
+        ...
+
+    def not_sent(self) -> None:
+        """It never left this machine."""
+        ...
+
+    def keep(self, reply: Reply) -> None:
+        """This came back; nobody has read it yet."""
+        ...
 
 
 class Teacher(Protocol):
     """Anything that answers."""
 
-    def ask(self, request: Request, stop: threading.Event, note: Note | None = None) -> Answer:
-        """The answer; raises Lost if the teacher is gone, UserError if it refuses, OverBudget if the budget forbids the request.
-
-        `note` is called before the request is sent, with "may_cost" and the most it can cost in dollars, and if no answer came, with
-        "cost_at_most" and the most it may have cost.
+    def ask(self, request: Request, stop: threading.Event, entry: Entry) -> Answer:
+        """The answer, which is in `entry` already; raises Lost if the teacher is gone, UserError if it refuses, OverBudget if the budget
+        forbids the request.
         """
         ...

@@ -9,7 +9,11 @@ from typing import Any, Protocol
 
 from alpaca_jax.errors import UserError
 
+WHITE = (
+    "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+)  # for tokens that strip it
 SPACE = "\u2581"  # how SentencePiece writes a space
+CUTS = 1 << 28  # the squares of all lengths of tokens, which bound the time to find their merges
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # piece types of sentencepiece_model.proto
 
 
@@ -25,6 +29,10 @@ class Backend(Protocol):
         """The special tokens by their text."""
 
     @property
+    def added(self) -> dict[str, int]:
+        """The tokens that are found in a text before it is cut, special or not, by their text."""
+
+    @property
     def leading_id(self) -> int | None:
         """The id that its own file puts before a text, if any."""
 
@@ -32,7 +40,13 @@ class Backend(Protocol):
     def declared(self) -> dict[str, int]:
         """The ids of `bos`, `eos` and `pad` in its own file; a JSON has none."""
 
-    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]: ...
+    def encode(self, texts: Sequence[str], start: bool, special: bool, after: str | None = None) -> list[list[int]]: ...
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, special tokens as such, and the (start, end) of the tokens in each of the spans of characters."""
+
+    def takes_space(self, token: str) -> bool:
+        """Whether this token takes the white space before it along."""
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str: ...
 
@@ -51,19 +65,23 @@ class Json:
         self._variant = functools.cache(self._make)  # by start and special: at most four
         self._main = self._variant(True, True)
         added = self._main.get_added_tokens_decoder()
+        self._tokens = {token.content: token for token in added.values()}
+        self.added = {token.content: id for id, token in added.items()}
         self.specials = {token.content: id for id, token in added.items() if token.special}
+        self.leading_id: int | None = next(iter(self._main.encode("").ids), None)
         self.vocab_size = 1 + max([*self._main.get_vocab(with_added_tokens=True).values(), *added])
 
-    @functools.cached_property
-    def leading_id(self) -> int | None:
-        return next(iter(self._main.encode("").ids), None)
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What its tokenizer.json says."""
+        return json.loads(self._text)
 
     def _make(self, start: bool, special: bool) -> Any:
         import tokenizers
 
         text = self._text
         if not start:
-            spec = json.loads(text)
+            spec = self.spec
             spec["normalizer"] = _without_prefix(spec.get("normalizer"))
             spec["pre_tokenizer"] = _without_prefix(spec.get("pre_tokenizer"))
             text = json.dumps(spec)
@@ -73,11 +91,33 @@ class Json:
         tokenizer.encode_special_tokens = not special  # True: the text of a special token is text like any other
         return tokenizer
 
-    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+    @functools.cached_property
+    def _restarts(self) -> bool:
+        """Whether the text behind a special token begins as a whole text does."""
+        return '"prepend_scheme": "first"' not in json.dumps(self.spec.get("pre_tokenizer"))
+
+    def encode(self, texts: Sequence[str], start: bool, special: bool, after: str | None = None) -> list[list[int]]:
+        if after is not None and special and not self._tokens[after].single_word:
+            return [ids[1:] for ids in self.encode([after + text for text in texts], True, True)]
+        if after is not None:
+            start = self._restarts
+            texts = [text.lstrip(WHITE) for text in texts] if self._tokens[after].rstrip else texts
         variant = self._variant(start, special)
         if len(texts) == 1:  # a batch would start threads
             return [variant.encode(texts[0], add_special_tokens=False).ids]
         return [encoding.ids for encoding in variant.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._main.encode(text, add_special_tokens=False)
+        found = []
+        for start, end in spans:
+            first, last = (encoding.char_to_token(place) if start < end else None for place in (start, end - 1))
+            if first is not None:
+                found.append((first, len(encoding.ids) if last is None else last + 1))
+        return encoding.ids, found
+
+    def takes_space(self, token: str) -> bool:
+        return token in self._tokens and self._tokens[token].lstrip
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         return self._main.decode(list(ids), skip_special_tokens=skip_special)
@@ -102,14 +142,26 @@ class SentencePiece:
         self._continue = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         self.vocab_size = len(model.pieces)
         self.specials = {piece.piece: id for id, piece in enumerate(model.pieces) if piece.type in (CONTROL, UNKNOWN)}
+        self.added = self.specials | {piece.piece: id for id, piece in enumerate(model.pieces) if piece.type == USER_DEFINED}
         ids = {"bos": self._start.bos_id(), "eos": self._start.eos_id(), "pad": self._start.pad_id()}
         self.declared = {name: id for name, id in ids.items() if id >= 0}
         self.leading_id = self.declared.get("bos")
 
-    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], start: bool, special: bool, after: str | None = None) -> list[list[int]]:
+        start = start or after is not None  # the text behind a special token begins with the dummy prefix
         if special:
             return [self._encode_special(text, start) for text in texts]
         return (self._start if start else self._continue).encode(list(texts))
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        return self._json.encode_spans(text, spans)
+
+    @functools.cached_property
+    def _json(self) -> Json:
+        return Json(tokenizer_json(self._proto))  # gives the same ids, and knows the place of each in the text
+
+    def takes_space(self, token: str) -> bool:
+        return False
 
     def _encode_special(self, text: str, start: bool) -> list[int]:
         ids: list[int] = []
@@ -141,10 +193,15 @@ class SentencePiece:
 
 
 def sentencepiece_model(proto: bytes = b"") -> Any:
-    """Returns the ModelProto of a tokenizer.model."""
+    """Returns the ModelProto of a tokenizer.model; a UserError where its pieces can't be those of a tokenizer."""
     from sentencepiece import sentencepiece_model_pb2
 
-    return sentencepiece_model_pb2.ModelProto.FromString(proto)  # type: ignore[attr-defined]
+    model = sentencepiece_model_pb2.ModelProto.FromString(proto)  # type: ignore[attr-defined]
+    if any(not piece.piece or not isinstance(piece.piece, str) for piece in model.pieces):
+        raise UserError("one of its pieces has no text, or is not UTF-8; download it again")
+    if sum(len(piece.piece) ** 2 for piece in model.pieces) > CUTS:
+        raise UserError("its pieces are longer than those of any tokenizer; download it again")
+    return model
 
 
 def tokenizer_json(proto: bytes) -> str:
@@ -158,7 +215,9 @@ def tokenizer_json(proto: bytes) -> str:
         raise UserError(
             "this SentencePiece model can't become a tokenizer.json: only BPE models that don't normalise text can (such as LLaMA's)"
         )
-    unknown = next(piece.piece for piece in model.pieces if piece.type == UNKNOWN)
+    unknown = next((piece.piece for piece in model.pieces if piece.type == UNKNOWN), None)
+    if unknown is None:
+        raise UserError("its SentencePiece vocabulary has no unknown token; download it again")
     vocab = {piece.piece: id for id, piece in enumerate(model.pieces)}
     bpe = models.BPE(vocab, _merges(model.pieces), unk_token=unknown, fuse_unk=True, byte_fallback=model.trainer_spec.byte_fallback)
     tokenizer = tokenizers.Tokenizer(bpe)
@@ -188,7 +247,7 @@ def _without_prefix(part: Any) -> Any:
     if part["type"] == "Prepend":
         return None
     if part["type"] == "Metaspace":
-        return part | {"prepend_scheme": "never"}
+        return {key: value for key, value in part.items() if key != "add_prefix_space"} | {"prepend_scheme": "never"}
     if part["type"] == "ByteLevel":
         return part | {"add_prefix_space": False}
     for inner in ("normalizers", "pretokenizers"):

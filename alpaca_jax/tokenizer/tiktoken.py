@@ -37,6 +37,8 @@ def tokenizer_json(content: bytes) -> tuple[str, dict[str, int]]:
     from tokenizers import decoders, models, pre_tokenizers, processors
 
     ranks = _ranks(content)
+    if sum(len(token) ** 2 for token in ranks) > 1 << 28:
+        raise ValueError("its tokens are longer than those of any tokenizer")
     letters = _letters()
     spelt = {token: token.decode("latin-1").translate(letters) for token in ranks}
     merges = [(spelt[left], spelt[right]) for left, right in _merges(ranks)]

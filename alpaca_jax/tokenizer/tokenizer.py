@@ -1,6 +1,7 @@
 """The tokenizer that belongs to a model: text to ids and back, its special tokens, its chat template."""
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -9,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alpaca_jax import documents
 from alpaca_jax.errors import UserError
-from alpaca_jax.rundir import read_json, write_atomic
-from alpaca_jax.tokenizer import tiktoken
-from alpaca_jax.tokenizer.backends import Backend, Json, SentencePiece
+from alpaca_jax.rundir import write_atomic
+from alpaca_jax.tokenizer import folder as folders
+from alpaca_jax.tokenizer import sandbox
+from alpaca_jax.tokenizer.backends import Backend
+from alpaca_jax.tokenizer.settings import CONFIG, Files, adds_bos, special_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,21 +29,30 @@ class Tokenizer:
     pad_id: int
     adds_bos: bool
     chat_template: str | None = None
+    named: tuple[tuple[str, str], ...] = ()  # the special tokens that a chat template knows by name, such as unk_token
+    notes: tuple[str, ...] = ()  # what is to be said about its files
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Returns the tokenizer in a folder (or a tokenizer.json, SentencePiece or tiktoken file); a UserError where it can't be read."""
         path = Path(path)
         folder = path if path.is_dir() else path.parent
-        backend = _backend(path)
-        settings = _settings(folder)
-        ids = {name: _special_id(name, settings, backend, folder) for name in ("bos", "eos", "pad")}
+        files = Files.read(folder)
+        backend, notes = folders.read(folder, files) if path.is_dir() else (folders.read_file(path), ())
+        ids, more = special_ids(files, backend)
         if ids["eos"] is None:
-            raise UserError(f"{path}: no EOS token is named; give eos_token in {folder / 'tokenizer_config.json'}")
-        pad = ids["eos"] if ids["pad"] is None else ids["pad"]
-        adds_bos = settings.get("add_bos_token")
-        adds_bos = ids["bos"] is not None and (backend.leading_id == ids["bos"] if adds_bos is None else bool(adds_bos))
-        return cls(backend, ids["bos"], ids["eos"], pad, adds_bos, _chat_template(folder, settings))
+            raise UserError(f"{path}: no EOS token is named; give eos_token in {folder / CONFIG}")
+        bos_leads, said = adds_bos(files, backend, ids["bos"])
+        return cls(
+            backend=backend,
+            bos_id=ids["bos"],
+            eos_id=ids["eos"],
+            pad_id=ids["eos"] if ids["pad"] is None else ids["pad"],
+            adds_bos=bos_leads,
+            chat_template=_chat_template(folder, files.config),
+            named=tuple((name, str(token)) for name, token in files.named.items() if token is not None and str(token) in backend.added),
+            notes=tuple(f"{folder}: {note}" for note in (*notes, *more, *said)),
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -54,17 +67,22 @@ class Tokenizer:
         digest.update(name.encode() + b"\0" + content)
         return digest.hexdigest()
 
-    def encode(self, text: str, start: bool = True, special: bool = False) -> list[int]:
+    def encode(self, text: str, start: bool = True, special: bool = False, after: str | None = None) -> list[int]:
         """Returns the ids of `text`, without BOS and EOS.
 
-        `start=False`: it continues other text (no SentencePiece dummy prefix). `special=True`: a special token spelled in it, such as
-        `<|im_end|>`, becomes that token; otherwise it is text like any other.
+        `start=False`: it continues other text (no SentencePiece dummy prefix). `after`: it follows this special token, whose own id is
+        left out. `special=True`: a special token spelled in it, such as `<|im_end|>`, becomes that token; otherwise it is text like any
+        other.
         """
-        return self.backend.encode([text], start, special)[0]
+        return self.backend.encode([text], start, special, after)[0]
 
-    def encode_batch(self, texts: Sequence[str], start: bool = True, special: bool = False) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], start: bool = True, special: bool = False, after: str | None = None) -> list[list[int]]:
         """Returns what `encode` gives for each of `texts`, on all cores."""
-        return self.backend.encode(texts, start, special) if texts else []
+        return self.backend.encode(texts, start, special, after) if texts else []
+
+    def encode_spans(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the ids of `text`, with special tokens as such, and the (start, end) of the ids in each of the `spans` of characters."""
+        return self.backend.encode_spans(text, spans)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
@@ -74,18 +92,27 @@ class Tokenizer:
         """Returns the same tokenizer with another chat template (Jinja, as in `transformers`)."""
         return dataclasses.replace(self, chat_template=template)
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """Returns `messages` (role, content) as text by the chat template; a UserError where there is none or it refuses them."""
-        import jinja2
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, now: datetime.datetime | None = None
+    ) -> str:
+        """Returns `messages` (role, content) as text by the chat template; a UserError where there is none or it refuses them.
 
+        `now`: the time that the template may write, by default that of the call.
+        """
+        return self.rendered_chat(messages, add_generation_prompt, now).text
+
+    def rendered_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, now: datetime.datetime | None = None
+    ) -> sandbox.Rendered:
+        """Returns what `render_chat` does, with the places that the template marks as generated."""
         if self.chat_template is None:
             raise UserError("this tokenizer has no chat template: request a completion, or add chat_template.jinja beside it")
-        names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
-        tokens = {name: self.backend.token(id) for name, id in names.items() if id is not None}
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        tokens = {name: self.backend.token(id) for name, id in ids.items() if id is not None}
+        given = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
-            template = _compiled(self.chat_template)
-            return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, tools=None, **tokens)
-        except (jinja2.TemplateError, TypeError) as error:
+            return sandbox.render(self.chat_template, {**dict(self.named), **tokens, **given, "messages": _with_reasoning(messages)}, now)
+        except ValueError as error:
             raise UserError(f"the chat template refuses these messages: {error}") from error
 
     def apply_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
@@ -105,13 +132,24 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
-        files = dict(self.backend.files())
+        files = {name: self._with_bos(content) if name == "tokenizer.json" else content for name, content in self.backend.files().items()}
         if self.chat_template is not None:
             settings["chat_template"] = self.chat_template  # transformers before 4.43 reads no file for it
             files["chat_template.jinja"] = self.chat_template.encode()
         files["special_tokens_map.json"] = _json(special)
         files["tokenizer_config.json"] = _json(settings)
         return files
+
+    def _with_bos(self, content: bytes) -> bytes:
+        """A tokenizer.json that puts BOS before a text, or not, as this tokenizer does: `transformers` goes by that file alone."""
+        if self.bos_id is None or self.adds_bos == (self.backend.leading_id == self.bos_id):
+            return content
+        text, sequence = self.backend.token(self.bos_id), {"Sequence": {"id": "A", "type_id": 0}}
+        single = [{"SpecialToken": {"id": text, "type_id": 0}}] * self.adds_bos + [sequence]
+        second = [{"Sequence": {"id": "B", "type_id": 1}}]
+        known = {text: {"id": text, "ids": [self.bos_id], "tokens": [text]}} if self.adds_bos else {}
+        processor = {"type": "TemplateProcessing", "single": single, "pair": single + second, "special_tokens": known}
+        return json.dumps(json.loads(content) | {"post_processor": processor}, ensure_ascii=False).encode()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `files()` into `folder`, each atomically."""
@@ -148,72 +186,32 @@ class TextStream:
         return self._tokenizer.decode(self._ids[self._context :])[len(before) :]
 
 
-def _backend(path: Path) -> Backend:
-    if path.is_file():
-        return _read_backend(path)
-    backends = [_read_backend(file) for name in ("tokenizer.json", "tokenizer.model") if (file := path / name).is_file()]
-    if not backends:
-        raise UserError(f"{path} holds no tokenizer: tokenizer.json or tokenizer.model is needed")
-    # Tokens that were added later are only in tokenizer.json.
-    return max(backends, key=lambda backend: (backend.vocab_size, isinstance(backend, SentencePiece)))
-
-
-def _read_backend(file: Path) -> Backend:
-    try:
-        content = file.read_bytes()
-        if file.suffix == ".json":
-            return Json(content.decode("utf-8"))
-        return Json(*tiktoken.tokenizer_json(content)) if tiktoken.matches(content) else SentencePiece(content)
-    except Exception as error:  # both libraries raise bare Exceptions of their own
-        raise UserError(f"{file} is not a tokenizer that can be read ({error}); download it again") from error
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            content = read_json(folder / name)
-            merged |= {key: value for key, value in content.items() if value is not None}
-    return merged
-
-
-def _special_id(name: str, settings: Mapping[str, Any], backend: Backend, folder: Path) -> int | None:
-    token = settings.get(f"{name}_token")
-    if isinstance(token, dict):
-        token = token["content"]
-    if token is not None:
-        ids = backend.encode([token], True, True)[0]
-        if len(ids) != 1:
-            raise UserError(f"{folder}: its {name}_token {token!r} is not a single token of its vocabulary")
-        return ids[0]
-    id = settings.get(f"{name}_token_id", backend.declared.get(name))
-    return id[0] if isinstance(id, list) else id
-
-
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
+def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    file, where = folder / "chat_template.jinja", folder / CONFIG
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
+        try:
+            return documents.read(file).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); download it again") from error
+    template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
+        if not all(isinstance(each, dict) and "name" in each for each in template):
+            raise UserError(f"{where}: chat_template lists something without a name; give objects with name and template")
+        template = {str(each["name"]): each.get("template") for each in template}.get("default")
+    if template is not None and not isinstance(template, str):
+        raise UserError(f"{where}: chat_template is {str(template)[:40]!r}, where a text is due")
     return template
+
+
+def _with_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without null, and with an answer's reasoning under each name by which templates know it, as in `transformers`."""
+    made = []
+    for each in messages:
+        message = {key: value for key, value in each.items() if value is not None}
+        reasoning = next((message[key] for key in ("reasoning_content", "thinking", "reasoning") if key in message), None)
+        made.append(message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning})
+    return made
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    # The settings of transformers, for which published templates are written. A template comes with a download, hence the sandbox.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(template)

@@ -10,6 +10,7 @@ from alpaca_jax.distributed import DistributedConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
+from alpaca_jax.ranges import Above0, Positive, Seed
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.sharding import MeshConfig
 from alpaca_jax.trainer.guard import GuardConfig
@@ -21,12 +22,12 @@ class Config:
     """One training run; `dir/train/` receives all it writes."""
 
     dir: str
-    seed: int = 0
-    epochs: float = 3.0
-    steps: int | None = None  # instead of epochs
-    microbatches: int = 1  # parts that the rows of a step are computed in, one after another
-    log_every: int = 1  # steps between two reads of the metrics from the device
-    evaluate_every: int | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
+    seed: Seed = 0
+    epochs: Above0 = 3.0
+    steps: Positive | None = None  # instead of epochs
+    microbatches: Positive = 1  # parts that the rows of a step are computed in, one after another
+    log_every: Positive = 1  # steps between two reads of the metrics from the device
+    evaluate_every: Positive | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
     export: Literal["float32", "bfloat16", "float16"] | None = None  # each kept checkpoint becomes a Hugging Face folder in this dtype too
     samples: SamplesConfig = SamplesConfig()
     guard: GuardConfig = GuardConfig()
@@ -42,12 +43,6 @@ class Config:
     distributed: DistributedConfig = DistributedConfig()
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.epochs <= 0:
-            raise ValueError(f"epochs={self.epochs}: give more than 0, or steps")
-        for name in ("steps", "microbatches", "log_every", "evaluate_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: give 1 or more")
         if self.batch.rows is not None and self.batch.rows % self.microbatches:
             raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
         if self.evaluate_every is not None and not self.data.heldout and not self.samples.prompts:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rich.markup import escape
+from rich.text import Text
 
 from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
@@ -87,10 +87,10 @@ class Exports:
         """Removes the folders and logs of checkpoints that are gone."""
         kept = {str(step) for step in checkpoint.steps(self.checkpoints.folder)}
         for path in self.folder.glob("*") if self.folder.is_dir() else ():
-            name = path.name.removeprefix(".").removesuffix(".partial").removesuffix(".log").removesuffix(".old")
+            name = path.name.removeprefix(".").removesuffix(".partial").removesuffix(".log").removesuffix(".lock").removesuffix(".old")
             if not name.isdigit() or name in kept:
                 continue
-            if path.suffix == ".log":
+            if path.suffix in (".log", ".lock"):
                 path.unlink(missing_ok=True)
             else:
                 # Under a hidden name first, so that nobody takes half of one for the whole.
@@ -118,7 +118,7 @@ class Exports:
         elif not self._ended.is_set():
             self._failed.add(step)
             what = f"exporting checkpoint {step} failed ({_ending(code)}; the training continues; {log})"
-            self._console.print(f"[yellow]{escape(what)}[/yellow]\n{escape(problem)}", highlight=False, soft_wrap=True)
+            self._console.print(Text(what, style="yellow"), problem, sep="\n", highlight=False, soft_wrap=True)
 
     def _convert(self, step: int, log: Path) -> int:
         """Runs the conversion and returns its exit code; ends it when the context ends."""

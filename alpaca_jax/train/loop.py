@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from rich.markup import escape
+from rich.text import Text
 
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
@@ -223,12 +223,12 @@ class Loop:
             )
         if policy == "skip":
             self.skipped += 1
-            self.console.print(f"[yellow]{what}: skipped[/yellow]", highlight=False)
+            self.console.print(f"{what}: skipped", style="yellow", highlight=False)
             return None
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS:
             raise UserError(f"{what}, after {MOST_ROLLBACKS} rollbacks: lower optimizer.learning_rate, or raise guard.spike")
-        self.console.print(f"[yellow]{what}: rolling back, to continue after that batch[/yellow]", highlight=False)
+        self.console.print(f"{what}: rolling back, to continue after that batch", style="yellow", highlight=False)
         self.batch_index = taken.batch_index + 1
         return "rollback"
 
@@ -253,7 +253,7 @@ class Loop:
             self._write(self.step, self.heldout)
             answered = self.evaluation.samples(params)
             for sample in answered:
-                self.console.print(f"[bold]{escape(sample['prompt'])}[/bold]\n{escape(sample['answer'])}", highlight=False)
+                self.console.print(Text(sample["prompt"], style="bold"), sample["answer"], sep="\n", highlight=False)
             if self.writer is not None:
                 keep_samples(self.writer.folder / "samples", self.step, answered)
         self.throughput.restart()

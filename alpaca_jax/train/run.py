@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from alpaca_jax import checkpoint, metrics, rundir, storage
+from alpaca_jax import checkpoint, lock, metrics, rundir, storage
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
+from alpaca_jax.data import remarks
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.footprint import limit
@@ -23,12 +25,17 @@ from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.programs import Programs
-from alpaca_jax.train.settle import differences, machine, settings, settled
-from alpaca_jax.train.setup import Setup, check_base, prepare, write_model
+from alpaca_jax.train.settle import chosen, differences, machine, settings
+from alpaca_jax.train.setup import Setup, check_base, prepare, settled, write_model
 from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
 
 FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
+# Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
+PLACES = (
+    *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),
+    *("model.cache", "model.source", "model.base", "model.tokenizer"),
+)
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -38,16 +45,21 @@ def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
     `objective` is what each step minimizes. SIGTERM and SIGUSR1 end the run after the current step with a checkpoint and `Restart`; SIGINT
     does the same with KeyboardInterrupt.
     """
-    with joined(config.distributed, config.dir, to_mapping(config)) as membership:
+    with joined(config.distributed, config.dir, to_mapping(config)) as membership, _alone(config):
         return _train(config, objective, membership)
+
+
+def _alone(config: Config) -> AbstractContextManager[object]:
+    """The lock on what this run writes; the lead takes it for all, which end with it where it can't."""
+    return lock.held(config.dir, "train", "train") if is_lead() else nullcontext()
 
 
 def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     _check_name(folder.root)
-    given, config = config, settled(config, folder)
-    _check_same(config, folder)
+    given, config = config, settled(chosen(config, folder))
+    moved = _check_same(config, folder)
     setup = prepare(config, objective)
     check_base(setup, folder.path("train", "model"))
     _introduce(console, config, setup, differences(given, config))
@@ -57,7 +69,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
         checkpoints = stack.enter_context(closing(Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)))
-        start = _start(console, setup, checkpoints, folder.path("train"))
+        start = _start(console, setup, checkpoints, folder.path("train"), moved)
         if is_lead():
             rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
             write_model(setup, folder.path("train", "model"), start.kept)
@@ -81,10 +93,13 @@ def _check_name(folder: Path) -> None:
         raise UserError(f"dir={folder}: checkpoints can't be kept below a folder with {' '.join(found)} in its name; give another dir=")
 
 
-def _check_same(config: Config, folder: rundir.RunDir) -> None:
-    """Raises a UserError where the folder holds a run of other settings; where that has weights, it says how to start from them."""
+def _check_same(config: Config, folder: rundir.RunDir) -> Mapping[str, str]:
+    """Returns which of PLACES have changed since the run's first start.
+
+    Raises a UserError where the folder holds a run of other settings; where that has weights, it says how to start from them.
+    """
     try:
-        rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN)
+        return rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN, PLACES)
     except UserError as error:
         if not checkpoint.steps(folder.path("train", "checkpoints")):
             raise
@@ -116,11 +131,11 @@ def _await(exports: Exports | None, stop: StopSignals) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _start(console: Console, setup: Setup, checkpoints: Checkpoints, folder: Path) -> Start:
+def _start(console: Console, setup: Setup, checkpoints: Checkpoints, folder: Path, moved: Mapping[str, str]) -> Start:
     """Where the run starts; says so where that is a checkpoint."""
     with console.status("reading the weights"):
-        start = latest(setup, checkpoints, lambda message: console.print(f"[yellow]{message}[/yellow]"))
-    check_fingerprints(setup, start, str(checkpoints.folder))
+        start = latest(setup, checkpoints, lambda message: console.print(message, style="yellow"))
+    check_fingerprints(setup, start, str(checkpoints.folder), moved)
     if start.progress.fingerprints:
         console.print(f"resuming from the checkpoint of step {int(start.state.step)}", highlight=False)
     return dataclasses.replace(start, progress=outcome.known(folder, start.progress, int(start.state.step)))
@@ -138,7 +153,7 @@ def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, co
     return Exports(folder.path("train", "hf"), checkpoints, config.export, console)
 
 
-def _introduce(console: Console, config: Config, setup: Setup, chosen: str) -> None:
+def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> None:
     a, batches = setup.architecture, setup.batches
     counts = ", ".join(f"{len(examples)} examples ({split})" for split, examples in setup.data.examples.items())
     size = f"{config.batch.examples} examples" if config.batch.examples else f"{config.batch.tokens} tokens"
@@ -150,9 +165,12 @@ def _introduce(console: Console, config: Config, setup: Setup, chosen: str) -> N
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
-    auto = f"auto: {chosen}; " if chosen else ""
     of = "" if setup.memory is None else f" of {setup.memory / GB:,.1f}"
-    console.print(f"{auto}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
+    chose = f"auto: {auto}; " if auto else ""
+    console.print(f"{chose}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"rendered in {remarks.templates(setup.data)}", highlight=False, soft_wrap=True, markup=False)
+    for remark in remarks.of(setup.data):
+        console.print(remark.text, style="yellow" if remark.warning else None, highlight=False, soft_wrap=True, markup=False)
     for note in setup.source.notes if setup.source else ():
         console.print(f"{config.model.source}: {note}", highlight=False, soft_wrap=True)
     if setup.data.mixture is not None:

@@ -24,24 +24,24 @@ def settings(config: Config) -> Settings:
     return Settings(config.model, config.data, config.batch, config.mesh, config.optimizer, config.microbatches)
 
 
-def settled(config: Config, folder: RunDir) -> Config:
+def chosen(config: Config, folder: RunDir) -> Config:
     """`config` without any `auto`, so that the config.yaml of the run holds what was chosen."""
-    chosen = settings(config)
-    if not chosen.open:
+    found = settings(config)
+    if not found.open:
         return config
     path = folder.root / "train" / "config.yaml"
     with storage.explained(path):
         before = documents.yaml_value(documents.read(path), str(path)) if path.is_file() else {}
-    chosen = choice.remembered(chosen, before if isinstance(before, dict) else {})
-    if chosen.open and (architecture := _architecture(config)) is not None:
-        chosen = choice.choose(chosen, architecture, machine(config))
-    return dataclasses.replace(config, model=chosen.model, data=chosen.data, batch=chosen.batch, mesh=chosen.mesh)
+    found = choice.remembered(found, before if isinstance(before, dict) else {})
+    if found.open and (architecture := _architecture(config)) is not None:
+        found = choice.choose(found, architecture, machine(config))
+    return dataclasses.replace(config, model=found.model, data=found.data, batch=found.batch, mesh=found.mesh)
 
 
 def differences(before: Config, after: Config) -> str:
     """What was chosen, as it would be given on the command line."""
-    chosen = {key: value for key, value in dataclasses.asdict(settings(after)).items() if isinstance(value, dict)}
-    return " ".join(f"{key}={chosen[key.partition('.')[0]][key.partition('.')[2]]}" for key in settings(before).open)
+    groups = dataclasses.asdict(settings(after))
+    return " ".join(f"{key}={groups[key.partition('.')[0]][key.partition('.')[2]]}" for key in settings(before).open)
 
 
 def _architecture(config: Config) -> Architecture | None:

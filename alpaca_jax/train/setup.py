@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from alpaca_jax import hardware, storage
-from alpaca_jax.data import builder, template
+from alpaca_jax.data import builder, sources, template
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.distributed import lead_first
@@ -56,7 +56,8 @@ class Setup:
     @property
     def fingerprints(self) -> dict[str, str]:
         """What a checkpoint must have in common with the run that resumes from it."""
-        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+        weights = {} if self.source is None else {"weights": self.source.likeness}
+        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint} | weights
 
     @property
     def base_names(self) -> list[str]:
@@ -82,13 +83,24 @@ class Setup:
         return pretrained.load_params(self.source, self.config.model.dtype, place, stored_vocab=rows, names=names)
 
 
+def settled(config: Config) -> Config:
+    """Returns the config with data.template=auto replaced by the name of the template that follows the records."""
+    written = (config.data.template, *(source.template for source in config.data.sources.values()))
+    if template.AUTO not in written:
+        return config
+    source = None if config.model.source is None else pretrained.open(config.model)
+    _, tokenizer = _origin(config, source)
+    with lead_first("survey"):
+        return dataclasses.replace(config, data=sources.settled(config.data, _records(config), tokenizer))
+
+
 def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
     """Reads the model's sizes, its tokenizer and the data, and derives shapes and shardings; loads no weight yet."""
     layout = Layout(make_mesh(config.mesh), config.mesh)
     source = None if config.model.source is None else pretrained.open(config.model)
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
-        data = builder.load_examples(config.data, config.data.records or storage.at(config.dir) / "records", tokenizer)
+        data = builder.load_examples(config.data, _records(config), tokenizer)
     batches, steps = _batches(config, data, layout)
     forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain)
     written = template.get(config.data.template, tokenizer)
@@ -123,6 +135,10 @@ def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
     )
 
 
+def _records(config: Config) -> str | Path:
+    return config.data.records or storage.at(config.dir) / "records"
+
+
 def _batches(config: Config, data: Dataset, layout: Layout) -> tuple[Batches, int]:
     """The batches of the run and the number of its steps."""
     # Every device that shares the batch, and every microbatch, takes the same number of rows.
@@ -152,7 +168,9 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
 def write_model(setup: Setup, folder: Path, kept: bool) -> None:
     """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on."""
     base = native.base_of(folder)
-    if base is None and not kept:
+    if base is not None and setup.source is not None:
+        base = base.moved(setup.config.model, setup.source)
+    elif base is None and not kept:
         assert setup.source is not None
         base = Base.of(setup.config.model, setup.source, setup.base_names)
     native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base)

@@ -1,9 +1,9 @@
 """Where a run starts: the state, what stays fixed, and what has been counted so far."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, rundir
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.errors import UserError
 from alpaca_jax.manifest import MANIFEST
@@ -49,14 +49,23 @@ def latest(setup: Setup, checkpoints: Checkpoints, report: Callable[[str], None]
     return Start(states.from_items(items), setup.base() if fixed is None else fixed, progress, kept or not base_names)
 
 
-def check_fingerprints(setup: Setup, start: Start, folder: str) -> None:
-    """Raises a UserError where a checkpoint in `folder` was trained on other data or with another tokenizer than the run has now."""
-    for what, before in start.progress.fingerprints.items():
-        now = setup.fingerprints[what]
-        if now != before:
+def check_fingerprints(setup: Setup, start: Start, folder: str, moved: Mapping[str, str]) -> None:
+    """Raises a UserError where a checkpoint in `folder` was trained on other data or with another tokenizer than the run has now.
+
+    `moved` are the settings that name another place than before. What a model's source holds counts for the first step only, so it is
+    compared where the run now names another one.
+    """
+    before = start.progress.fingerprints
+    of_weights = {key: text for key, text in moved.items() if key in ("model.source", "model.base")}
+    if before and of_weights and "weights" not in before and start.kept:
+        raise rundir.another_run(folder, of_weights.values())  # of an older version, which didn't look into the weights
+    for what in [name for name in before if name != "weights" or of_weights]:
+        now = setup.fingerprints.get(what, "none")
+        if now != before[what]:
+            why = ": " + "; ".join(moved.values()) if moved else ", though the settings are the same"
             raise UserError(
-                f"{folder}/{int(start.state.step)} was trained with other {what} (fingerprint {before[:12]}, now {now[:12]}), though the "
-                f"settings are the same: give another dir=, or restore the {what} as before"
+                f"{folder}/{int(start.state.step)} was trained with other {what} (fingerprint {before[what][:12]}, now {now[:12]}){why}. "
+                f"Give another dir=, or restore the {what} as before"
             )
 
 

@@ -1,15 +1,17 @@
 """The guard against bad steps: a loss or gradient that is not finite, or a loss far above those before it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Above1, Range
 
 RING = 256  # losses remembered, whatever the window, so that a resumed run may change it
+Window = Annotated[int, Range(1, RING, give=f"1 to {RING}")]
 
 
 @configclass
@@ -17,14 +19,8 @@ class GuardConfig:
     """What is a bad step and what follows one. Its update is withheld under every policy; the loop stops, continues, or rolls back."""
 
     policy: Literal["stop", "skip", "rollback"] = "stop"
-    spike: float | None = None  # a loss above this multiple of the median of the last good ones is bad; null: any finite loss is good
-    window: int = 32  # good losses in that median; before there are this many, no loss is a spike
-
-    def __post_init__(self) -> None:
-        if self.spike is not None and self.spike <= 1:
-            raise ValueError(f"spike={self.spike}: give more than 1 (a multiple of the median loss), or null")
-        if not 1 <= self.window <= RING:
-            raise ValueError(f"window={self.window}: give 1 to {RING}")
+    spike: Above1 | None = None  # a loss above this multiple of the median of the last good ones is bad; null: any finite loss is good
+    window: Window = 32  # good losses in that median; before there are this many, no loss is a spike
 
 
 @jax.tree_util.register_dataclass

@@ -11,6 +11,7 @@ import optax
 
 from alpaca_jax.config import configclass
 from alpaca_jax.model.tree import Tree, map_with_path
+from alpaca_jax.ranges import Above0, Fraction, Inside, Nonnegative, Share
 from alpaca_jax.trainer import families
 from alpaca_jax.trainer import schedule as schedules
 from alpaca_jax.trainer.rounding import in_bfloat16, in_fp32
@@ -23,30 +24,24 @@ class OptimizerConfig:
     """One of four families, with a warm-up and a decay of its learning rate; the defaults are AdamW's (arXiv:1711.05101) in Alpaca."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
-    learning_rate: float = 2e-5
-    betas: tuple[float, float] = (0.9, 0.999)  # of adamw, lion, and of muon's weights that are no layer's matrix
-    eps: float = 1e-8  # of adamw and muon
-    momentum: float | None = None  # of muon, which needs one (0.95), and of adafactor (null: none, and no memory for it)
-    weight_decay: float = 0.0  # times the learning rate; never of a norm's scale or a bias
-    clip: float | None = 1.0  # the largest global norm of the gradient
+    learning_rate: Above0 = 2e-5
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # of adamw, lion, and of muon's weights that are no layer's matrix
+    eps: Above0 = 1e-8  # of adamw and muon
+    momentum: Fraction | None = None  # of muon, which needs one (0.95), and of adafactor (null: none, and no memory for it)
+    weight_decay: Nonnegative = 0.0  # times the learning rate; never of a norm's scale or a bias
+    clip: Above0 | None = 1.0  # the largest global norm of the gradient
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03  # share of the steps
-    final: float = 0.0  # the last learning rate as a share of the peak
+    warmup: Fraction = 0.03  # share of the steps
+    final: Share = 0.0  # the last learning rate as a share of the peak
     moments: Literal["float32", "bfloat16"] = "float32"  # what they are stored in; computed in float32
     frozen: tuple[str, ...] = ()  # patterns of weights that stay as they are, such as embed.* or layers.*_norm.scale
-    ema: float | None = None  # the decay of an exponential moving average of the weights, kept in float32
+    ema: Inside | None = None  # the decay of an exponential moving average of the weights, kept in float32
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the steps, at least 0 and below 1; got {self.warmup}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is a decay between 0 and 1, such as 0.999, or null; got {self.ema}")
         if self.name == "muon" and self.momentum is None:
             raise ValueError("muon orthogonalises a momentum: give momentum=0.95")
         if self.name in ("adamw", "lion") and self.momentum is not None:
             raise ValueError(f"momentum is read by muon and adafactor; {self.name} has betas")
-        if any(not 0 <= decay < 1 for decay in (*self.betas, self.momentum or 0.0)):
-            raise ValueError(f"betas and momentum are at least 0 and below 1; got {self.betas} and {self.momentum}")
 
 
 @dataclasses.dataclass(frozen=True)

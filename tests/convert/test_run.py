@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from alpaca_jax.config import parse
+from alpaca_jax.convert import outputs, verify
 from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import template
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import names, native, pretrained
+from alpaca_jax.formats import names, native, pretrained, writing
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
 from alpaca_jax.model import llama
 from alpaca_jax.model.tree import unflatten
+from alpaca_jax.tokenizer import Tokenizer
 
 
 def _config(source: Path | str, target: Path, **changes: Any) -> Config:
@@ -188,3 +190,140 @@ def test_gguf_and_back(tiny: Path, tmp_path: Path) -> None:
     assert _same(convert.run(_config(tiny, tmp_path / "straight", dtype="bfloat16")), convert.run(_config(file, tmp_path / "hf")))
     with pytest.raises(UserError, match=r"dtype=q8_0 is for GGUF files"):
         _config(tiny, tmp_path / "hf", dtype="q8_0")
+
+
+@pytest.fixture
+def small(tiny_architecture: Any, tiny_tokenizer: Path, tmp_path: Path) -> Path:
+    """A tiny model in Hugging Face format with a tokenizer of a few tokens."""
+    import jax
+
+    tokenizer = Tokenizer.load(tiny_tokenizer)
+    model = in_memory(tiny_architecture, tokenizer, llama.init(tiny_architecture, jax.random.key(0)))
+    huggingface_export.export(tmp_path / "small", model)
+    return tmp_path / "small"
+
+
+def test_a_folder_that_is_there_is_kept_and_filled(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = convert.run(_config(small, tmp_path / "plain"))
+    names_of = lambda folder: sorted(path.name for path in folder.iterdir())  # noqa: E731
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "dangling").symlink_to(tmp_path / "other")
+    for target, place in (("link", "real"), ("dangling", "other")):
+        inode = (tmp_path / place).stat().st_ino if (tmp_path / place).exists() else None
+        folder = convert.run(_config(small, tmp_path / target))
+        assert folder.is_symlink() and names_of(tmp_path / place) == names_of(plain)
+        assert inode in (None, (tmp_path / place).stat().st_ino)
+        assert _same(plain, folder)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for _ in range(2):  # the second finds it there
+        convert.run(_config(small, Path("."), dir=str(tmp_path)))
+        assert names_of(here) == names_of(Path.cwd()) == names_of(plain)
+    assert (here / "README.md").read_text().count("here") >= 1
+    (tmp_path / "file.gguf").symlink_to(tmp_path / "real.gguf")
+    partial = writing.Partial(tmp_path / "file.gguf", {})
+    (partial.folder / "made").touch()
+    partial.finish("made")
+    assert (tmp_path / "real.gguf").is_file() and (tmp_path / "file.gguf").is_symlink()
+    (tmp_path / "orbax").mkdir()
+    convert.run(_config(small, tmp_path / "orbax", to="orbax"))
+    assert pretrained.open(tmp_path / "orbax").format == "Orbax checkpoint of step 0"
+    assert not list(tmp_path.rglob(".*partial"))
+
+
+def test_a_conversion_into_a_link_goes_on_where_it_was_killed(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    config = _config(small, tmp_path / "link")
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(huggingface_export, "_write_settings", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert.run(config)
+    (shard,) = (tmp_path / "real" / ".partial").glob("*.safetensors")
+    before = shard.stat().st_ino
+    assert (convert.run(config) / "model.safetensors").stat().st_ino == before
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("file/hf", "is not a folder"),
+        ("file/deeper/model.gguf", "is not a folder"),
+        ("loop/hf", "can't be written|can't be read"),
+        ("x" * 250, "File name too long"),
+        ("nothing\0here", "is not a path"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused(target: str, message: str, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        convert.run(_config(small, tmp_path / target))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_read_only_place_is_refused_before_the_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere else
+    for target in ("hf", "deep/er/model.gguf"):
+        with pytest.raises(UserError, match=f"{tmp_path} is read-only, or not yours to write in"):
+            convert.run(_config("nobody/has-it", tmp_path / target))
+
+
+def test_a_gguf_target_that_is_a_folder(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder, and a GGUF file is one file: give target=.*/model\.gguf"):
+        convert.run(_config(small, tmp_path, to="gguf"))
+    (tmp_path / "kept" / ".partial").mkdir(parents=True)
+    (tmp_path / "kept" / ".partial" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        convert.run(_config(small, tmp_path / "kept"))
+    for empty in ("", " "):
+        with pytest.raises(UserError, match="target is empty"):
+            parse(Config, {"dir": "x", "source": "y", "target": empty})
+
+
+@pytest.mark.parametrize("name", ["x [draft]", "x [/y]", "x :smile:", "a\x1b[31mred", "it's, {odd}"])
+def test_names_are_printed_as_they_are(name: str, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shlex
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    convert.run(_config(small, tmp_path / name))
+    printed = capsys.readouterr()
+    visible = name.replace("\x1b", "\\x1b")
+    assert "".join(visible.split()) in "".join(printed.out.partition("┏")[0].split())  # the title wraps
+    command = printed.err.rpartition("chat with it: ")[2].strip()
+    if "\x1b" not in name:
+        word = shlex.split(command)[2]
+        assert OverridesParser.create().parse_override(word).value() == str(tmp_path / name)
+
+
+def test_weights_of_a_wider_dtype_are_said(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ml_dtypes
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(small / "model.safetensors")
+    wide = ("model.norm.weight", "model.embed_tokens.weight")
+    save_file(
+        {name: weight.astype(np.float32 if name in wide else ml_dtypes.bfloat16) for name, weight in tensors.items()},
+        small / "model.safetensors",
+    )
+    monkeypatch.setattr(verify, "_by_transformers", lambda *arguments: None)
+    said = "rounded from float32 to bfloat16, the dtype of most weights, unless dtype=float32 is given"
+    convert.run(_config(small, tmp_path / "hf", verify=True))  # rounding is no fault of the conversion
+    err = capsys.readouterr().err
+    assert f"{said}: " in err and all(name in err for name in wide)
+    gguf = _config(small, tmp_path / "model.gguf")
+    assert outputs.rounded(gguf, pretrained.open(small)) == ["model.embed_tokens.weight"]  # its vectors stay float32
+    kept = convert.run(_config(small, tmp_path / "wide", dtype="float32"))
+    assert "rounded" not in capsys.readouterr().err
+    again = load_file(kept / "model.safetensors")
+    assert all(np.array_equal(again[name], tensors[name]) for name in wide)

@@ -28,9 +28,13 @@ class Letters:
 
     vocab_size = 300
     specials: dict[str, int] = {"<s>": 1, "</s>": 2}
+    added = specials
 
-    def encode(self, texts: list[str], start: bool, special: bool) -> list[list[int]]:
-        return [[9] * start + [ord(letter) for letter in text] for text in texts]
+    def encode(self, texts: list[str], start: bool, special: bool, after: str | None = None) -> list[list[int]]:
+        return [[9] * (start or after is not None) + [ord(letter) for letter in text] for text in texts]
+
+    def takes_space(self, token: str) -> bool:
+        return False
 
     def token(self, id: int) -> str:
         return {1: "<s>", 2: "</s>"}[id]

@@ -125,11 +125,11 @@ def test_one_store_shown_once_is_the_store() -> None:
 @pytest.mark.parametrize(
     ("sources", "said"),
     [
-        ({"a": {"weight": 0}}, r"data\.sources\.a\.weight=0: give more than 0, or leave the source out"),
-        ({"a": {"weight": -1.5}}, r"data\.sources\.a\.weight=-1\.5: give more than 0"),
-        ({"a": {"weight": float("nan")}}, r"data\.sources\.a\.weight=nan: give more than 0"),
-        ({"a": {"epochs": 1}, "b": {"epochs": 0}}, r"data\.sources\.b\.epochs=0: give more than 0, or leave the source out"),
-        ({"a": {"epochs": float("inf")}}, r"data\.sources\.a\.epochs=inf"),
+        ({"a": {"weight": 0}}, r"sources\.a\.weight=0\.0: give more than 0"),
+        ({"a": {"weight": -1.5}}, r"sources\.a\.weight=-1\.5: give more than 0"),
+        ({"a": {"weight": float("nan")}}, r"sources\.a\.weight=nan: give more than 0"),
+        ({"a": {"epochs": 1}, "b": {"epochs": 0}}, r"sources\.b\.epochs=0\.0: give more than 0"),
+        ({"a": {"epochs": float("inf")}}, r"sources\.a\.epochs=inf"),
         ({"a": {"epochs": 1}, "b": {"weight": 1}}, r"data\.sources\.b\.weight and data\.sources\.a\.epochs can't be mixed"),
         ({"a": {"epochs": 1, "weight": 1}}, r"data\.sources\.a\.weight and data\.sources\.a\.epochs can't be mixed"),
         ({"a": {"epochs": 1}, "b": {}}, r"data\.sources\.b: give weight, its share of the tokens, or epochs"),

@@ -255,7 +255,7 @@ def test_too_many_tokens_a_step_are_refused_with_a_number_that_works(some: Examp
     [
         ({}, r"batch\.examples=null and batch\.tokens=null: give one of them"),
         ({"examples": 8, "tokens": 1024}, r"batch\.examples=8 and batch\.tokens=1024: give one of them, and null for the other"),
-        ({"examples": 0}, r"batch\.examples=0: give 1 or more"),
+        ({"examples": 0}, r"examples=0: give 1 or more"),
         ({"tokens": 1000}, r"batch\.tokens=1000 is not a whole number of rows of batch\.sequence_length=512: give batch\.tokens=512"),
         ({"tokens": 1024, "rows": 3}, r"batch\.tokens=1024 is 2 rows of 512, not batch\.rows=3"),
         ({"tokens": 1024, "packing": "none"}, r"batch\.tokens=1024 needs packed rows: give batch\.packing=packed"),

@@ -83,7 +83,7 @@ def test_the_published_format(name: str) -> None:
 
 
 def test_every_name_is_tried() -> None:
-    assert {*PUBLISHED, "text"} == {*template.NAMES}
+    assert {*PUBLISHED, "text", "auto"} == {*template.NAMES}
     assert {f"{name}.jinja" for name in template.BUILT_IN} == {file.name for file in template.FOLDER.iterdir()}
 
 

@@ -56,6 +56,7 @@ def shrunk(name: str) -> Architecture:
 
 # One name for each set of switches: most files differ in their sizes only.
 FAMILIES = {shrunk(path.stem): path.stem for path in sorted(CONFIGS.glob("*.yaml")) if sizes_in(path.stem)}
+FAMILIES[dataclasses.replace(shrunk("tiny"), qkv_bias=True, out_bias=True, mlp_bias=True)] = "llama with every bias"
 
 
 def drawn(architecture: Architecture) -> llama.Params:
@@ -89,7 +90,7 @@ def test_decoding_and_training_give_equal_logits_for_every_family(architecture: 
 
 
 def test_the_switches_of_the_families_are_all_among_them() -> None:
-    for switch in ("rope_scaling", "tie_embeddings", "sliding_window", "nope_layers", "qkv_bias", "qk_norm"):
+    for switch in ("rope_scaling", "tie_embeddings", "sliding_window", "nope_layers", "qkv_bias", "qk_norm", "mlp_bias"):
         assert {bool(getattr(one, switch)) for one in FAMILIES} == {True, False}, switch
 
 

@@ -15,6 +15,7 @@ TINY = Architecture(
     vocab_size=83, hidden_size=32, intermediate_size=48, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, max_positions=512
 )
 RELATIVES = {
+    "llama": dataclasses.replace(TINY, qkv_bias=True, out_bias=True, mlp_bias=True),
     "mistral": dataclasses.replace(TINY, family="mistral", sliding_window=7),
     "qwen3": dataclasses.replace(TINY, family="qwen3", qk_norm=True, qkv_bias=True, out_bias=True, sliding_window=40, sliding_layers=(1,)),
     "smollm3": dataclasses.replace(

@@ -1,5 +1,7 @@
 """What `auto` becomes on machines that aren't there, and what is said where nothing fits."""
 
+import functools
+
 import pytest
 
 from alpaca_jax import __main__ as cli
@@ -15,6 +17,7 @@ CARDS = Machine(devices=8, precision="bfloat16", memory=80e9)
 CARD = Machine(devices=1, precision="bfloat16", memory=24e9)
 
 
+@functools.cache
 def composed(*overrides):
     command = cli._parse(["train", *overrides])
     return cli._config(command, cli._compose(command))
@@ -67,6 +70,7 @@ def test_what_is_given_stays():
     found = chosen(composed(*given), "llama2_7b", CARDS)
     assert figures(found) == ("float32", "full", -1, 1, 100, 100) and found.model.dtype == "bfloat16"
     assert figures(chosen(composed("batch.sequence_length=300"), "smollm2_135m", LAPTOP))[4:] == (300, 300)
+    assert figures(chosen(composed("batch=tokens"), "smollm2_135m", LAPTOP))[4:] == (512, 2048)
 
 
 @pytest.mark.parametrize("name", ["laptop", "alpaca_small", "alpaca_packed_small", "alpaca_7b", "alpaca_7b_packed", "alpaca_13b"])

@@ -111,7 +111,10 @@ def test_an_index_that_lies(make_llama: Any) -> None:
     gone = {name: file for name, file in places.items() if name != "model.norm.weight"}
     assert "not named in it: model.norm.weight" in problem(gone)
     path.write_text("[]")
-    assert "has no weight_map" in _problem(folder)
+    assert f"{path}: an object is due here, and it holds a list" in _problem(folder)
+    for weights in ([], 3, {"a": 1}, None):
+        path.write_text(json.dumps({"weight_map": weights}))
+        assert f"{path} has no weight_map" in _problem(folder)
     path.unlink()
     assert "no index of their content" in _problem(folder)
 
@@ -139,3 +142,94 @@ def test_another_model(change: dict[str, Any], message: str, make_llama: Any) ->
         save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match=message):
         pretrained.open(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: b"[" * 5000 + b"]" * 5000,
+        lambda header: header.replace(b'{"', b'{"\xff', 1),
+        lambda header: header.replace(b'"model.norm.weight"', b'"\\ud800"', 1),
+        lambda header: header.replace(b'"model.norm.weight"', b'"lm_head.weight"', 1),
+        lambda header: b"[]",
+        lambda header: b"3",
+        lambda header: b'{"a": 3}',
+        lambda header: b'{"a": {"dtype": ["F32"], "shape": [], "data_offsets": [0, 4]}}',
+        lambda header: b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 18446744073709551615]}}',
+        lambda header: b'{"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4], "data_offsets": [0, 4]}}',
+    ],
+)
+def test_a_hostile_header(change: Callable[[bytes], bytes], make_llama: Any) -> None:
+    folder, _ = make_llama()
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = change(whole[8 : 8 + length])
+    assert header != whole[8 : 8 + length]
+    file.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
+    assert f"{file} is not a whole safetensors file" in _problem(folder)
+
+
+@pytest.mark.parametrize("dtype", ["U8", "I8", "I32", "BOOL", "F8_E4M3", "F8_E5M2"])
+def test_weights_of_a_dtype_that_is_no_plain_number(dtype: str, make_llama: Any) -> None:
+    folder, _ = make_llama()
+    header = json.dumps({"lm_head.weight": {"dtype": dtype, "shape": [8], "data_offsets": [0, 32 if dtype == "I32" else 8]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(32 if dtype == "I32" else 8)
+    (folder / "model.safetensors").write_bytes(content)
+    assert f"lm_head.weight is stored as {dtype}; only F64, F32, F16, BF16 can be read" in _problem(folder)
+
+
+def test_a_single_file_and_an_index(make_llama: Any) -> None:
+    folder, _ = make_llama(shard="20KB")
+    index = folder / huggingface.INDEX
+    content = index.read_text()
+    shards = sorted(set(json.loads(content)["weight_map"].values()))
+    tensors = {name: tensor for shard in shards for name, tensor in load_file(folder / shard).items()}
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "model.safetensors")
+    message = _problem(folder)
+    assert f"{folder} holds two sets of weights: model.safetensors, and model-" in message
+    assert f"delete model.safetensors, or {huggingface.INDEX} and its files" in message
+
+    for shard in shards:  # an index that was left behind
+        (folder / shard).rename(folder / f"old-{shard}")
+    model = pretrained.open(folder)
+    np.testing.assert_array_equal(model.read(("norm", "scale")), tensors["model.norm.weight"] + 1)
+    assert f"left out: {huggingface.INDEX}, since none of the files that it names is there" in model.notes
+    assert any(note.startswith("left out: old-model-00001") for note in model.notes)
+
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "model.safetensors")}))  # one model, named twice
+    assert not any(huggingface.INDEX in note for note in pretrained.open(folder).notes)
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*tensors, "more"], "model.safetensors")}))
+    assert "named in it, but not in the file it names: more" in _problem(folder)
+    index.write_text(json.dumps({"weight_map": {}}))
+    assert "names no file of weights" in _problem(folder)
+    index.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    (folder / "consolidated.00.pth").write_bytes(b"")
+    assert any("consolidated.00.pth, old-" in note and "pytorch_model.bin" in note for note in pretrained.open(folder).notes)
+
+
+def test_a_config_that_claims_more_layers_than_there_are(make_llama: Any) -> None:
+    folder, _ = make_llama()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10_000}))
+    message = _problem(folder)
+    assert "model.layers.{3-9999}.mlp.up_proj.weight" in message and len(message) < 3000
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**7}))
+    assert "num_hidden_layers is 10000000, and should be from 1 to 10,000" in _problem(folder)
+
+
+def test_ids_beyond_the_vocabulary(make_llama: Any) -> None:
+    folder, _ = make_llama()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 96]}))
+    assert f"{folder / 'generation_config.json'}: eos_token_id is [2, 96]" in _problem(folder)
+
+
+def test_a_source_that_nobody_may_read(make_llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = make_llama()
+
+    def refused(*arguments: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(folder / "config.json"))
+
+    monkeypatch.setattr(huggingface, "open_folder", refused)
+    assert f"{folder / 'config.json'} can't be read (Permission denied)" in _problem(folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alpaca_jax.formats.dtypes import contiguous, fill, finite, numpy_dtype
+from alpaca_jax.formats.dtypes import contiguous, fill, finite, numpy_dtype, widest
 
 SHAPE = (700, 1100)  # neither a multiple of a tile
 
@@ -36,3 +36,10 @@ def test_one_value_that_is_not_finite_is_found(dtype, bad):
     assert finite(weight) and finite(weight.T) and finite(weight[:, ::3])
     weight[-1, -1] = bad
     assert not finite(weight) and not finite(weight.T) and not finite(weight[:, -1:])
+
+
+def test_the_dtype_of_a_mixed_model_does_not_change_from_run_to_run() -> None:
+    assert widest(["float16", "bfloat16"] * 3) == "float16"
+    assert widest(["bfloat16", "float16"] * 3) == "bfloat16"
+    assert widest(["float16", *["bfloat16"] * 2]) == "bfloat16"
+    assert widest(["float64"]) == "float32"

@@ -43,6 +43,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama, longrope": ("Llama", extended("longrope", factor=4.0, short_factor=PAIRS[0], long_factor=PAIRS[1])),
     "llama, biases": ("Llama", {"attention_bias": True}),
+    "llama, every bias": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, biases of the MLP": ("Llama", {"mlp_bias": True}),
     "mistral": ("Mistral", {"sliding_window": WINDOW}),
     "mistral, full": ("Mistral", {"sliding_window": None} | extended("yarn", factor=4.0, attention_factor=1.3)),
     "qwen2": ("Qwen2", {}),
@@ -50,7 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {}),
     "qwen3, all": ("Qwen3", {**SLIDING, "max_window_layers": 2, "attention_bias": True}),
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
-    "smollm3, all": ("SmolLM3", {**SLIDING, "no_rope_layers": [0, 1, 0], "attention_bias": True}),
+    "smollm3, all": ("SmolLM3", {**SLIDING, "no_rope_layers": [0, 1, 0], "attention_bias": True, "mlp_bias": True}),
 }
 
 
@@ -155,7 +157,7 @@ def test_a_switch_forgotten_would_show(case: str, make: Any) -> None:
     assert np.abs(ours(wrong, pretrained.load_params(opened), tokens) - theirs(model, tokens)).max() > 1e-2
 
 
-@pytest.mark.parametrize("case", ["qwen3, all", "llama, biases"])
+@pytest.mark.parametrize("case", ["qwen3, all", "llama, every bias"])
 def test_each_new_weight_shows_and_has_a_gradient(case: str, make: Any) -> None:
     folder, _ = make(case)
     opened, tokens = pretrained.open(folder), some_tokens(1)
@@ -169,7 +171,7 @@ def test_each_new_weight_shows_and_has_a_gradient(case: str, make: Any) -> None:
     expected = logits(params)
     gradients = flatten(jax.grad(lambda params: logits(params).var())(params))
     new = [path for path in gradients if path[-1].endswith("_bias") or path[-2] in ("query_norm", "key_norm")]
-    assert len(new) == (6 if case == "qwen3, all" else 4)
+    assert len(new) == (6 if case == "qwen3, all" else 7)
     for path in new:
         changed = jax.tree_util.tree_map_with_path(lambda at, leaf, path=path: leaf + (tuple(key.key for key in at) == path) * 0.5, params)
         moved = np.abs(logits(changed) - expected).max()

@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def test_other_things_than_tensors(content: Any, message: str, tmp_path: Path) -
 def test_dtypes_that_no_model_has(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "m.bin")
     with pytest.raises(UserError, match="weight is stored as complex64"):
+        pickled.header(tmp_path / "m.bin")
+    for dtype in (torch.uint8, torch.int8, torch.int64, torch.bool, torch.float8_e4m3fn):  # quantised, as a rule
+        torch.save({"weight": torch.zeros(2).to(dtype)}, tmp_path / "m.bin")
+        with pytest.raises(UserError, match=r"weight is stored as .* give the full weights"):
+            pickled.header(tmp_path / "m.bin")
+    torch.save({3: torch.zeros(2)}, tmp_path / "m.bin")
+    with pytest.raises(UserError, match="not a dictionary of tensors"):
+        pickled.header(tmp_path / "m.bin")
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    with pytest.raises(UserError, match=r"m\.bin is not a whole torch file .*claims to hold 1,048,576"):
         pickled.header(tmp_path / "m.bin")
 
 

@@ -1,6 +1,7 @@
 """The fold alone, over a log that was written by hand."""
 
 import pytest
+from replies import received
 
 from alpaca_jax.generate.collect import Collector
 from alpaca_jax.generate.config import Config, Magpie
@@ -9,7 +10,6 @@ from alpaca_jax.generate.methods import MagpieMethod
 from alpaca_jax.teacher.bill import Bill
 from alpaca_jax.teacher.config import Prices, TeacherConfig
 from alpaca_jax.teacher.log import AnswerLog
-from alpaca_jax.teacher.protocol import Answer
 
 INSTRUCTIONS = ("Name the longest river of Africa now.", "Name the longest river of Asia now.", "Name the longest river of Asia now.")
 
@@ -37,8 +37,7 @@ def collector(tmp_path):
     for index, texts in {**{i: (text, "The Nile.") for i, text in enumerate(INSTRUCTIONS)}, 4: ("Name a colour of the sky.",)}.items():
         for step, text in enumerate(texts):
             request = method.advance(index, log.answers(index), lambda instruction: False)
-            answer = Answer(text=text, finish_reason="stop", model=f"m{step}", prompt_tokens=1, completion_tokens=1, seconds=0.1)
-            log.append(index, step, request, answer)
+            log.entry(index, step, request).keep(received(text, model=f"m{step}", endpoint=request.endpoint))
     return lambda seen: Collector(config, method, log, seen)
 
 

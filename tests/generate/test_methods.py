@@ -153,7 +153,7 @@ def test_a_broken_seeds_file_is_named(tmp_path):
         ({"method": "magpie"}, "magpie.prefix is missing"),
         ({"method": "magpie", "magpie": Magpie(prefix="x", openings=())}, "openings is empty"),
         ({"method": "magpie", "magpie": Magpie(prefix="x", answer="completions")}, "magpie.turn is missing"),
-        ({"count": 0}, "count must be"),
+        ({"count": 0}, "count=0: give 1 or more"),
         ({"self_instruct": SelfInstruct(shown=3, asked=3)}, "below self_instruct.asked"),
     ],
 )

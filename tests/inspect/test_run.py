@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from alpaca_jax import __main__ as cli
 from alpaca_jax.config import parse
@@ -14,6 +13,7 @@ from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.run import run
+from alpaca_jax.terminal import Console
 from alpaca_jax.tokenizer import Tokenizer
 
 
@@ -81,6 +81,31 @@ def test_the_page_dims_what_is_only_read_and_escapes_texts(shown):
     assert page.count('<div class="marked">') == 5
     assert "<it>" not in page
     assert "All tokens of an example" in page
+
+
+def test_control_characters_of_a_record_are_shown_and_never_sent(files, tmp_path):
+    hostile = "\x1b]0;title\x07 \x1b[2J \x9b31m \u202etxt.exe \r over"
+    (tmp_path / "r.jsonl").write_text(
+        json.dumps({"instruction": f"Say {hostile}", "output": f"</script><b>{hostile}", hostile: 1}) + "\n", encoding="utf-8"
+    )
+    data = {"records": str(tmp_path / "r.jsonl"), "cache": str(tmp_path / "cache"), "template": "plain"}
+    out = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    run(config(files, tmp_path, data=data, batch={"examples": 1, "sequence_length": 512}), out)
+    for text in (out.file.getvalue(), (tmp_path / "inspect.html").read_text()):
+        assert not set(text) & set("\x1b\x07\x9b\u202e\r")
+        assert text.count("\\x1b]0;title\\x07 \\x1b[2J \\x9b31m \\u202etxt.exe \\x0d over") >= 3  # the prompt, the answer, the unknown key
+    assert "</script><b>" not in (tmp_path / "inspect.html").read_text()
+
+
+def test_the_template_and_what_was_lost_are_said(files, tmp_path):
+    out = Console(file=io.StringIO(), width=80)
+    figures = run(
+        config(files, tmp_path, data={"records": str(files / "records.jsonl"), "cache": str(files / "cache"), "max_length": 128}), out
+    )
+    assert figures["templates"] == {"records": "alpaca"} and figures["copies"] == 0
+    assert "rendered in" in out.file.getvalue() and "template alpaca" in out.file.getvalue()
+    assert any("are cut at data.max_length" in line for line in figures["remarks"])
+    assert "are cut at data.max_length, and lose their end" in out.file.getvalue() and "Remarks" in (tmp_path / "inspect.html").read_text()
 
 
 def test_held_out_records_have_a_table_of_their_own(files, tmp_path):

@@ -94,7 +94,7 @@ def test_a_single_job_without_a_sweep(tmp_path, jobs):
     [
         (["action=sttaus"], "action: input should be 'status', 'logs', 'cancel' or 'resume'"),
         (["dir=nowhere"], "holds neither job.json nor sweep.json: give the dir="),
-        (["rank=-1", "action=logs"], "ranks are counted from 0"),
+        (["rank=-1", "action=logs"], "rank=-1: give 0 or more"),
         (["rank=1"], "works with action=logs"),
         (["action=cancel", "follow=true"], "not with cancel"),
     ],

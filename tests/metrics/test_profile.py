@@ -60,5 +60,5 @@ def test_without_a_config_nothing_happens(tmp_path, calls):
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match="profile.start=0: give 1 or more"):
+    with pytest.raises(ValueError, match="start=0: give 1 or more"):
         ProfileConfig(start=0)

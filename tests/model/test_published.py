@@ -69,6 +69,8 @@ def relatives(draw):
     switches = {name: name == ALWAYS.get(family) or draw(st.booleans()) for name in ("qkv_bias", "qk_norm") if name in can}
     if "out_bias" in can:  # one switch there
         switches["out_bias"] = switches["qkv_bias"]
+    if "mlp_bias" in can:
+        switches["mlp_bias"] = draw(st.booleans())
     if "sliding_window" in can:
         switches["sliding_window"] = draw(st.none() | st.integers(1, 9))
     if switches.get("sliding_window") and "sliding_layers" in can:
@@ -97,6 +99,7 @@ def test_every_weight_of_any_relative_has_one_name(architecture):
     assert sum(math.prod(spec.shape) for spec in specs.values()) == architecture.num_parameters
     assert (("layers", "attention", "query_bias") in specs) == architecture.qkv_bias
     assert (("layers", "attention", "out_bias") in specs) == architecture.out_bias
+    assert (("layers", "mlp", "down_bias") in specs) == architecture.mlp_bias
     assert (("layers", "attention", "key_norm", "scale") in specs) == architecture.qk_norm
 
 

@@ -158,10 +158,10 @@ def test_fewer_layers_keep_their_switches():
         ({"family": "qwen3", "qk_norm": True, "nope_layers": (0,)}, "no qwen3 has nope_layers; no other family fits"),
         ({"family": "smollm3", "nope_layers": (0, 4)}, "nope_layers .* must name layers from 0 to 3"),
         ({"family": "smollm3", "nope_layers": (1, 1)}, "each only once"),
-        ({"family": "mistral", "sliding_window": 0}, "must be at least 1"),
+        ({"family": "mistral", "sliding_window": 0}, "sliding_window=0: give 1 or more"),
         ({"family": "qwen3", "qk_norm": True, "sliding_layers": (1,)}, "give sliding_window too"),
         ({"rope_scaling": {"kind": "yarn", "factor": 4.0}}, "rope_scaling: yarn needs original_max_positions"),
-        ({"rope_scaling": {"kind": "linear", "factor": 0.5}}, "must be at least 1"),
+        ({"rope_scaling": {"kind": "linear", "factor": 0.5}}, "rope_scaling.factor=0.5: give 1 or more"),
         ({"rope_scaling": {"kind": "llama3", "original_max_positions": 8, "high_freq_factor": 1.0}}, "below high_freq_factor"),
         ({"rope_scaling": {"kind": "longrope", "original_max_positions": 8}}, "needs short_factor and long_factor"),
         (

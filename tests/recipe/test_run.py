@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from alpaca_jax import lock
 from alpaca_jax.errors import UserError
+from alpaca_jax.recipe import marker
 from alpaca_jax.recipe.config import Config, Stage
 from alpaca_jax.recipe.run import run
 
@@ -160,7 +162,7 @@ def test_sigterm_is_passed_on_and_the_stage_answers(tmp_path):
     assert gone(pids(tmp_path)[1])
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"name": "train"}', "{"])
+@pytest.mark.parametrize("content", ["[1]", '{"name": "train"}', "{", "[" * 100_000, '{"name": 1, "command": "x"}'])
 def test_marker_that_is_none_is_named(tmp_path, content):
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "train.json").write_text(content)
@@ -168,14 +170,67 @@ def test_marker_that_is_none_is_named(tmp_path, content):
         run(recipe(tmp_path), PREFIX)
 
 
-def test_second_recipe_in_the_same_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("alpaca_jax.recipe.run.LOCK_SECONDS", 0.5)
+def test_second_recipe_in_the_same_folder_is_refused(tmp_path):
     process = start(tmp_path, train={"sleep": 60})
     wait_for(lambda: len(pids(tmp_path)) == 2)
-    with pytest.raises(UserError, match="another recipe is running"):
+    with pytest.raises(UserError, match=rf"stages is being written by `alpaca-jax recipe` \(process {process.pid} "):
         run(recipe(tmp_path), PREFIX)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
+
+
+def test_what_another_process_writes_is_not_moved_away(tmp_path):
+    run(recipe(tmp_path), PREFIX)
+    with lock.held(tmp_path, "train", "train"), pytest.raises(UserError, match="train is being written by `alpaca-jax train`"):
+        run(recipe(tmp_path, train={"optimizer": {"learning_rate": 1e-3}}), PREFIX)
+    assert not (tmp_path / "replaced").exists()
+
+
+def test_a_moved_folder_and_a_moved_cache_redo_nothing(tmp_path):
+    run(recipe(tmp_path / "a", train={"data": {"cache": "here"}}), PREFIX)
+    (tmp_path / "a").rename(tmp_path / "b")
+    summary = run(recipe(tmp_path / "b", train={"data": {"cache": "there"}}), PREFIX)
+    assert len(log(tmp_path / "b")) == 4 and not (tmp_path / "a").exists()
+    assert summary["hf_dir"] == str(tmp_path / "b" / "hf")
+
+
+def test_a_stage_that_was_interrupted_goes_on_where_the_folder_is_now(tmp_path):
+    with pytest.raises(SystemExit):
+        run(recipe(tmp_path / "a", train={"exit": 201}), PREFIX)
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(SystemExit):
+        run(recipe(tmp_path / "b", train={"exit": 201}), PREFIX)
+    assert (tmp_path / "b" / "train" / "starts").read_text() == "2" and not (tmp_path / "a").exists()
+
+
+def test_places_do_not_count_but_what_lies_there(tmp_path):
+    def fingerprints(dir, **changes):
+        data = {"records": str(tmp_path / "one.jsonl"), "cache": None, "max_length": 512} | changes
+        made = marker.expected("train", ["train"], {"dir": dir, "data": data, "model": {"source": f"{dir}/base"}}, None, dir)
+        return made.fingerprint, made.identity
+
+    (tmp_path / "one.jsonl").write_text("a")
+    (tmp_path / "two.jsonl").write_text("a")
+    before = fingerprints("runs/a")
+    assert fingerprints("/moved") == fingerprints("runs/a", cache="x") == before
+    assert fingerprints("runs/a", records=str(tmp_path / "two.jsonl")) == before
+    assert fingerprints("runs/a", max_length=256) != before
+    (tmp_path / "one.jsonl").write_text("b")
+    assert fingerprints("runs/a") != before
+
+
+def test_a_recipe_of_an_older_version_goes_on(tmp_path):
+    run(recipe(tmp_path), PREFIX)
+    resolved, before = {"dir": str(tmp_path)}, None
+    for verb in OUTPUTS:
+        path = tmp_path / "stages" / f"{verb}.json"
+        made = marker.expected(verb, [verb], resolved, before, str(tmp_path))
+        value = json.loads(path.read_text())
+        value["fingerprint"], value["identity"] = made.older
+        path.write_text(json.dumps(value))
+        before = marker.read(path)
+    run(recipe(tmp_path), PREFIX)
+    assert len(log(tmp_path)) == 4
 
 
 def test_memory_of_a_stage_is_seen(tmp_path):

@@ -25,7 +25,8 @@ def host(tmp_path, monkeypatch):
 
 
 def config(gs, server, count):
-    teacher = TeacherConfig(base_url=server.base_url, model="m", key_env="TEST_KEY", endpoint="completions", max_retries=0, timeout=5.0)
+    settings = {"key_env": "TEST_KEY", "endpoint": "completions", "max_retries": 0, "timeout": 5.0, "free": True}
+    teacher = TeacherConfig(base_url=server.base_url, model="m", **settings)
     return Config(dir=gs, count=count, method="magpie", magpie=Magpie(prefix="<user>", stop=("<end>",)), teacher=teacher)
 
 

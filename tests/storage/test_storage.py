@@ -145,6 +145,12 @@ def test_a_spool_puts_what_has_grown(gs):
     assert not spool.folder.exists()
 
 
+def test_a_spool_without_a_place_on_this_machine_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file.*: can't be written \(Not a directory\).*set HOME"):
+        Spool(Path("gs://bkt/x"), pytest.fail, folder=tmp_path / "file" / "spool")
+
+
 def test_a_spool_that_can_not_put_warns_once_and_keeps_the_files(gs, monkeypatch):
     said = []
     spool = Spool(storage.at(gs), said.append, seconds=3600)

@@ -4,13 +4,15 @@ import time
 from collections import Counter
 
 import pytest
+from replies import received
 
 from alpaca_jax.errors import Lost
+from alpaca_jax.teacher import reply
 from alpaca_jax.teacher.asking import ask_all
 from alpaca_jax.teacher.bill import Bill, OverBudget
 from alpaca_jax.teacher.config import Prices
 from alpaca_jax.teacher.log import AnswerLog
-from alpaca_jax.teacher.protocol import Answer, Request
+from alpaca_jax.teacher.protocol import Request
 
 FREE, PAID = (Prices(prompt=price, completion=price, source="test") for price in (0.0, 1.0))
 
@@ -22,7 +24,7 @@ class Teacher:
         self.asked, self.in_flight, self.most_in_flight = Counter(), 0, 0
         self._wait, self._lock = wait, threading.Lock()
 
-    def ask(self, request, stop, note=None):
+    def ask(self, request, stop, entry):
         with self._lock:
             self.asked[request.seed] += 1
             self.in_flight += 1
@@ -32,7 +34,8 @@ class Teacher:
         finally:
             with self._lock:
                 self.in_flight -= 1
-        return Answer(text=request.prompt, finish_reason="stop", model="m", prompt_tokens=1, completion_tokens=1, seconds=0.0)
+        entry.keep(received(request.prompt))
+        return reply.read(received(request.prompt), request)
 
 
 def question(seed):

@@ -63,12 +63,33 @@ def test_doubtful_dollars_count_against_the_budget():
         raise AssertionError
 
 
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        ({"model": "none-such"}, "unknown, so a budget"),
+        ({"model": "gpt-4o", "base_url": "https://elsewhere.example/v1"}, "at this address"),
+        ({"model": "gpt-4o", "base_url": "http://127.0.0.1:4000/v1"}, "at this address"),  # a proxy
+        ({"model": "gpt-4o-2024-05-13"}, "that of 'gpt-4o' may be another"),  # it costs twice as much
+        ({"model": "ft:gpt-4o-mini:mine"}, "unknown, so a budget"),
+    ],
+)
+def test_no_price_is_guessed(unknown, said):
+    with pytest.raises(UserError, match=rf"teacher\.prices(?s:.)*{said}(?s:.)*teacher\.free=true"):
+        prices(TeacherConfig(key_env="K", **unknown))
+
+
+def test_the_list_is_not_of_another_address_in_the_environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://elsewhere.example/v1")
+    with pytest.raises(UserError, match="at this address"):
+        prices(TeacherConfig(model="gpt-4o", key_env="K"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com/v1/")
+    assert prices(TeacherConfig(model="gpt-4o", key_env="K")).prompt == 2.5
+
+
 def test_where_prices_come_from():
     assert prices(TeacherConfig(model="m", prices=PRICES)) is PRICES
     assert prices(TeacherConfig(source="smollm2-135m-instruct")).completion == 0.0
-    listed = prices(TeacherConfig(model="gpt-4o-mini-2024-07-18", key_env="K"))
+    assert prices(TeacherConfig(base_url="http://127.0.0.1:1/v1", model="m", free=True)).source == "teacher.free=true"
+    listed = prices(TeacherConfig(model="gpt-4o-mini", key_env="K"))
     assert (listed.prompt, listed.completion) == (0.15, 0.60)
     assert "2026" in listed.source
-    for unknown in ({"model": "none-such"}, {"model": "gpt-4o", "base_url": "https://elsewhere.example/v1"}):
-        with pytest.raises(UserError, match=r"teacher\.prices"):
-            prices(TeacherConfig(**unknown))

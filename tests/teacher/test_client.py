@@ -1,10 +1,15 @@
+import gzip
+import json
 import threading
 import time
+import tracemalloc
+import zlib
 
 import pytest
 from scripted_teacher import Reply, answer, error, scripted_teacher
 
 from alpaca_jax.errors import Lost, UserError
+from alpaca_jax.teacher import bounded
 from alpaca_jax.teacher.bill import Bill, OverBudget
 from alpaca_jax.teacher.client import Client, key
 from alpaca_jax.teacher.config import Prices, TeacherConfig
@@ -29,8 +34,24 @@ def client(monkeypatch):
     return make
 
 
-def ask(client, request=CHAT, note=None):
-    return client.ask(request, threading.Event(), note)
+class Notes(list):
+    """An entry of a log that remembers what it was told."""
+
+    def may_cost(self, dollars):
+        self.append(("may_cost", dollars))
+
+    def cost_at_most(self, dollars):
+        self.append(("cost_at_most", dollars))
+
+    def not_sent(self):
+        self.append(("not_sent",))
+
+    def keep(self, reply):
+        self.append(("keep", reply))
+
+
+def ask(client, request=CHAT, entry=None):
+    return client.ask(request, threading.Event(), Notes() if entry is None else entry)
 
 
 def test_both_endpoints_send_what_was_asked_and_read_what_came(client):
@@ -97,11 +118,13 @@ def test_a_server_that_stays_broken_is_lost_after_the_last_attempt(client):
 def test_a_server_that_is_down_is_lost_and_costs_nothing(client):
     with scripted_teacher() as server:
         gone = server.base_url
-    bill, notes = Bill(Prices(prompt=1.0, completion=1.0, source="test")), []
-    with pytest.raises(Lost, match="the connection failed"):
-        ask(client(gone, bill, retries=1), note=lambda kind, dollars: notes.append((kind, dollars)))
-    assert bill.doubtful == 0
-    assert notes[1] == ("cost_at_most", 0.0)
+    bill, notes = Bill(Prices(prompt=1.0, completion=1.0, source="test")), Notes()
+    start = time.monotonic()
+    with pytest.raises(Lost, match=r"can't be reached: the connection failed \(ConnectError: .*refused.* Is it running"):
+        ask(client(gone, bill, retries=8), entry=notes)
+    assert time.monotonic() - start < 2 and client.said == []
+    assert (bill.doubtful, bill.requests) == (0, 0)
+    assert [note[0] for note in notes] == ["may_cost", "not_sent"]
 
 
 @pytest.mark.parametrize("reply", [Reply(delay=1.0), Reply(hang_up=True)])
@@ -111,7 +134,7 @@ def test_an_answer_that_was_never_seen_may_have_cost_its_worst(client, reply):
         ask(client(server.base_url, bill, timeout=0.3))
         assert len(server.bodies) == 2
         assert bill.doubtful == bill.worst(CHAT)
-        assert bill.requests == 1
+        assert bill.requests == 2
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -182,3 +205,297 @@ def test_a_key_in_the_wrong_place_is_not_repeated():
         with pytest.raises(ValueError, match=r"NAME|name or password") as raised:
             TeacherConfig(model="m", **wrong)
         assert SECRET not in str(raised.value)
+
+
+PAID = Prices(prompt=1.0, completion=1.0, source="test")
+LONG = "The Nile flows through eleven countries of Africa before it reaches the sea. " * 3  # 42 words
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": 20},
+        {"prompt_tokens": 20, "completion_tokens": 0},
+        {"prompt_tokens": 20, "completion_tokens": 1},
+        {"prompt_tokens": 20, "completion_tokens": -5},
+        {"prompt_tokens": 20, "completion_tokens": True},
+        {"prompt_tokens": 20, "completion_tokens": "50"},
+        {"prompt_tokens": 20, "completion_tokens": 50.0},
+        {"prompt_tokens": 20, "completion_tokens": [50]},
+        {"prompt_tokens": 20, "completion_tokens": 10**9},
+        {"prompt_tokens": 0, "completion_tokens": 50},
+        {"prompt_tokens": -2_000_000, "completion_tokens": 50},
+        "50 tokens",
+    ],
+)
+def test_a_usage_that_cannot_be_true_costs_the_most_and_is_said_once(client, usage):
+    bill = Bill(PAID)
+    with scripted_teacher(lambda number, body: Reply({**answer(LONG, body, usage=None), "usage": usage})) as server:
+        teacher = client(server.base_url, bill)
+        assert ask(teacher).text == LONG
+        assert bill.dollars == bill.worst(CHAT)
+        ask(teacher)
+        assert bill.unbelieved == 2
+        (said,) = client.said
+        assert "usage." in said and "charged the most" in said
+
+
+def test_nan_in_a_usage_is_no_number(client):
+    bill = Bill(PAID)
+    body = json.dumps(answer(LONG, {"messages": []}, usage=None)).removesuffix("}")
+    with scripted_teacher(lambda number, _: Reply(body + ', "usage": {"prompt_tokens": NaN, "completion_tokens": 1e400}}')) as server:
+        assert ask(client(server.base_url, bill)).text == LONG
+        assert bill.dollars == bill.worst(CHAT)
+
+
+@pytest.mark.parametrize(
+    ("usage", "completion"),
+    [
+        ({"completion_tokens": 40, "total_tokens": 560}, 540),  # in the total alone
+        ({"completion_tokens": 40, "total_tokens": 60, "completion_tokens_details": {"reasoning_tokens": 500}}, 540),  # beside both
+        ({"completion_tokens": 540, "total_tokens": 560, "completion_tokens_details": {"reasoning_tokens": 500}}, 540),  # within both
+        ({"completion_tokens": 40, "total_tokens": 560, "reasoning_tokens": 500}, 540),
+        ({"completion_tokens": 40, "total_tokens": 10}, 40),
+        ({"completion_tokens": 40, "total_tokens": -1}, 40),
+        ({"completion_tokens": 40, "total_tokens": "560"}, 40),
+    ],
+)
+def test_reasoning_counts_as_completion(client, usage, completion):
+    bill = Bill(PAID)
+    with scripted_teacher(
+        lambda number, body: Reply({**answer(LONG, body, usage=None), "usage": {"prompt_tokens": 20, **usage}})
+    ) as server:
+        ask(client(server.base_url, bill))
+    assert (bill.prompt_tokens, bill.completion_tokens) == (20, completion)
+    assert bill.dollars == pytest.approx((20 + completion) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("price", "cached", "dollars"),
+    [(None, 900, 1050.0), (0.1, 900, 240.0), (0.1, 5000, 1050.0), (0.1, -3, 1050.0), (0.1, "900", 1050.0), (0.1, True, 1050.0)],
+)
+def test_cached_tokens_are_cheaper_only_at_a_price_of_their_own(client, price, cached, dollars):
+    bill = Bill(Prices(prompt=1.0, completion=1.0, cached_prompt=price, source="test"))
+    usage = {"prompt_tokens": 1000, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": cached}}
+    with scripted_teacher(lambda number, body: Reply({**answer(LONG, body, usage=None), "usage": usage})) as server:
+        ask(client(server.base_url, bill))
+    assert bill.dollars == pytest.approx(dollars / 1e6)
+
+
+def test_what_the_server_says_that_it_charges_is_the_least(client):
+    bill = Bill(PAID)
+    usage = {"prompt_tokens": 20, "completion_tokens": 50, "cost": 0.5}
+    with scripted_teacher(lambda number, body: Reply({**answer(LONG, body, usage=None), "usage": usage})) as server:
+        ask(client(server.base_url, bill))
+    assert bill.dollars == 0.5
+    assert bill.worst(CHAT) > 0.4  # the next one may cost as much
+
+
+@pytest.mark.parametrize(("status", "billed"), [(500, True), (502, True), (504, True), (408, True), (429, False)])
+@pytest.mark.parametrize("bills_errors", [True, False])
+def test_whether_errors_are_billed_is_a_setting(client, status, billed, bills_errors):
+    bill, notes = Bill(PAID), Notes()
+    with scripted_teacher(lambda number, body: error(status) if number == 0 else None) as server:
+        ask(client(server.base_url, bill, bills_errors=bills_errors), entry=notes)
+    lost = bill.worst(CHAT) if billed and bills_errors else 0.0
+    assert bill.doubtful == lost and ("cost_at_most", lost) in notes
+    assert bill.requests == 2
+
+
+def test_the_budget_counts_requests_sent(client):
+    bill = Bill(FREE, max_requests=5)
+    with scripted_teacher(lambda number, body: error(429)) as server:
+        teacher = client(server.base_url, bill, retries=9)
+        with pytest.raises(OverBudget, match="requests"):
+            ask(teacher)
+        assert len(server.bodies) == 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"choices": [{"message": {"content": "half \\ud83d of it"}}]}',
+        '{"a":' * 100_000,
+        "[" * 100_000,
+        '{"usage": 1' + "0" * 5000 + "}",
+        "\x00",
+    ],
+)
+def test_what_came_is_kept_before_it_is_read_whatever_it_is(client, body):
+    bill, notes = Bill(PAID), Notes()
+    with scripted_teacher(lambda number, _: Reply(body)) as server:
+        found = ask(client(server.base_url, bill), entry=notes)
+        assert len(server.bodies) == 1
+    assert found.text in (None, "half \ufffd of it")
+    assert [note[0] for note in notes] == ["may_cost", "keep"]
+    assert notes[1][1].body == body.encode()
+    assert bill.dollars == bill.worst(CHAT)
+
+
+def test_an_answer_that_could_not_be_kept_is_charged(client):
+    class Full(Notes):
+        def keep(self, reply):
+            raise UserError("the disk is full")
+
+    bill = Bill(PAID)
+    with scripted_teacher() as server, pytest.raises(UserError, match="disk is full"):
+        ask(client(server.base_url, bill), entry=Full())
+    assert bill.dollars == pytest.approx(30 / 1e6)
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_without_end_is_cut(client, monkeypatch, status):
+    monkeypatch.setattr(bounded, "MOST_BYTES", 1 << 20)
+    notes = Notes()
+    bill = Bill(PAID)
+    with scripted_teacher(lambda number, body: Reply(json.dumps(answer("x" * (4 << 20), body)), status)) as server:
+        teacher = client(server.base_url, bill, retries=0)
+        tracemalloc.start()
+        try:
+            if status == 200:
+                assert ask(teacher, entry=notes).text is None
+            else:
+                with pytest.raises((UserError, Lost)) as raised:
+                    ask(teacher, entry=notes)
+                assert len(str(raised.value)) < 2000
+        finally:
+            tracemalloc.stop()
+    if status == 200:
+        assert len(notes[1][1].body) == bounded.KEPT_BYTES and bill.dollars == bill.worst(CHAT)
+
+
+@pytest.mark.parametrize(("pack", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")])
+def test_a_packed_body_is_unpacked_within_the_same_bound(client, monkeypatch, pack, encoding):
+    monkeypatch.setattr(bounded, "MOST_BYTES", 1 << 20)
+    whole = pack(json.dumps(answer("Yes.", {"messages": []})).encode())
+    with scripted_teacher(lambda number, body: Reply(whole, headers={"content-encoding": encoding})) as server:
+        assert ask(client(server.base_url)).text == "Yes."
+    bomb = pack(b" " * (64 << 20))
+    with scripted_teacher(lambda number, body: Reply(bomb, headers={"content-encoding": encoding})) as server:
+        tracemalloc.start()
+        try:
+            assert ask(client(server.base_url)).text is None
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_an_answer_that_trickles_in_without_end_is_a_timeout(client):
+    with scripted_teacher(lambda number, body: Reply(trickle=0.05) if number == 0 else None) as server:
+        start = time.monotonic()
+        assert ask(client(server.base_url, timeout=0.4)).text.startswith("This is about")
+        assert time.monotonic() - start < 4
+        assert "no answer within 0.4 s" in client.said[0]
+
+
+@pytest.mark.parametrize("value", ["sk-one\nsk-two-123", "sk-ключ-12345", "sk-1\x00234567", "sk-“quoted”"])
+@pytest.mark.parametrize("name", ["TEST_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])
+def test_a_value_that_no_header_can_hold_is_named_and_not_shown(monkeypatch, name, value):
+    monkeypatch.setenv("TEST_KEY", SECRET)
+    if "\x00" in value:
+        value = value.replace("\x00", "\x07")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"environment variable {name} contains") as raised:
+        key(TeacherConfig(model="m", key_env="TEST_KEY"))
+    assert "sk-" not in str(raised.value)
+
+
+def test_a_line_break_at_the_end_of_a_key_is_none_of_it(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", SECRET + "\r\n")
+    assert key(TeacherConfig(model="m", key_env="TEST_KEY")) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("ftp://host/v1", r"it begins with ftp://"),
+        ("file:///etc/passwd", "it begins with file://"),
+        ("host:8000/v1", "give http:// or https://"),
+        ("127.0.0.1:8000", "give http:// or https://"),
+        ("localhost", "give http:// or https://"),
+        ("http://", "give http:// or https://"),
+        ("http://host:99999/v1", "give http:// or https://"),
+        ("http://[::1/v1", "give http:// or https://"),
+        ("http://host/v1\n", "a line break"),
+        ("http://ho st/v1", "a space"),
+        (f"http://host/v1?key={SECRET}", "contains a query"),
+        (f"http://host/v1#{SECRET}", "contains a query"),
+        (f"http://host/v1?api-version=2024-06-01&key={SECRET}", "contains a query"),
+    ],
+)
+def test_an_address_that_is_none(url, said):
+    with pytest.raises(ValueError, match=said) as raised:
+        TeacherConfig(model="m", base_url=url)
+    assert "base_url" in str(raised.value) and SECRET not in str(raised.value)
+
+
+def test_the_version_of_an_interface_may_be_in_the_address():
+    assert TeacherConfig(model="m", base_url="https://host/v1?api-version=2024-06-01").base_url.endswith("01")
+
+
+def test_a_query_in_the_environment_is_sent_and_never_shown(monkeypatch):
+    with scripted_teacher(lambda number, body: error(404, f"no {SECRET}")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.base_url}?key={SECRET}")
+        monkeypatch.setenv("TEST_KEY", "sk-another-0123456789")
+        config = TeacherConfig(model="m", key_env="TEST_KEY", free=True)
+        teacher = Client(config, None, "m", Bill(FREE), lambda line: None)
+        with pytest.raises(UserError, match="answered 404") as raised:
+            ask(teacher)
+        assert server.paths == [f"/v1/chat/completions?key={SECRET}"]
+    assert SECRET not in str(raised.value) + repr(teacher)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"ftp://host/{SECRET}")
+    with pytest.raises(UserError, match="environment variable OPENAI_BASE_URL is not the address") as raised:
+        Client(config, None, "m", Bill(FREE), lambda line: None)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["prompt", "completion", "cached_prompt"])
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_a_price_is_a_number(key, price):
+    with pytest.raises(ValueError, match=key):
+        Prices(**{"prompt": 1.0, "completion": 1.0, "source": "test", key: price})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("timeout", float("nan")), ("timeout", float("inf")), ("timeout", 0.0), ("concurrency", 0), ("max_retries", -1)]
+)
+def test_the_numbers_of_a_teacher_have_ranges(key, value):
+    with pytest.raises(ValueError, match=key):
+        TeacherConfig(model="m", **{key: value})
+
+
+def test_free_and_a_price_contradict_each_other():
+    with pytest.raises(ValueError, match="free and prices"):
+        TeacherConfig(model="m", free=True, prices=PAID)
+
+
+def test_a_server_on_this_machine_is_not_behind_a_proxy(client, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    with scripted_teacher() as server:
+        assert ask(client(server.base_url)).text.startswith("This is about")
+
+
+def test_a_proxy_that_is_none_is_the_users(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", SECRET)
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://host:1")
+    config = TeacherConfig(base_url="https://host.example/v1", model="m", key_env="TEST_KEY")
+    with pytest.raises(UserError, match=r"can't be made: .*HTTP_PROXY"):
+        Client(config, config.base_url, "m", Bill(FREE), lambda line: None)
+
+
+def test_a_name_that_each_record_would_repeat_is_cut(client):
+    with scripted_teacher(lambda number, body: Reply({**answer("Yes.", body), "model": "m" * 10_000})) as server:
+        assert ask(client(server.base_url)).model == "m" * 200
+
+
+def test_a_refusal_in_its_own_field_is_the_text(client):
+    def script(number, body):
+        made = answer(None, body)
+        made["choices"][0]["message"]["refusal"] = "I'm sorry, but I can't help with that."
+        return Reply(made)
+
+    with scripted_teacher(script) as server:
+        assert ask(client(server.base_url)).text == "I'm sorry, but I can't help with that."

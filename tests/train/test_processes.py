@@ -132,7 +132,7 @@ def test_two_processes_are_one_run_and_go_on_from_one_anothers_checkpoints(files
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), found, params)
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_four_processes_are_one_run_too_and_their_checkpoint_goes_on_with_fewer(files, tmp_path, one):
     expected, four = values(one), tmp_path / "four"
     train(files, four, processes=4)

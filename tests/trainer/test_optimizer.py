@@ -162,9 +162,9 @@ def test_bfloat16_weights_have_float32_moments():
     [
         ({"name": "muon"}, "give momentum=0.95"),
         ({"name": "lion", "momentum": 0.9}, "momentum is read by muon and adafactor; lion has betas"),
-        ({"ema": 1.0}, "ema is a decay between 0 and 1"),
-        ({"betas": (0.9, 1.0)}, "betas and momentum are at least 0 and below 1"),
-        ({"warmup": 1.0}, "warmup is a share of the steps"),
+        ({"ema": 1.0}, "ema=1.0: give more than 0 and less than 1"),
+        ({"betas": (0.9, 1.0)}, "betas=1.0: give 0 or more and less than 1"),
+        ({"warmup": 1.0}, "warmup=1.0: give 0 or more and less than 1"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings, message):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import documents, rundir, storage
 from alpaca_jax.cluster import local, logs, record
 from alpaca_jax.cluster.gke import kubectl
 from alpaca_jax.cluster.gke import rules as gke_rules
@@ -120,7 +120,7 @@ def _delete(job: Job) -> None:
 def _is_ours(job: Job, jobset: dict[str, Any]) -> bool:
     """True if the JobSet is the one that was created for the job's folder."""
     file = job.folder / FILE
-    return file.exists() and rundir.read_json(file)["uid"] == jobset["metadata"]["uid"]
+    return file.exists() and documents.json_object(documents.read(file), str(file)).get("uid") == jobset["metadata"]["uid"]
 
 
 def _secret(job: Job, owner: str | None = None) -> dict[str, Any]:

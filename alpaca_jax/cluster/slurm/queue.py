@@ -51,6 +51,8 @@ def outside_environment() -> dict[str, str]:
 
 def described(id: str) -> dict[str, str] | None:
     """Returns the fields of `scontrol show job`, None once Slurm has forgotten the job (some minutes after its end)."""
+    if not re.fullmatch(r"\d+([_+]\d+)?", id):
+        raise UserError(f"{id!r} is not the number of a Slurm job")
     try:
         text = ask("scontrol", "show", "job", "--oneliner", id)
     except UserError as error:

@@ -53,7 +53,7 @@ class SlurmRanks:
                 stdout=output,
                 stderr=output,
                 cwd=job.directory,
-                env=_step_environment(rank_environment(job, attempt, coordinator)),
+                env=_step_environment(rank_environment(job, attempt, coordinator) | {"ALPACA_JAX_JOB": f"slurm:{job.folder}"}),
             )
             while srun.poll() is None:
                 while self._pending:

@@ -25,6 +25,8 @@ def ask(options: Mapping[str, Any], *arguments: str) -> str:
 
 def describe(options: Mapping[str, Any], kind: str, name: str) -> dict[str, Any] | None:
     """Returns Google's description of a resource (`kind`: tpu-vm, tpu-vm versions, ...), None if there is none of this name."""
+    if name.startswith("-"):
+        raise UserError(f"{name!r} is not the name of a resource: gcloud would take it for an option")
     try:
         return json.loads(ask(options, *kind.split(), "describe", name, "--format=json"))
     except UserError as error:

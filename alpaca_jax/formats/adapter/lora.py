@@ -11,6 +11,7 @@ import numpy as np
 
 from alpaca_jax.formats.names import Index, Name, whole
 
+_ROWS = 1 << 8  # rows of `up` that are compared with zero at a time
 _BLOCK = 1 << 24  # values of a change that are computed at a time
 Load = Callable[[str, Index], np.ndarray]
 ALL = slice(None)
@@ -29,6 +30,7 @@ class Lora:
     scale: float
     magnitude: str | None = None
     embedding: bool = False
+    rows: int = 0  # of `up`
 
     def merged(self, plain: Callable[[Index], np.ndarray], name: Name, shape: tuple[int, ...], index: Index) -> np.ndarray:
         """Returns the piece `index` of the changed weight (of one layer, in our layout and `shape`), computed in float32.
@@ -46,6 +48,12 @@ class Lora:
             here = slice(block.start - index[0].start, block.stop - index[0].start)
             merged[here] = merged[here].astype(np.float32) + self._change(name, shape, (block, *index[1:]))
         return merged
+
+    def changes_nothing(self) -> bool:
+        """Whether `up` is zero, as before training, and nothing else is changed; reads `up` until its first other value."""
+        if self.magnitude is not None:
+            return False
+        return not any(self.load(self.up, (slice(start, min(start + _ROWS, self.rows)),)).any() for start in range(0, self.rows, _ROWS))
 
     def _change(self, name: Name, shape: tuple[int, ...], index: Index) -> np.ndarray:
         return name.read(self._their_change, shape, index)

@@ -15,7 +15,7 @@ from alpaca_jax.formats.adapter.lora import Lora
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, Weight, weights, whole
-from alpaca_jax.formats.tensors import Read, StoredTensor, abbreviated
+from alpaca_jax.formats.tensors import Read, StoredTensor, abbreviated, listed, shortened
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ _ROWS = 1 << 12  # rows of a table that are compared at a time
 
 def base_of(folder: Path) -> str:
     """Returns the base model that the adapter in `folder` names; a UserError where it names none."""
-    base = adapter_config.read(folder).get("base_model_name_or_path")
+    base: str | None = adapter_config.read(folder).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{folder / FILE} has no base_model_name_or_path; give the model that it was trained on as model.base")
     return base
@@ -69,6 +69,7 @@ class _Changes:
     loras: Mapping[str, Lora]
     replaced: Mapping[str, str]
     load: Callable[[str, Index], np.ndarray]
+    missing: tuple[str, ...] = ()  # what the config names and the file lacks
 
     def reader(self) -> Read:
         known = weights(self.architecture)
@@ -82,6 +83,13 @@ class _Changes:
         if self.loras:
             kinds = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in self.loras})
             yield f"merged into {len(self.loras)} matrices: {', '.join(kinds)}"
+        zeros = [name.removesuffix(".weight") for name, change in self.loras.items() if change.changes_nothing()]
+        if zeros and len(zeros) == len(self.loras) and not self.replaced:
+            yield "the adapter changes nothing: every lora_B is zero, as before its training; the result is the base"
+        elif zeros:
+            yield f"changes nothing, since its lora_B is zero: {listed(abbreviated(zeros))}"
+        if self.missing:
+            yield f"{FILE} names more than the adapter holds; left as in the base: {listed(abbreviated(self.missing))}"
         if self.replaced:
             yield f"replaced by the adapter: {', '.join(abbreviated(self.replaced))}"
         before, now = self.base.architecture, self.architecture
@@ -145,7 +153,7 @@ def _changes(
     shapes.setdefault(HEAD, shapes[EMBED])  # where the base ties it, an adapter may still change it alone
     parts, replaced, unknown = _sorted(stored, shapes)
     larger = {tensor: rows for tensor in (EMBED, HEAD) if tensor in replaced and (rows := stored[replaced[tensor]].shape) > shapes[tensor]}
-    problems = [f"not part of {base.source}: {', '.join(abbreviated(unknown))}"] if unknown else []
+    problems = [f"not part of {base.source}: {listed(abbreviated(unknown))}"] if unknown else []
     if len(larger) == 2 and larger[EMBED] == larger[HEAD] and larger[EMBED][1:] == shapes[EMBED][1:]:
         shapes |= larger
     elif larger:
@@ -160,15 +168,29 @@ def _changes(
         rank, scale = adapter_config.rank_and_scale(config, tensor.removesuffix(".weight"))
         problems += _misfits(tensor, names, stored, shapes[tensor], rank)
         down, up = (names.get(part) or names.get(f"lora_embedding_{part[-1]}", "") for part in ("lora_A", "lora_B"))
-        loras[tensor] = Lora(load, down, up, scale, names.get("lora_magnitude_vector"), embedding="lora_embedding_A" in names)
+        loras[tensor] = Lora(
+            load, down, up, scale, names.get("lora_magnitude_vector"), "lora_embedding_A" in names, (*stored[up].shape, 0)[0] if up else 0
+        )
     if problems:
         raise UserError(
-            f"{folder} does not fit the model {base.source}; give the one that it was trained on as model.base:\n  " + "\n  ".join(problems)
+            f"{folder} does not fit the model {base.source}; give the one that it was trained on as model.base:\n  "
+            + "\n  ".join(shortened(problems))
         )
     architecture = dataclasses.replace(base.architecture, vocab_size=shapes[EMBED][0])
     if base.architecture.tie_embeddings and not _still_tied(loras, replaced, load, architecture.vocab_size):
         architecture = dataclasses.replace(architecture, tie_embeddings=False)
-    return _Changes(base, architecture, loras, replaced, load)
+    return _Changes(base, architecture, loras, replaced, load, _missing(config, shapes, loras, replaced))
+
+
+def _missing(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], loras: Mapping[str, Lora], replaced: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The modules that the config says are changed, and of which the file holds nothing."""
+    matrices = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2]
+    saved = [name.rpartition(".")[2] for name in config.get("modules_to_save") or ()]
+    wanted = dict.fromkeys(adapter_config.targets(config, matrices))
+    wanted |= dict.fromkeys(module for name in shapes if (module := name.removesuffix(".weight")).rpartition(".")[2] in saved)
+    return tuple(module for module in wanted if f"{module}.weight" not in loras and f"{module}.weight" not in replaced)
 
 
 def _sorted(

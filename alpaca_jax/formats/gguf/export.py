@@ -27,7 +27,7 @@ from alpaca_jax.formats.gguf import vocabulary as gguf_vocabulary
 from alpaca_jax.formats.gguf.reader import PLAIN, RECEIPT
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
-from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
+from alpaca_jax.formats.writing import Partial, explained, read_ahead
 from alpaca_jax.model.architecture import Architecture
 
 Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
@@ -95,7 +95,7 @@ def export(
     whole = {"dtype": dtype, "header": hashlib.sha256(header).hexdigest()}
     partial = Partial(path, whole, len(header) + sum(source.padded_bytes for source in sources))
     try:
-        with explains_full_disk(path), (partial.folder / _FILE).open("ab") as file:
+        with explained(path), (partial.folder / _FILE).open("ab") as file:
             for source, piece, last in read_ahead(_pieces(_rest(file, header, sources, progress), model)):
                 file.write(piece.reshape(-1).view(np.uint8).data)
                 if last:

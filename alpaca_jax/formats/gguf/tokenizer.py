@@ -12,6 +12,27 @@ PREFIX = "tokenizer.ggml."
 ENDS = ("eos", "eot", "eom")  # the tokens that end an answer, in llama.cpp's words
 
 
+def check(header: Mapping[str, Any], vocab_size: int) -> None:
+    """Raises a UserError where a key of the tokenizer has another type, more tokens than the model's `vocab_size`, or an id beyond them."""
+    tokens = header[PREFIX + "tokens"]
+    for name, kind in (("tokens", str), ("merges", str), ("token_type", int), ("scores", float)):
+        values = header.get(PREFIX + name, [])
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise UserError(f"{PREFIX}{name} is no list of {'texts' if kind is str else 'numbers'}; download it again")
+        if name in ("token_type", "scores") and values and len(values) != len(tokens):
+            raise UserError(f"{PREFIX}{name} has {len(values):,} values for {len(tokens):,} tokens; download it again")
+    if len(tokens) > vocab_size:
+        raise UserError(f"the tokenizer has {len(tokens):,} tokens, the model {vocab_size:,} rows for them; download it again")
+    for name in ("bos", "padding", "unknown", "separator", *ENDS):
+        key = f"{PREFIX}{name}_token_id"
+        id = header.get(key, 0)
+        if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < len(tokens):
+            raise UserError(f"{key} is {str(id)[:80]}, and should be one of the {len(tokens):,} tokens; download it again")
+    for key in (PREFIX + "model", PREFIX + "pre", "tokenizer.chat_template"):
+        if not isinstance(header.get(key, ""), str):
+            raise UserError(f"{key} is {str(header[key])[:80]}, and should be a text; download it again")
+
+
 def build(header: Mapping[str, Any]) -> Tokenizer:
     """Returns the tokenizer of a GGUF header; a KeyError where a key is missing, a UserError where its kind is not supported."""
     model = header[PREFIX + "model"]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.dtypes import Dtype
+from alpaca_jax.formats.huggingface import rope, values
+from alpaca_jax.formats.huggingface.values import shown
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.rundir import read_json
 from alpaca_jax.tokenizer import Tokenizer
 
 GENERATION = "generation_config.json"
@@ -23,15 +24,24 @@ class Family(NamedTuple):
 
 
 _QWEN = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_QWEN |= {"max_position_embeddings": 32768}
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", {}),
-    "mistral": Family("MistralForCausalLM", {"num_key_value_heads": 8, "sliding_window": 4096}),
+    "llama": Family("LlamaForCausalLM", {"max_position_embeddings": 2048}),
+    "mistral": Family("MistralForCausalLM", {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072}),
     "qwen2": Family("Qwen2ForCausalLM", _QWEN),
     "qwen3": Family("Qwen3ForCausalLM", {**_QWEN, "head_dim": 128}),
     "smollm3": Family(
-        "SmolLM3ForCausalLM", {"num_key_value_heads": 4, "rope_theta": 2e6, "no_rope_layer_interval": 4, "tie_word_embeddings": True}
+        "SmolLM3ForCausalLM",
+        {
+            "num_key_value_heads": 4,
+            "rope_theta": 2e6,
+            "no_rope_layer_interval": 4,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 32768,
+        },
     ),
 }
+EPS = 1e-6  # of every family
 NAMES = {  # our names and theirs
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -41,35 +51,49 @@ NAMES = {  # our names and theirs
     "norm_eps": "rms_norm_eps",
     "max_positions": "max_position_embeddings",
 }
-SCALING = {  # the keys of each rope_type, which have the same names here
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
-    "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
-}
-ORIGINAL = "original_max_position_embeddings"
+DEFAULTED = ("max_position_embeddings", "rms_norm_eps")  # published configs left them out
+NULLABLE = (*values.SWITCHES, "sliding_window", "num_key_value_heads", "head_dim")  # elsewhere, null is a key that is left out
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+SILU = ("silu", "swish")  # two names of one function
 
 
 def architecture(file: Path) -> Architecture:
     """Returns the architecture of a config.json of transformers 4 or 5; a UserError where it is of another kind."""
-    config = read_json(file)
+    config = values.read(file)
     try:
         return parse(Architecture, _sizes(config))
     except UserError as error:
-        there = [f"{ours} is {theirs} there" for ours, theirs in NAMES.items() if ours != theirs and ours in str(error)]
+        named = {**NAMES, "num_kv_heads": "num_key_value_heads", "original_max_positions": rope.ORIGINAL}
+        there = [f"{ours} is {theirs} there" for ours, theirs in named.items() if ours != theirs and ours in str(error)]
         raise UserError(f"{file}: {error}" + (f"\n  ({', '.join(there)})" if there else "")) from error
     except KeyError as error:
-        raise UserError(f"{file} lacks {error.args[0]}; download it again, or give another model.source") from error
-    except (TypeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{file} is not the config of a model ({error}); download it again") from error
+        key = error.args[0]
+        value = f"one of {', '.join(FAMILIES)}" if key == "model_type" else "the value that the model was trained with"
+        raise UserError(f'{file} lacks {key}: add "{key}" there, with {value}') from error
 
 
-def eos_ids(folder: Path) -> list[int]:
-    """Returns the ids that end an answer, from generation_config.json or else config.json."""
-    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
-    ids = generation.get("eos_token_id", read_json(folder / "config.json").get("eos_token_id"))
-    return [] if ids is None else ids if isinstance(ids, list) else [ids]
+def assumed(file: Path) -> tuple[str, ...]:
+    """Returns in words which sizes a config.json leaves out, and what they are in `transformers`."""
+    config = values.read(file)
+    defaults = {"rms_norm_eps": EPS, **FAMILIES[config["model_type"]].defaults}
+    notes = [f"{key} is not given, and taken to be {defaults[key]}, as in transformers" for key in DEFAULTED if config.get(key) is None]
+    if notes and "max_sequence_length" in config:  # before the first release of LLaMA's code
+        notes.append(f"max_sequence_length ({config['max_sequence_length']}) is not read, by transformers neither")
+    return tuple(f"{file.name}: {note}" for note in notes)
+
+
+def eos_ids(folder: Path, vocab_size: int) -> list[int]:
+    """Returns the ids that end an answer, from generation_config.json or else config.json: below `vocab_size`, or a UserError.
+
+    -1 and null mean none, as for every special token; the ids of the others are checked as well.
+    """
+    found: list[int] | None = None
+    for file in (folder / GENERATION, folder / "config.json"):
+        config = values.read(file) if file.is_file() else {}
+        ids = {key: values.ids(file, key, config.get(key), vocab_size) for key in SPECIAL}
+        if found is None and "eos_token_id" in config:
+            found = ids["eos_token_id"]
+    return found or []
 
 
 def files(architecture: Architecture, tokenizer: Tokenizer, dtype: Dtype, eos_ids: tuple[int, ...]) -> dict[str, dict[str, Any]]:
@@ -83,7 +107,7 @@ def files(architecture: Architecture, tokenizer: Tokenizer, dtype: Dtype, eos_id
         "head_dim": architecture.head_dim,
         "hidden_act": "silu",
         **_written_switches(architecture),
-        **_written_rope(architecture),
+        **rope.written(architecture),
         "tie_word_embeddings": architecture.tie_embeddings,
         "initializer_range": 0.02,
         **special,
@@ -94,7 +118,7 @@ def files(architecture: Architecture, tokenizer: Tokenizer, dtype: Dtype, eos_id
 
 
 def _written_switches(a: Architecture) -> dict[str, Any]:
-    bias = {"attention_bias": a.out_bias, "mlp_bias": False}
+    bias = {"attention_bias": a.out_bias, "mlp_bias": a.mlp_bias}
     if a.family == "llama":
         return bias
     if a.family == "mistral":
@@ -111,67 +135,49 @@ def _written_switches(a: Architecture) -> dict[str, Any]:
     return windows if a.family == "qwen2" else {**windows, "attention_bias": a.out_bias}
 
 
-def _written_rope(a: Architecture) -> dict[str, Any]:
-    scaling = a.rope_scaling
-    if scaling is None:
-        # transformers 5 reads rope_parameters, 4 the key beside it.
-        return {"rope_parameters": {"rope_type": "default", "rope_theta": a.rope_theta}, "rope_theta": a.rope_theta}
-    original = scaling.original_max_positions
-    written = {key: getattr(scaling, key) for key in SCALING[scaling.kind]}
-    written = {key: list(value) if isinstance(value, tuple) else value for key, value in written.items() if value is not None}
-    keys: dict[str, Any] = {}
-    if scaling.kind == "dynamic":
-        keys["max_position_embeddings"] = original or a.max_positions  # dynamic scaling starts beyond this
-    elif scaling.kind != "linear":
-        written[ORIGINAL] = original
-    if scaling.kind == "longrope":
-        keys[ORIGINAL] = original  # transformers 4 reads it only here
-    written = {"rope_type": scaling.kind, **written}
-    both = {"rope_parameters": {**written, "rope_theta": a.rope_theta}, "rope_theta": a.rope_theta, "rope_scaling": written}
-    return {**both, **keys}
-
-
 def _sizes(config: dict[str, Any]) -> dict[str, Any]:
     family = config["model_type"]
-    if family not in FAMILIES:
-        raise UserError(f"model_type is {family!r}; {', '.join(FAMILIES)} are read: give another model.source")
-    config = FAMILIES[family].defaults | config
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UserError(f"model_type is {shown(family)}; {', '.join(FAMILIES)} are read: give another model.source")
+    given = {key: value for key, value in config.items() if value is not None or key in NULLABLE}
+    config = {"rms_norm_eps": EPS, **FAMILIES[family].defaults, **given}
     _refuse(config)
+    values.check(config)
     heads = config["num_attention_heads"]
     biased = bool(config.get("attention_bias")) and family in ("llama", "qwen3", "smollm3")
     return {
         **{ours: config[theirs] for ours, theirs in NAMES.items()},
-        "num_kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or config["hidden_size"] // heads,
-        "tie_embeddings": config.get("tie_word_embeddings", False),
+        "num_kv_heads": heads if config.get("num_key_value_heads") is None else config["num_key_value_heads"],
+        "head_dim": config["hidden_size"] // heads if config.get("head_dim") is None else config["head_dim"],
+        "tie_embeddings": bool(config.get("tie_word_embeddings")),
         "family": family,
         "qkv_bias": biased or family == "qwen2",
         "out_bias": biased,
+        "mlp_bias": bool(config.get("mlp_bias")) and family in ("llama", "smollm3"),
         "qk_norm": family == "qwen3",
         "nope_layers": _nope_layers(config) if family == "smollm3" else (),
         **_windows(family, config),
-        **_rope(config),
+        **rope.read(config),
     }
 
 
 def _refuse(config: dict[str, Any]) -> None:
     """Raises a UserError that names the key of a computation which is not supported here."""
     another = "give another model.source"
-    for key, plain in {"hidden_act": "silu", "mlp_bias": False}.items():
-        if config.get(key, plain) != plain:
-            raise UserError(f"{key} is {config[key]!r}; only {plain!r} is supported: {another}")
+    if config.get("hidden_act", "silu") not in SILU:
+        raise UserError(f"hidden_act is {shown(config['hidden_act'])}; only 'silu' is supported: {another}")
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if config.get(key):
-            raise UserError(f"{key} is {config[key]!r}: a mixture of experts, only dense models are supported; {another}")
+            raise UserError(f"{key} is {shown(config[key])}: a mixture of experts, only dense models are supported; {another}")
     if config.get("quantization_config"):
         raise UserError("quantization_config is set, but quantised weights are read only from GGUF files: give one, or the full weights")
 
 
 def _nope_layers(config: dict[str, Any]) -> tuple[int, ...]:
     count, interval = config["num_hidden_layers"], config["no_rope_layer_interval"]
-    turns = config.get("no_rope_layers") or [(layer + 1) % interval for layer in range(count)]  # despite its name, 1 means RoPE
-    if len(turns) < count:
-        raise UserError(f"no_rope_layers has {len(turns)} numbers for {count} layers; download it again")
+    turns = config.get("no_rope_layers") or [int((layer + 1) % interval > 0) for layer in range(count)]  # despite its name, 1 means RoPE
+    if len(turns) < count or any(turn not in (0, 1) for turn in turns):
+        raise UserError(f"no_rope_layers has {len(turns)} entries; it must have {count}, each 0 or 1")
     return tuple(layer for layer in range(count) if not turns[layer])
 
 
@@ -184,13 +190,13 @@ def _windows(family: str, config: dict[str, Any]) -> dict[str, Any]:
         window = config["sliding_window"]
         sliding: Sequence[int] = range(0 if window is None else count)
         if kinds is not None and kinds != [FULL if window is None else SLIDING] * count:
-            raise UserError(f"layer_types is {kinds!r}; all layers of a mistral must be alike: give another model.source")
+            raise UserError(f"layer_types is {shown(kinds)}; all layers of a mistral must be alike: give another model.source")
     else:
         window = config.get("sliding_window") if config.get("use_sliding_window") else None
         kinds = _default_kinds(family, config) if kinds is None else kinds
         if len(kinds) != count or any(kind not in ((FULL,) if window is None else (FULL, SLIDING)) for kind in kinds):
             known = f"{FULL!r} alone without use_sliding_window" if window is None else f"{FULL!r} and {SLIDING!r}"
-            raise UserError(f"layer_types is {kinds!r}; it must have {count} entries, each {known}")
+            raise UserError(f"layer_types is {shown(kinds)}; it must have {count} entries, each {known}")
         sliding = [layer for layer, kind in enumerate(kinds) if kind == SLIDING]
     if not sliding:
         return {}
@@ -203,33 +209,3 @@ def _default_kinds(family: str, config: dict[str, Any]) -> list[str]:
         return [FULL] * count
     slides = _nope_layers(config) if family == "smollm3" else range(config["max_window_layers"], count)
     return [SLIDING if layer in slides else FULL for layer in range(count)]
-
-
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    place = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # of both, transformers 5 reads the former
-    given = config.get(place) or {}
-    if any(isinstance(value, dict) for value in given.values()):
-        raise UserError(f"{place} differs between layers, which is not supported; give another model.source")
-    partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1):
-        raise UserError(
-            f"partial_rotary_factor is {partial}: RoPE rotates only a part of each head, which is not supported; give another model"
-        )
-    theta = given.get("rope_theta") or config.get("rope_theta") or 10000.0
-    kind = given.get("rope_type") or given.get("type") or "default"
-    if kind == "default":
-        return {"rope_theta": theta}
-    if kind not in SCALING:
-        raise UserError(f"{place} has the rope_type {kind!r}; known are default, {', '.join(SCALING)}: give another model.source")
-    scaling = {"kind": kind} | {key: given[key] for key in SCALING[kind] if given.get(key) is not None}
-    length = config["max_position_embeddings"]
-    original = length if kind in ("linear", "dynamic") else config.get(ORIGINAL) or given.get(ORIGINAL) or length
-    if kind in ("yarn", "longrope"):
-        scaling.setdefault("factor", length / original)
-    if missing := [key for key in ("factor", "low_freq_factor", "high_freq_factor") if key in SCALING[kind] and key not in scaling]:
-        raise KeyError(f"{place}.{missing[0]}")
-    if kind != "linear":
-        scaling["original_max_positions"] = original
-    if kind in ("dynamic", "yarn"):  # here max_position_embeddings may be the context before its extension
-        length = max(length, int(original * scaling["factor"]))
-    return {"rope_theta": theta, "rope_scaling": scaling, "max_positions": length}

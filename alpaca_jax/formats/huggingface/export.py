@@ -23,7 +23,7 @@ from alpaca_jax.formats.huggingface.reader import INDEX
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Weight, weights
 from alpaca_jax.formats.tensors import VOCABULARY
-from alpaca_jax.formats.writing import Partial, explains_full_disk, read_ahead
+from alpaca_jax.formats.writing import Partial, explained, read_ahead
 from alpaca_jax.model.architecture import Architecture
 
 SHARD_BYTES = 5 * 10**9
@@ -71,7 +71,7 @@ def export(
     size = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
     partial = Partial(folder, {"plan": dict(plan), "dtype": dtype, "shards": {file: len(shard) for file, shard in shards.items()}}, size)
     try:
-        with explains_full_disk(folder):
+        with explained(folder):
             _write_shards(partial.folder, shards, model, dtype, progress)
             _write_settings(partial.folder, shards, model, dtype, extra)
         partial.finish()

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from alpaca_jax import documents
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pickled, safetensors
 from alpaca_jax.formats.dtypes import widest
 from alpaca_jax.formats.huggingface import config as huggingface_config
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index
-from alpaca_jax.formats.tensors import StoredTensor, Tensors, abbreviated
+from alpaca_jax.formats.tensors import StoredTensor, Tensors, abbreviated, listed
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.rundir import read_json
 from alpaca_jax.tokenizer import Tokenizer
 
 INDEX = "model.safetensors.index.json"
@@ -22,6 +22,9 @@ KINDS = {  # the single file of weights, or with .index.json the index of severa
     "model.safetensors": "Hugging Face safetensors",
     "pytorch_model.bin": "Hugging Face pickles",
 }
+MOST_INDEX = 16 << 20  # bytes of an index: that of 100,000 tensors
+INDEX_LEFT = "since none of the files that it names is there"
+OTHERS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")  # weights that may lie beside those that are read
 ROWS = 1 << 14  # rows of a table that are compared at a time
 
 
@@ -30,51 +33,84 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model: it has neither config.json (Hugging Face) nor train/model/ (a run of ours)")
     architecture = huggingface_config.architecture(folder / "config.json")
-    kind, files = _weight_files(folder)
+    kind, files, notes = _weight_files(folder)
     stored, load = _stored(files)
-    _check_index(folder / f"{kind}.index.json", stored)
+    if not any(INDEX_LEFT in note for note in notes):
+        _check_index(folder / f"{kind}.index.json", stored)
     tensors = Tensors(folder, "huggingface", {name: tensor for name, (_, tensor) in stored.items()}, load)
     read = tensors.reader(architecture)
     _check_tied(folder, architecture, tensors)
+    eos_ids = huggingface_config.eos_ids(folder, architecture.vocab_size)
     if tokenizer is None or any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(folder)
     return Pretrained(
         architecture=architecture,
         tokenizer=tokenizer,
         read=read,
-        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *huggingface_config.eos_ids(folder)))),
+        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *eos_ids))),
         source=str(folder),
         files=tuple(files),
         format=KINDS[kind],
         dtype=widest([tensor.dtype for _, tensor in stored.values()]),
         stored=tensors.stored,
-        notes=tensors.notes(architecture),
+        notes=(*notes, *huggingface_config.assumed(folder / "config.json"), *tensors.notes(architecture), *tokenizer.notes),
     )
 
 
-def _weight_files(folder: Path) -> tuple[str, list[Path]]:
-    """The key of KINDS, and the files that hold the weights."""
+def weight_files(folder: Path) -> list[str]:
+    """Returns the names of the files that say where the weights of a folder are: a single file of weights, or an index of several."""
+    return [name for kind in KINDS for name in (kind, f"{kind}.index.json") if (folder / name).is_file()]
+
+
+def _weight_files(folder: Path) -> tuple[str, list[Path], list[str]]:
+    """The key of KINDS, the files that hold the weights, and in words what else is there and left out.
+
+    A single file and an index of it are one model. An index of other files that are there as well makes two of them: a UserError.
+    """
     for kind in KINDS:
-        index = folder / f"{kind}.index.json"
-        if index.is_file():
-            names = sorted(set(_places(index).values()))
-            if outside := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
-                raise UserError(f"{index} points outside its folder ({', '.join(outside)}): don't trust it; get the model elsewhere")
-            if missing := [name for name in names if not (folder / name).is_file()]:
-                raise UserError(f"{folder} lacks {', '.join(missing)}, which {index.name} names; download them again")
-            return kind, [folder / name for name in names]
-        if (folder / kind).is_file():
-            return kind, [folder / kind]
+        single, index = folder / kind, folder / f"{kind}.index.json"
+        if not single.is_file() and not index.is_file():
+            continue
+        names = _named(index) if index.is_file() else [kind]
+        there = [name for name in names if (folder / name).is_file()]
+        if single.is_file() and names != [kind]:
+            if there:
+                raise UserError(
+                    f"{folder} holds two sets of weights: {kind}, and {', '.join(abbreviated(there[:4]))}, which {index.name} names; "
+                    f"delete {kind}, or {index.name} and its files, whichever is not meant"
+                )
+            return kind, [single], [f"left out: {index.name}, {INDEX_LEFT}", *_left_out(folder, [single])]
+        if missing := [name for name in names if name not in there]:
+            raise UserError(f"{folder} lacks {listed(missing)}, which {index.name} names; download them again")
+        files = [folder / name for name in names]
+        return kind, files, _left_out(folder, files)
     others = sorted(path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
     hint = f" (there are {', '.join(others[:4])}, but no index of their content)" if others else ""
     raise UserError(f"{folder} holds no weights: it has neither model.safetensors nor {INDEX}{hint}; download it again")
 
 
+def _named(index: Path) -> list[str]:
+    """The files that an index names; a UserError where one is outside its folder."""
+    names = sorted(set(_places(index).values()))
+    outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name]
+    if outside:
+        raise UserError(f"{index} points outside its folder ({listed(outside)}): don't trust it; get the model elsewhere")
+    if not names:
+        raise UserError(f"{index} names no file of weights; download it again")
+    return names
+
+
+def _left_out(folder: Path, files: list[Path]) -> list[str]:
+    adapter = (folder / "adapter_config.json").is_file()  # merged into these weights
+    there = {path.name for pattern in OTHERS for path in folder.glob(pattern) if not (adapter and path.name.startswith("adapter_model."))}
+    others = sorted(there - {file.name for file in files})
+    return [f"left out: {listed(others)}, which hold other weights or the same a second time"] if others else []
+
+
 def _places(index: Path) -> dict[str, str]:
-    places = read_json(index)
-    places = places.get("weight_map") if isinstance(places, dict) else None
+    places = documents.json_object(documents.read(index, MOST_INDEX), str(index)).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise UserError(f"{index} has no weight_map; download it again")
+        raise UserError(f"{index} has no weight_map from tensors to files; download it again")
     return places
 
 
@@ -84,7 +120,7 @@ def _stored(files: list[Path]) -> tuple[Mapping[str, tuple[Path, StoredTensor]],
     for file in files:
         tensors = safetensors.header(file) if file.suffix == ".safetensors" else pickled.header(file)
         if twice := stored.keys() & tensors.keys():
-            raise UserError(f"{file} and another file both hold {', '.join(abbreviated(sorted(twice)))}; download the model again")
+            raise UserError(f"{file} and another file both hold {listed(abbreviated(sorted(twice)))}; download the model again")
         stored |= {name: (file, tensor) for name, tensor in tensors.items()}
 
     def load(name: str, index: Index) -> np.ndarray:
@@ -101,8 +137,8 @@ def _check_index(index: Path, stored: Mapping[str, tuple[Path, StoredTensor]]) -
     missing = [name for name, file in places.items() if name not in stored or stored[name][0].name != PurePosixPath(file).name]
     extra = [name for name in stored if name not in places]
     problems = [
-        *([f"named in it, but not in the file it names: {', '.join(abbreviated(missing))}"] if missing else []),
-        *([f"in the files, but not named in it: {', '.join(abbreviated(extra))}"] if extra else []),
+        *([f"named in it, but not in the file it names: {listed(abbreviated(missing))}"] if missing else []),
+        *([f"in the files, but not named in it: {listed(abbreviated(extra))}"] if extra else []),
     ]
     if problems:
         raise UserError(f"{index} does not match its files; download them again:\n  " + "\n  ".join(problems))

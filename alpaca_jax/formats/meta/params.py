@@ -1,13 +1,14 @@
 """params.json of Meta and Mistral: what it says, and what must be inferred from the tensors."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alpaca_jax import documents
 from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
-from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.rundir import read_json
+from alpaca_jax.model.architecture import LARGEST, POWER, Architecture
 
 FILE = "params.json"
 SIZES = ("dim", "n_layers", "n_heads", "norm_eps")  # those without a default
@@ -17,6 +18,11 @@ KNOWN = {
     *("use_scaled_rope", "rope_scaling_factor", "rope_high_freq_factor", "tied_embeddings"),
     *("max_seq_len", "max_position_embeddings", "max_batch_size", "model_type"),
 }
+COUNTS = {"dim": "hidden_size", "n_layers": "num_layers", "n_heads": "num_heads", "n_kv_heads": "num_kv_heads", "head_dim": "head_dim"}
+WHOLE = ("hidden_dim", "vocab_size", "multiple_of", "sliding_window", "max_seq_len", "max_position_embeddings", "max_batch_size")
+NUMBERS = ("norm_eps", "ffn_dim_multiplier", "rope_theta", "rope_scaling_factor", "rope_high_freq_factor")
+SWITCHES = ("use_scaled_rope", "tied_embeddings")
+MOST_BYTES = 1 << 20
 LLAMA_3_POSITIONS = 8192
 
 
@@ -29,18 +35,39 @@ class Sizes(NamedTuple):
 
 def read(folder: Path) -> dict[str, Any]:
     """Returns the content of params.json; a UserError where it is invalid, or needs something unsupported."""
-    params = read_json(folder / FILE)
-    params = params.get("model", params) if isinstance(params, dict) else {}
-    if missing := [key for key in SIZES if not isinstance(params.get(key), int | float) or params[key] <= 0]:
-        raise UserError(f"{folder / FILE} gives no number for {', '.join(missing)}; download it again, or give another model.source")
+    file = folder / FILE
+    params = documents.json_object(documents.read(file, MOST_BYTES), str(file))
+    params = params.get("model", params)
+    if not isinstance(params, dict):
+        raise UserError(f"{file}: model is {repr(params)[:80]}, and should be an object; download it again")
+    if missing := [key for key in SIZES if params.get(key) is None]:
+        raise UserError(f"{file} gives no number for {', '.join(missing)}; download it again, or give another model.source")
+    _check_types(file, params)
     # A key that is off (null, false, 0, -1, an empty list) changes nothing.
-    unknown = [f"{key} ({value!r})" for key, value in params.items() if key not in KNOWN and value and value != -1]
+    unknown = [f"{key[:80]} ({repr(value)[:80]})" for key, value in params.items() if key not in KNOWN and value and value != -1]
     if unknown:
         raise UserError(
-            f"{folder / FILE} has {', '.join(unknown)}, which is not supported and may change what the model computes; "
+            f"{file} has {', '.join(unknown[:20])}, which is not supported and may change what the model computes; "
             "give the model as a Hugging Face folder instead"
         )
     return params
+
+
+def _check_types(file: Path, params: Mapping[str, Any]) -> None:
+    """Raises a UserError for a value of another type, or for a size with which nothing could be counted."""
+    for key, value in params.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        number = whole or (isinstance(value, float) and math.isfinite(value))
+        if value is None:
+            continue
+        if key in COUNTS and not (whole and 1 <= value <= LARGEST[COUNTS[key]]):
+            raise UserError(f"{file}: {key} is {repr(value)[:80]}, and should be a number from 1 to {LARGEST[COUNTS[key]]:,}")
+        if key in WHOLE and not (whole and -1 <= value < 1 << 31):
+            raise UserError(f"{file}: {key} is {repr(value)[:80]}, and should be a whole number above 0")
+        if key in NUMBERS and not (number and 0 < value < POWER):
+            raise UserError(f"{file}: {key} is {repr(value)[:80]}, and should be a number above 0")
+        if key in SWITCHES and not isinstance(value, bool):
+            raise UserError(f"{file}: {key} is {repr(value)[:80]}, and should be true or false")
 
 
 def architecture(
@@ -51,7 +78,7 @@ def architecture(
     scaling, more = _scaling(params, tied)
     values = {
         "family": _family(params),
-        "vocab_size": params["vocab_size"] if params.get("vocab_size", -1) > 0 else sizes.vocab_size,
+        "vocab_size": params["vocab_size"] if (params.get("vocab_size") or -1) > 0 else sizes.vocab_size,
         "hidden_size": params["dim"],
         "intermediate_size": sizes.intermediate_size,
         "num_layers": params["n_layers"],
@@ -63,7 +90,7 @@ def architecture(
         "max_positions": positions,
         "tie_embeddings": tied,
         "rope_scaling": scaling,
-        "sliding_window": params.get("sliding_window"),
+        "sliding_window": params.get("sliding_window") or None,
     }
     try:
         return parse(Architecture, values), (*notes, *more)
@@ -99,7 +126,7 @@ def _scaling(params: Mapping[str, Any], tied: bool) -> tuple[dict[str, Any] | No
 
 def _positions(params: Mapping[str, Any]) -> tuple[int, list[str]]:
     for key in ("max_seq_len", "max_position_embeddings"):
-        if params.get(key):
+        if (params.get(key) or -1) > 0:
             return params[key], []
     if _family(params) == "mistral":
         positions, of = 32768, "Mistral 7B"

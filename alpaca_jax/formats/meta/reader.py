@@ -20,6 +20,7 @@ EMBED, HEAD = "tok_embeddings.weight", "output.weight"
 # How fairscale splits a matrix between ranks. Every part has all norms, and RoPE's frequencies, which are not read.
 BY_ROWS = re.compile(r"layers\.\d+\.(attention\.w[qkv]|feed_forward\.w[13])\.weight|output\.weight")
 BY_COLUMNS = re.compile(r"layers\.\d+\.(attention\.wo|feed_forward\.w2)\.weight")
+PART = re.compile(r"consolidated\.([0-9]{2,9})\.pth")
 _ROWS = 1 << 12  # rows of a table that are compared at a time
 
 
@@ -40,6 +41,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None, max_positions:
     """
     params = meta_params.read(folder)
     files, load_part, headers = _parts(folder)
+    _check_matrices(files, headers)
     _check_count(folder, headers, params)
     stored = _joined(folder, files, headers, params)
 
@@ -61,17 +63,19 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None, max_positions:
         files=tuple(files),
         format=f"{'Mistral' if architecture.family == 'mistral' else 'Meta'}'s own files ({files[0].suffix[1:]}, parts: {len(files)})",
         dtype=widest([tensor.dtype for tensor in stored.values()]),
+        stored=stored,
         notes=(*inferred, *tensors.notes(architecture)),
     )
 
 
 def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray], list[Mapping[str, StoredTensor]]]:
     """The files of weights in order, a function that reads a piece of a tensor, and the tensors of each file."""
-    files = sorted(path for path in folder.glob("consolidated.*.pth") if re.fullmatch(r"consolidated\.\d+\.pth", path.name))
-    if files:
-        wanted = [f"consolidated.{number:02}.pth" for number in range(int(files[-1].name.split(".")[1]) + 1)]
-        if missing := [name for name in wanted if not (folder / name).is_file()]:
-            raise UserError(f"{folder} lacks {', '.join(missing)}, but has {files[-1].name}; download them again")
+    numbers = {int(match[1]): path for path in folder.glob("consolidated.*.pth") if (match := PART.fullmatch(path.name))}
+    if numbers:
+        files = [numbers[number] for number in sorted(numbers)]
+        first_missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
+        if first_missing < max(numbers):
+            raise UserError(f"{folder} lacks consolidated.{first_missing:02}.pth, but has {files[-1].name}; download all parts again")
         return files, pickled.read, [pickled.header(file) for file in files]
     if (folder / "consolidated.safetensors").is_file():
         file = folder / "consolidated.safetensors"
@@ -81,12 +85,20 @@ def _parts(folder: Path) -> tuple[list[Path], Callable[[Any, Index], np.ndarray]
     )
 
 
+def _check_matrices(files: list[Path], headers: list[Mapping[str, StoredTensor]]) -> None:
+    for file, header in zip(files, headers, strict=True):
+        for name, tensor in header.items():
+            matrix = name in (EMBED, HEAD) or BY_ROWS.fullmatch(name) or BY_COLUMNS.fullmatch(name)
+            if matrix and (len(tensor.shape) != 2 or 0 in tensor.shape):
+                raise UserError(f"{file}: {name} has the shape {list(tensor.shape)}, and should be a matrix; download it again")
+
+
 def _check_count(folder: Path, headers: list[Mapping[str, StoredTensor]], params: Mapping[str, Any]) -> None:
     queries = headers[0].get("layers.0.attention.wq.weight")
     wanted = params["n_heads"] * meta_params.head_dim(params) // queries.shape[0] if queries is not None and queries.shape[0] else 1
     if len(headers) < wanted:
-        missing = ", ".join(f"consolidated.{number:02}.pth" for number in range(len(headers), wanted))
-        raise UserError(f"{folder} holds {len(headers)} of {wanted} parts: {missing} is missing; download it again")
+        missing = f"consolidated.{len(headers):02}.pth" + (" and what follows it" if wanted > len(headers) + 1 else "")
+        raise UserError(f"{folder} holds {len(headers)} of {wanted:,} parts: {missing} is missing; download it again")
 
 
 def _joined(folder: Path, files: list[Path], headers: list[Mapping[str, StoredTensor]], params: Mapping[str, Any]) -> dict[str, Joined]:

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.adapter import config as adapter_config
 from alpaca_jax.formats.adapter import lora
 from alpaca_jax.formats.adapter import reader as adapter
+from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
@@ -240,3 +245,120 @@ def test_a_tokenizer_of_its_own(trained: tuple[Path, Pretrained], tiny_tokenizer
     folder, base = trained
     Tokenizer.load(tiny_tokenizer).with_chat_template("{{ 1 }}").save(folder)
     assert adapter.merge(folder, base).tokenizer.chat_template == "{{ 1 }}"
+
+
+def _plain(folder: Path, **changes: Any) -> None:
+    """An adapter of the queries of three layers, without PEFT."""
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "nobody/has-it"}
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    random = np.random.default_rng(0)
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{part}.weight": random.normal(size=shape).astype(np.float32)
+        for layer in range(3)
+        for part, shape in (("A", (2, 32)), ("B", (48, 2)))
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def _opened(folder: Path, base: Path | None = None) -> Pretrained:
+    return pretrained.open(ModelConfig(source=str(folder), base=None if base is None else str(base)))
+
+
+def test_an_adapter_that_changes_nothing_is_said(make_llama: Any, tmp_path: Path) -> None:
+    base, _ = make_llama()
+    _plain(tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    assert not any("nothing" in note for note in _opened(tmp_path / "lora", base).notes)
+    save_file({name: tensor * ("lora_B" not in name or ".1." not in name) for name, tensor in tensors.items()}, file)
+    assert "changes nothing, since its lora_B is zero: model.layers.1.self_attn.q_proj" in _opened(tmp_path / "lora", base).notes
+    save_file({name: tensor * ("lora_B" not in name) for name, tensor in tensors.items()}, file)
+    model = _opened(tmp_path / "lora", base)
+    assert "the adapter changes nothing: every lora_B is zero, as before its training; the result is the base" in model.notes
+    np.testing.assert_array_equal(
+        model.read(("layers", "attention", "query")), huggingface.open_folder(base).read(("layers", "attention", "query"))
+    )
+
+
+MISSING = {
+    "a list": ({"target_modules": ["q_proj", "v_proj"]}, "model.layers.{0-2}.self_attn.v_proj"),
+    "some layers": ({"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]}, "model.layers.1.self_attn.v_proj"),
+    "a pattern": ({"target_modules": r".*\.(q|k)_proj"}, "model.layers.{0-2}.self_attn.k_proj"),
+    "not all": ({"target_modules": "all-linear", "exclude_modules": ["mlp.up_proj", "v_proj", "k_proj", "o_proj", "gate_proj"]},
+                "model.layers.{0-2}.mlp.down_proj"),
+    "a whole table": ({"modules_to_save": ["lm_head"]}, "lm_head"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_what_the_config_names_and_the_file_lacks_is_said(case: str, make_llama: Any, tmp_path: Path) -> None:
+    changes, missing = MISSING[case]
+    base, _ = make_llama()
+    _plain(tmp_path / "lora", **changes)
+    notes = _opened(tmp_path / "lora", base).notes
+    assert f"adapter_config.json names more than the adapter holds; left as in the base: {missing}" in notes
+
+
+def test_an_adapter_beside_a_whole_model(make_llama: Any, tmp_path: Path) -> None:
+    folder, _ = make_llama()
+    plain = huggingface.open_folder(folder).read(("layers", "attention", "query"))
+    _plain(folder)
+    with pytest.raises(UserError, match=r"holds both a whole model \(model\.safetensors\) and an adapter .* or give base="):
+        _opened(folder)
+    merged = _opened(folder, folder)
+    assert not np.array_equal(merged.read(("layers", "attention", "query")), plain)
+    other, _ = make_llama(initializer_range=0.1)
+    assert any("left out: model.safetensors beside the adapter" in note for note in _opened(folder, other).notes)
+
+
+def test_an_adapter_that_is_its_own_base(make_llama: Any, tmp_path: Path) -> None:
+    _plain(tmp_path / "one", base_model_name_or_path=str(tmp_path / "two"))
+    _plain(tmp_path / "two", base_model_name_or_path=str(tmp_path / "one"))
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        with pytest.raises(UserError, match="which is this adapter itself"):
+            _opened(folder)
+    _plain(tmp_path / "one", base_model_name_or_path=str(tmp_path / "one"))
+    with pytest.raises(UserError, match="which is this adapter itself"):
+        _opened(tmp_path / "one")
+
+
+WRONG = {
+    "r": [0, -2, 2.5, True, "2", 10**9, [2]],
+    "lora_alpha": [0, -1, "4", True, "=NaN", "=Infinity", "=1e400"],
+    "rank_pattern": [[], "q_proj", {"q_proj": 0}, {"q_proj": "2"}, {"(?=a)q_proj": 2}, {"[": 2}, {"q" * 3000: 2}],
+    "alpha_pattern": [{"q_proj": "=NaN"}, {"q_proj": -1}, {"\\1": 2}, {f"p{number}": 1 for number in range(3000)}],
+    "use_rslora": ["yes", 1],
+    "target_modules": [3, {"q_proj": 1}, [["q_proj"]], "(?<!k)q_proj"],
+    "modules_to_save": ["lm_head", [1]],
+    "layers_to_transform": ["1", [1.5], {}],
+    "base_model_name_or_path": [3, ["a"]],
+    "peft_type": [None, 1, []],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_value_that_is_none_of_its_key_is_refused_by_file_and_key(key: str, value: Any, tmp_path: Path) -> None:
+    _plain(tmp_path / "lora", **{key: value})
+    file = tmp_path / "lora" / "adapter_config.json"
+    file.write_text(re.sub(r'"=([^"]+)"', r"\1", file.read_text()))
+    with pytest.raises(UserError) as caught:
+        adapter_config.check(tmp_path / "lora", adapter_config.read(tmp_path / "lora"))
+    assert str(file) in str(caught.value)
+    assert key in str(caught.value)
+
+
+def test_a_pattern_that_backtracks_takes_no_time(make_llama: Any, tmp_path: Path) -> None:
+    base, _ = make_llama()
+    slow = {f"(([a-z._0-9]+)+)+x{number}": 3 for number in range(50)} | {"(.*.*.*.*)*y": 3}
+    _plain(tmp_path / "lora", rank_pattern=slow, alpha_pattern=slow)
+    before = time.process_time()
+    _opened(tmp_path / "lora", base)
+    assert time.process_time() - before < 2
+
+
+@pytest.mark.parametrize("content", [b"[" * 5000, b"[]", b"3", b'{"peft_type": "\xff"}', b'{"peft_type": "\\ud800"}', b" " * (5 << 20)])
+def test_what_is_no_config(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        adapter_config.read(tmp_path)

@@ -56,6 +56,16 @@ def test_pieces_are_pieces_of_the_whole(family: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(back.read(path, index), back.read(path)[index], err_msg=str(path))
 
 
+def test_biases_of_every_matrix_come_back(tmp_path: Path) -> None:
+    model = _model(qkv_bias=True, out_bias=True, mlp_bias=True)
+    back = _export(tmp_path / "tiny.gguf", model)
+    assert back.architecture == model.architecture
+    for path in names.weights(model.architecture):
+        np.testing.assert_array_equal(back.read(path), model.read(path), err_msg=str(path))
+    names_there = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "tiny.gguf").tensors}
+    assert names_there >= {f"blk.1.ffn_{name}.bias" for name in ("gate", "up", "down")}  # as llama.cpp calls them
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_rounded_once(dtype: gguf_export.Dtype, tmp_path: Path) -> None:
     model = _model(**FAMILIES["qwen2"])
@@ -158,6 +168,7 @@ def test_scalings_that_are_not_read(header: dict[str, Any], message: str) -> Non
         ({"family": "smollm3", "nope_layers": (3,), "rope_scaling": LLAMA3}, "Llama 3.1's scaling of RoPE in a smollm3"),
         ({"family": "smollm3", "nope_layers": (1,)}, r"whose layers without RoPE \(\[1\]\) are not every 4th"),
         ({"family": "qwen3", "qk_norm": True, "qkv_bias": True, "out_bias": True}, "a bias after the attention of a qwen3"),
+        ({"family": "smollm3", "nope_layers": (3,), "mlp_bias": True}, "biases in the MLP of a smollm3"),
         ({"family": "qwen2", "qkv_bias": True, "head_dim": 32}, "not its hidden size 64"),
     ],
 )

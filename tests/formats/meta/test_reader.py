@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.huggingface import reader as huggingface
+from alpaca_jax.formats.meta import params as meta_params
 from alpaca_jax.formats.meta import reader as meta
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
@@ -280,3 +281,50 @@ def test_bad_folders(tensors: Any, tokenizer: Tokenizer, tmp_path: Path) -> None
     _write(folder, LLAMA_2, tensors)
     with pytest.raises(UserError, match=r"holds no tokenizer\.model"):
         meta.open_folder(folder)
+
+
+WRONG = {
+    "dim": ["32", 0, -1, 32.5, True, 1 << 40, "=NaN"],
+    "n_layers": [[], 0, 10**9],
+    "n_heads": [0, 0.5, 10**9],
+    "n_kv_heads": [0, -1, "2"],
+    "norm_eps": ["1e-5", 0, -1e-5, "=NaN", "=Infinity", "=1e400"],
+    "rope_theta": [{}, 0, -1.0, 1.0, "=NaN", "=1e400"],
+    "vocab_size": ["96", 1.5, 1 << 63],
+    "use_scaled_rope": [1, "yes"],
+    "max_seq_len": ["2048", 1 << 63],
+    "rope_scaling_factor": [0, "=NaN"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_value_that_is_none_of_its_key_is_refused_by_file_and_key(key: str, value: Any, tmp_path: Path) -> None:
+    params = {"dim": 32, "n_layers": 2, "n_heads": 4, "norm_eps": 1e-5, "use_scaled_rope": True, key: "HERE"}
+    raw = isinstance(value, str) and value.startswith("=")  # JSON that Python's own doesn't write
+    (tmp_path / "params.json").write_text(json.dumps(params).replace('"HERE"', value[1:] if raw else json.dumps(value)))
+    with pytest.raises(UserError) as caught:
+        meta_params.architecture(tmp_path, meta_params.read(tmp_path), meta_params.Sizes(96, 48), False, None)
+    assert str(tmp_path / "params.json") in str(caught.value)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 5000, b"[]", b'{"model": []}', b'{"dim": "\xff"}', b"{}", b" " * (2 << 20)])
+def test_what_is_no_params(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"params\.json"):
+        meta_params.read(tmp_path)
+
+
+def test_a_claim_of_a_billion_parts_is_refused_at_once(tmp_path: Path) -> None:
+    params = {"dim": 32, "n_layers": 2, "n_heads": 1 << 14, "head_dim": 1 << 14, "norm_eps": 1e-5}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    torch.save({"layers.0.attention.wq.weight": torch.zeros(1, 32)}, tmp_path / "consolidated.00.pth")
+    with pytest.raises(UserError, match=r"holds 1 of 268,435,456 parts: consolidated\.01\.pth and what follows it"):
+        meta.open_folder(tmp_path)
+    (tmp_path / "consolidated.999999999.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"lacks consolidated\.01\.pth, but has consolidated\.999999999\.pth"):
+        meta.open_folder(tmp_path)
+    (tmp_path / "consolidated.999999999.pth").unlink()
+    torch.save({"layers.0.attention.wq.weight": torch.zeros(())}, tmp_path / "consolidated.00.pth")
+    with pytest.raises(UserError, match="and should be a matrix"):
+        meta.open_folder(tmp_path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from alpaca_jax import __main__ as command_line
@@ -71,15 +74,18 @@ def _records(folder: Path) -> Iterator[Input]:
         for number in range(8)
     ]
     shared = [{"conversations": [{"from": "human", "value": f"Hi {number}"}, {"from": "gpt", "value": "Yes?"}]} for number in range(8)]
-    contents = {
+    contents: dict[str, str | bytes] = {
         "records.jsonl": _lines(rows[:3] + chats[:3] + shared[:3]),
         "records.json": json.dumps(rows, indent=1),
         "records.csv": "instruction,input,output\n" + "".join(f'Say {n}.,"a ""b""",{n}\n' for n in range(8)),
+        "records.jsonl.gz": gzip.compress(_lines(rows).encode()),
+        "records.jsonl.zst": _zstd(_lines(rows).encode()),
+        "records.parquet": _parquet(rows),
     }
     for name, content in contents.items():
         home = folder / name
         write_tokenizer(home / "tokenizer", bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE)
-        (home / name).write_text(content)
+        (home / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         yield Input("inspect", name, home, [name], _inspecting(name))
     home = folder / "records.jsonl"
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -94,6 +100,19 @@ def _inspecting(name: str, template: str = "alpaca") -> Callable[[Path], Any]:
         return inspect.run(parse(InspectConfig, {"dir": str(folder / "out"), "model": model, "data": data, "batch": batch}))
 
     return read
+
+
+def _zstd(content: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def _parquet(rows: Sequence[Any]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def _lines(rows: Sequence[Any]) -> str:

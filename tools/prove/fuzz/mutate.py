@@ -1,5 +1,6 @@
 """Damages a file: its bytes anywhere, or the values of its JSON."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -55,7 +56,7 @@ def _change(value: Any, chance: random.Random) -> Any:
     """The value with one fault somewhere in it."""
     inside = isinstance(value, dict | list) and value and chance.random() < 0.85
     if not inside:
-        return chance.choice(VALUES)
+        return copy.deepcopy(chance.choice(VALUES))  # the next fault may change it
     keys = list(value) if isinstance(value, dict) else range(len(value))
     key = chance.choice(keys)
     if chance.random() < 0.15:

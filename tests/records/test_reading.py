@@ -3,15 +3,11 @@ import hashlib
 import json
 from collections import Counter
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from splits import split_records
 
 from alpaca_jax import records
 from alpaca_jax.errors import UserError
-from alpaca_jax.records import Manifest, Record
+from alpaca_jax.records import Record
 
 
 def lines(path, *items):
@@ -76,31 +72,11 @@ def test_texts_for_pre_training(tmp_path):
     assert (one.instruction, one.output, one.provenance) == ("", "One.\n", {"from": "x"})
     assert (two.instruction, two.output) == ("", "Two\r\nlines.")
     assert instruction.instruction == "Add."
-    records.write(tmp_path / "records.jsonl", [one, two])
-    assert records.read(tmp_path).records == [one, two]
+    records.write(tmp_path / "again" / "records.jsonl", [one, two])
+    assert records.read(tmp_path / "again").records == [one, two]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_a_pattern_or_a_file(tmp_path):
-    for name in ("b.jsonl", "a.jsonl", "c.json", "d.txt", "e.jsonl.gz", ".hidden.jsonl", "manifest.json", "notes.md"):
-        (tmp_path / name).write_text("x")
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "f.jsonl").write_text("x")
-
-    def names(path):
-        return [str(file.relative_to(tmp_path)) for file in records.files(path)]
-
-    assert names(tmp_path) == ["a.jsonl", "b.jsonl", "c.json", "d.txt", "e.jsonl.gz"]
-    assert names(tmp_path / "*.jsonl") == ["a.jsonl", "b.jsonl"]
-    assert names(f"{tmp_path}/**/*.jsonl") == ["a.jsonl", "b.jsonl", "deep/f.jsonl"]
-    assert names(tmp_path / "notes.md") == ["notes.md"]
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "records.jsonl").write_text("x")
-    assert names(tmp_path) == ["records/records.jsonl"]
-    (tmp_path / "odd[1].jsonl").write_text("x")
-    assert names(tmp_path / "odd[1].jsonl") == ["odd[1].jsonl"]  # a file's name before it is a pattern
 
 
 def test_shards_are_read_in_order_and_the_broken_one_is_named(tmp_path):
@@ -113,7 +89,7 @@ def test_shards_are_read_in_order_and_the_broken_one_is_named(tmp_path):
         list(records.stream(found, "stop", Counter()))
     counted = Counter()
     assert [record.input for record in records.stream(found, "skip", counted)] == ["1 and 2", "2 and 2", "3 and 2"]
-    assert counted == {"skipped": 1, "shortened": 0}
+    assert counted["skipped"] == 1 and not counted["shortened"]
 
 
 def test_a_gzip_file_that_is_cut_off_is_named(tmp_path):
@@ -164,7 +140,7 @@ def test_the_sha256_is_of_contents_and_order(tmp_path):
         (ALPACA | {"system": 1}, "system must be a string, got int"),
         ({"text": " "}, "text is empty"),
         ({"text": 3}, "text must be a string, got int"),
-        ('{"instruction": "x", "output": "\\ud83d"}', "surrogates not allowed"),
+        ('{"instruction": "x", "output": "\\ud83d"}', "half of a surrogate pair"),
         ({"conversations": [{"from": "human"}]}, "conversations must be a list of objects with from and a text in value"),
     ],
 )
@@ -179,7 +155,7 @@ def test_a_broken_line_is_named_or_skipped_and_counted(tmp_path, broken, said):
 
 def test_bytes_that_are_not_text_are_named(tmp_path):
     (tmp_path / "r.jsonl").write_bytes(json.dumps(ALPACA).encode() + b"\n\xff\xfe\n")
-    with pytest.raises(UserError, match="line 2: .*utf-8"):
+    with pytest.raises(UserError, match="line 2: not UTF-8"):
         records.read(tmp_path / "r.jsonl")
 
 
@@ -206,61 +182,7 @@ def test_no_file_no_folder(tmp_path):
             records.read(path)
 
 
-def test_the_split_does_not_depend_on_the_order_of_the_file():
-    made = [Record(f"instruction {i}") for i in range(50)]
-    train, heldout = split_records(made, 12)
-    assert len(train) == 38 and len(heldout) == 12 and sorted(r.id for r in train + heldout) == sorted(r.id for r in made)
-    assert {r.id for r in split_records(made[::-1], 12)[1]} == {r.id for r in heldout}
-    assert {r.id for r in split_records(made, 6)[1]} <= {r.id for r in heldout}
-    with pytest.raises(UserError, match="heldout=50"):
-        split_records(made, 50)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.data())
-def test_the_lowest_ranks_are_held_out(ranks, data):
-    heldout = data.draw(st.integers(0, len(ranks) - 1))
-    chosen = records.heldout_ids(np.array(ranks, np.uint64), heldout)
-    assert chosen.dtype == bool
-    assert sorted(np.flatnonzero(chosen)) == sorted(sorted(range(len(ranks)), key=lambda i: (ranks[i], i))[:heldout])
-
-
-def test_a_rank_is_the_start_of_the_hash_of_the_id():
-    made = [Record(f"instruction {i}", id=f"{i}") for i in range(300)]
-    digests = [hashlib.sha256(record.id.encode()).digest() for record in made]
-    assert [records.rank(record).to_bytes(8, "big") for record in made] == [digest[:8] for digest in digests]
-    whole = sorted(range(300), key=lambda i: digests[i])[:40]
-    assert {record.id for record in split_records(made, 40)[1]} == {f"{i}" for i in whole}
-
-
 def test_the_published_alpaca_records(data_dir):
     found = records.read(data_dir / "alpaca_data.json")
     assert len(found.records) == 52_002 and found.skipped == 0
     assert sum(1 for r in found.records if r.input) == 20_679 and sum(1 for r in found.records if not r.output) == 28
-
-
-def test_a_manifest_is_read_back_and_a_foreign_one_refused(tmp_path):
-    manifest = Manifest(
-        method="magpie",
-        teacher={"model": "m"},
-        sampling={},
-        seed=1,
-        records=2,
-        sha256="s",
-        counts={"kept": 2},
-        requests=4,
-        prompt_tokens=5,
-        completion_tokens=6,
-        dollars=0.0,
-        doubtful_dollars=0.0,
-        prices={},
-        seconds=1.5,
-        stopped_by="count",
-        versions={},
-        made="2026-01-01T00:00:00+00:00",
-    )
-    manifest.write(tmp_path / "manifest.json")
-    assert Manifest.read(tmp_path / "manifest.json") == manifest
-    (tmp_path / "manifest.json").write_text('{"other": 1}')
-    with pytest.raises(UserError, match="not a manifest"):
-        Manifest.read(tmp_path / "manifest.json")

@@ -1,0 +1,81 @@
+"""Reads an answer from the body of a reply, whatever is in it: it was paid for, so nothing in it is an error."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from alpaca_jax.teacher.protocol import Answer, Reply, Request
+
+LONGEST_NAME = 200  # characters of a model's name, which each record repeats
+MOST_TOKENS = 10_000_000  # of one prompt or answer: above every context there is
+
+
+def read(reply: Reply, request: Request) -> Answer:
+    """The answer in a reply; a field counts only if it has the right type."""
+    content = _object(_json(reply.body))
+    choices = content.get("choices")
+    choice = _object(choices[0] if isinstance(choices, list) and choices else None)
+    message = _object(choice.get("message"))
+    text = message.get("content") if request.endpoint == "chat" else choice.get("text")
+    if text is None:
+        text = message.get("refusal")  # where OpenAI puts the words of a model that declines
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    prompt, completion, cached = _tokens(_object(content.get("usage")))
+    return Answer(
+        text=_text(text),
+        finish_reason=_text(choice.get("finish_reason")),
+        model=(_text(content.get("model")) or reply.model)[:LONGEST_NAME],
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        seconds=reply.seconds,
+        cached_tokens=cached,
+        dollars=_dollars(_object(content.get("usage")).get("cost")),
+        reasoning=_text(reasoning) or "",
+    )
+
+
+def count(value: Any) -> int | None:
+    """The value if it is a number of tokens, else None: no text, no truth value, nothing below 0, nothing beyond every context."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8-sig", "replace"), parse_int=_integer)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) < 20 else None  # Python refuses to read one of thousands of digits
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    """The text with each half of a character that JSON allows to stand alone replaced, since no file could hold it."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int]:
+    """The tokens of the prompt and of the completion, and how many of the prompt's were cached.
+
+    Completion tokens include those of reasoning, which some servers count beside them, or in the total alone.
+    """
+    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    details, total = _object(usage.get("completion_tokens_details")), count(usage.get("total_tokens"))
+    reasoning = max(count(place.get("reasoning_tokens")) or 0 for place in (usage, details))
+    if completion is not None:
+        beside = completion + reasoning if reasoning > completion else completion
+        completion = max(beside, total - prompt if total is not None and prompt is not None else 0)
+    cached = count(_object(usage.get("prompt_tokens_details")).get("cached_tokens")) or count(usage.get("prompt_cache_hit_tokens")) or 0
+    return prompt, completion, cached if cached <= (prompt or 0) else 0
+
+
+def _dollars(value: Any) -> float:
+    return float(value) if type(value) in (int, float) and 0 <= value < math.inf and value < MOST_TOKENS else 0.0
