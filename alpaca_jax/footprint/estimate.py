@@ -12,7 +12,6 @@ from alpaca_jax.trainer.loss import CHUNK
 
 WIDTHS = {"float32": 4, "bfloat16": 2}
 MOMENTS = {"adamw": 2, "lion": 1, "muon": 1.3, "adafactor": 0}  # values a trained weight; muon: Adam's for embedding and head
-GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,13 @@ class Footprint:
         return self.kept + self.activations
 
     def __str__(self) -> str:
-        parts = (f"{field.name} {getattr(self, field.name) / GB:,.2f}" for field in dataclasses.fields(self))
-        return f"about {self.total / GB:,.2f} GB a device ({', '.join(parts)})"
+        parts = (f"{field.name} {size(getattr(self, field.name))}" for field in dataclasses.fields(self))
+        return f"about {size(self.total)} a device ({', '.join(parts)})"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them: GB, or MB where there are few."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def estimate(load: Load) -> Footprint:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.footprint.choice import Machine, Settings
-from alpaca_jax.footprint.estimate import GB, Footprint
+from alpaca_jax.footprint.estimate import Footprint, size
 
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
@@ -14,8 +14,8 @@ def check(settings: Settings, needed: Footprint, machine: Machine) -> None:
     """Raises a UserError where weights, optimizer and gradients alone, which every step needs, exceed a device's memory."""
     if machine.memory is not None and needed.kept > machine.memory:
         raise UserError(
-            f"this run needs {needed}, of which {needed.kept / GB:,.2f} GB are kept whatever the batch, and a device has "
-            f"{machine.memory / GB:,.2f} GB: {_remedies(settings, machine, kept=True)}"
+            f"this run needs {needed}, of which {size(needed.kept)} are kept whatever the batch, and a device has "
+            f"{size(machine.memory)}: {_remedies(settings, machine, kept=True)}"
         )
 
 

@@ -17,7 +17,7 @@ from alpaca_jax.data import remarks
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.footprint import limit
-from alpaca_jax.footprint.estimate import GB
+from alpaca_jax.footprint.estimate import size
 from alpaca_jax.metrics import MetricsWriter, sinks
 from alpaca_jax.terminal import Console
 from alpaca_jax.train import outcome
@@ -156,16 +156,16 @@ def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, co
 def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> None:
     a, batches = setup.architecture, setup.batches
     counts = ", ".join(f"{len(examples)} examples ({split})" for split, examples in setup.data.examples.items())
-    size = f"{config.batch.examples} examples" if config.batch.examples else f"{config.batch.tokens} tokens"
+    taken = f"{config.batch.examples} examples" if config.batch.examples else f"{config.batch.tokens} tokens"
     console.print(
         f"{config.model.source or 'random weights'}: {a.num_parameters / 1e6:,.1f} M parameters, {a.num_layers} layers, "
         f"on {jax.device_count()} x {setup.chip.name}\n"
-        f"{counts}; {setup.steps} steps of {size} "
+        f"{counts}; {setup.steps} steps of {taken} "
         f"in {batches.rows} rows of {config.batch.sequence_length}, {batches.left_out} examples left out of an epoch; "
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
-    of = "" if setup.memory is None else f" of {setup.memory / GB:,.1f}"
+    of = "" if setup.memory is None else f" of {size(setup.memory)}"
     chose = f"auto: {auto}; " if auto else ""
     console.print(f"{chose}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"rendered in {remarks.templates(setup.data)}", highlight=False, soft_wrap=True, markup=False)
