@@ -15,23 +15,24 @@ def check(settings: Settings, needed: Footprint, machine: Machine) -> None:
     if machine.memory is not None and needed.kept > machine.memory:
         raise UserError(
             f"this run needs {needed}, of which {size(needed.kept)} are kept whatever the batch, and a device has "
-            f"{size(machine.memory)}: {_remedies(settings, machine, kept=True)}"
+            f"{size(machine.memory)}: {remedies(settings, machine, kept=True)}"
         )
 
 
 @contextlib.contextmanager
-def explained(settings: Settings, machine: Machine) -> Iterator[None]:
-    """A context in which XLA's error for a device without memory left becomes a UserError with the remedies."""
+def explained(advice: str) -> Iterator[None]:
+    """A context in which XLA's error for a device without memory left becomes a UserError with `advice`."""
     try:
         yield
     except (RuntimeError, MemoryError, ValueError) as error:  # JAX's own error is a RuntimeError
         if isinstance(error, UserError) or not (isinstance(error, MemoryError) or any(sign in str(error) for sign in EXHAUSTED)):
             raise
         first = " ".join(str(error).split())[:200]
-        raise UserError(f"the memory of a device is used up ({first}): {_remedies(settings, machine, kept=False)}") from error
+        raise UserError(f"the memory of a device is used up ({first}): {advice}") from error
 
 
-def _remedies(settings: Settings, machine: Machine, kept: bool) -> str:
+def remedies(settings: Settings, machine: Machine, kept: bool = False) -> str:
+    """What a training run may change to need less memory; `kept`: what is kept whatever the batch is too much already."""
     model, batch, mesh, optimizer = settings.model, settings.batch, settings.mesh, settings.optimizer
     found = []
     if not kept:

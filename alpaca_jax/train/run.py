@@ -64,7 +64,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
     check_base(setup, folder.path("train", "model"))
     _introduce(console, config, setup, differences(given, config))
     with ExitStack() as stack:
-        stack.enter_context(limit.explained(settings(config), machine(config)))
+        stack.enter_context(limit.explained(limit.remedies(settings(config), machine(config))))
         programs, done = Programs(setup.assembly), setup.steps in checkpoint.steps(folder.path("train", "checkpoints"))
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))

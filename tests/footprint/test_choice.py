@@ -107,13 +107,13 @@ def test_what_can_never_fit_is_refused_with_remedies():
 
 
 def test_exhausted_memory_is_answered_with_remedies():
-    found = chosen(composed(), "smollm2_135m", LAPTOP)
+    advice = limit.remedies(chosen(composed(), "smollm2_135m", LAPTOP), LAPTOP)
     with (
         pytest.raises(UserError, match=r"used up \(RESOURCE_EXHAUSTED: .*microbatches=2 .*model\.remat=full .*sequence_length=256"),
-        limit.explained(found, LAPTOP),
+        limit.explained(advice),
     ):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.")
-    with pytest.raises(RuntimeError, match="INTERNAL"), limit.explained(found, LAPTOP):
+    with pytest.raises(RuntimeError, match="INTERNAL"), limit.explained(advice):
         raise RuntimeError("INTERNAL: something else")
-    with pytest.raises(UserError, match="^mine$"), limit.explained(found, LAPTOP):
+    with pytest.raises(UserError, match="^mine$"), limit.explained(advice):
         raise UserError("mine")
