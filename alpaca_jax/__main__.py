@@ -195,7 +195,8 @@ def _set_environment(command: Command) -> None:
 def _yaml(mapping: dict[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True)
+    whole = (getattr(sys.stdout, "encoding", None) or "").lower() in ("utf-8", "utf8")  # else YAML's escapes, which a recipe reads back
+    return yaml.safe_dump(mapping, sort_keys=False, allow_unicode=whole)
 
 
 def _print(text: str) -> int:

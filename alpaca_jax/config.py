@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import enum
+import functools
 import os
 import re
 import types
@@ -36,10 +37,10 @@ def configclass(cls: type[T]) -> type[T]:
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """Returns `cls` filled from `mapping`; raises a single UserError that lists every problem by its dotted key."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_python(dict(mapping))
+        return _adapter(cls).validate_python(dict(mapping))  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [_line(cls, problem) for problem in error.errors()]
     heading = f"the configuration{f' of {where}' if where else ''} has {_count(len(problems), 'problem')}:"
@@ -72,6 +73,13 @@ def suggestion(name: str, names: typing.Iterable[str]) -> str:
     """Returns "; did you mean NAME?" with the closest of `names`, or "" where none is close."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+@functools.cache  # whoever waits for a job reads its file many times a second
+def _adapter(cls: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def _line(cls: type, problem: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ def yaml_value(content: bytes | str, where: str) -> Any:
         line = mark.line if mark else 0
         hint = "; YAML is indented by spaces, not by tabs" if re.match(r" *\t", "".join(text.split("\n")[line : line + 1])) else ""
         raise UserError(f"{where}, line {line + 1}: not YAML ({' '.join(str(error.problem).split())}{hint})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:  # the last three: an odd tag
         raise UserError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
     return value
 

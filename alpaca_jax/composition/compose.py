@@ -8,6 +8,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from alpaca_jax import config as configuration
 from alpaca_jax.composition import files, references
@@ -20,7 +21,7 @@ LONGEST = 600  # characters of an error: Hydra repeats the whole value
 
 @contextlib.contextmanager
 def initialized(verb: str) -> Iterator[None]:
-    """Within it Hydra composes from the packaged YAML; its errors become a UserError in one line, without signs the user didn't write."""
+    """Within it Hydra composes from the packaged YAML; its errors become a UserError."""
     files.register()
     try:
         with initialize_config_dir(str(configuration.directory()), version_base="1.3", job_name=verb):
@@ -28,13 +29,29 @@ def initialized(verb: str) -> Iterator[None]:
     except HydraException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        said = " ".join(masked(str(error)).split()).replace("++", "")
-        raise UserError(said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}") from error
+        raise UserError(_short(error)) from error
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Hydra says some of a user's mistakes in defaults lists and overrides by a plain ValueError; it becomes a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, AttributeError, AssertionError, OmegaConfBaseException) as error:
+        raise UserError(_short(error)) from error
+
+
+def _short(error: Exception) -> str:
+    """Hydra's message in one line, without signs that the user didn't write."""
+    said = " ".join(masked(str(error)).split()).replace("++", "")
+    return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Returns the settings of a verb as a plain mapping, with all references written out."""
-    with initialized(verb):
+    with initialized(verb), explained():
         composed = hydra_compose(verb, list(overrides))
     return references.resolved(composed)
 

@@ -70,16 +70,18 @@ def _check(file: Path, path: PurePosixPath, value: dict[Any, Any], package: str 
         if path.parent != PurePosixPath(LAUNCHER) or package is not None:
             raise UserError(f"{file}: {NO_HYDRA}")
         return
-    for key in [*value, *([package] if package else []), *_named(value.get("defaults"))]:
+    for key in [*value, *([package] if package else []), *_named(file, value.get("defaults", []))]:
         if re.match(r"(_global_\.)?hydra\b", str(key)):
             raise UserError(f"{file}: {key}: {NO_HYDRA}")
         if not isinstance(key, str):
             raise UserError(f"{file}: the key {key!r} is no name; put it in quotes, if it should be one")
 
 
-def _named(defaults: Any) -> Iterator[str]:
+def _named(file: Path, defaults: Any) -> Iterator[str]:
     """The groups that a defaults list chooses from, and the packages it puts them into."""
-    for entry in defaults if isinstance(defaults, list) else []:
+    if not isinstance(defaults, list) or not all(isinstance(each, str) or (isinstance(each, dict) and len(each) == 1) for each in defaults):
+        raise UserError(f"{file}: defaults: a list is due here, with one GROUP: OPTION an entry, such as '- override /optimizer: lion'")
+    for entry in defaults:
         for key in entry if isinstance(entry, dict) else [entry]:
             words = re.sub(r"^\s*((override|optional)\s+)*/?", "", str(key))
             yield from words.split("@")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
-from alpaca_jax.tokenizer import Rendered, Tokenizer, tracks
+from alpaca_jax.tokenizer import Tokenizer, tracks
 
 ONE_TURN = "give records of one turn, or a template that does"
 # A mark is a number between signs that no filter changes, surrounded by white space that no template writes and stripping removes.
@@ -136,14 +136,20 @@ class Chat:
         """Whether the template marks what is generated, and so what is learnt."""
         return not self.ours and tracks(self.chat_template())
 
-    def generated(self, record: Record) -> Rendered:
-        """Returns the text of the whole record, BOS included, and the places that the template marks as generated."""
-        said = [record.instruction, record.output, *itertools.chain(*record.turns)]
-        messages = self._messages(record.system, record.input, said)
+    def generated(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
+        """Returns the text of the whole record, BOS included, and the places that the template marks as generated and that are learnt."""
+        messages = self._chat(record)
         try:
-            return self.tokenizer.rendered_chat(messages, add_generation_prompt=False, now=self.now)
+            text, spans = self.tokenizer.rendered_chat(messages, add_generation_prompt=False, now=self.now)
         except UserError as error:
             raise UserError(f"data.template={self.name}: {error}") from error
+        self._check_written(record, text, [text] * len(record.reasoning))
+        if record.shown and len(spans) != 1 + len(record.turns):
+            raise UserError(
+                f"{record.place()}: data.template={self.name} marks {len(spans)} texts of {1 + len(record.turns)} answers as generated, "
+                "so that those that are only shown can't be told from the others; give another template, or leave the record out"
+            )
+        return text, [span for number, span in enumerate(spans) if number not in record.shown]
 
     def token_before(self, prompt: Piece) -> str | None:
         """Returns the special token that stands right before an answer, if any."""
@@ -178,19 +184,25 @@ class Chat:
 
     def rendered(self, record: Record) -> list[Piece]:
         """Returns the pieces of the record, always by rendering it."""
+        pieces = self._rendered(self._chat(record))
+        self._check_written(record, pieces[0].text, [piece.text for piece in pieces if piece.learnt])
+        return pieces
+
+    def _chat(self, record: Record) -> list[Message]:
         if not record.instruction:
             raise UserError(f"{record.place()} is a text without an instruction: give data.template=text for such records")
         said = [record.instruction, record.output, *itertools.chain(*record.turns)]
-        pieces = self._rendered(_thinking(self._messages(record.system, record.input, said), record.reasoning))
-        answers = (piece.text for piece in pieces if piece.learnt)
+        return _thinking(self._messages(record.system, record.input, said), record.reasoning)
+
+    def _check_written(self, record: Record, prompt: str, answers: Sequence[str]) -> None:
+        """Raises a UserError where the template has left out the system text or what was thought before an answer."""
         if not all(text.strip() in answer for text, answer in zip(record.reasoning, answers, strict=False)):
             raise UserError(
                 f"{record.place()}: data.template={self.name} does not write the reasoning (reasoning_content): give a template that does, "
                 "write it into the answer, or take it out"
             )
-        if record.system.strip() not in pieces[0].text:
+        if record.system.strip() not in prompt:
             raise UserError(f"data.template={self.name} leaves out the system text of {record.place()}: give a template that writes it")
-        return pieces
 
     def prompt(self, instruction: str, input: str = "") -> str:
         return self.pieces(Record(instruction, input))[0].text

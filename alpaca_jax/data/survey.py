@@ -16,7 +16,7 @@ from alpaca_jax.progress import track
 from alpaca_jax.rundir import read_json, write_json
 
 READING = 2  # of records; a new number surveys all of them anew
-COUNTS = "counts.json"
+COUNTS = "survey.json"
 KEY = "key "  # before the name of a key that nobody knows, in `counted`
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from alpaca_jax import documents
 from alpaca_jax.config import suggestion
 from alpaca_jax.data.chat import Chat, Piece, bos_text
 from alpaca_jax.errors import UserError
@@ -25,6 +26,7 @@ FOR_CONVERSATIONS = {
     "vicuna": (),
 }
 BOS = "{{ bos_token }}"
+LARGEST = 1 << 20  # bytes of a jinja file
 
 
 class Template(Protocol):
@@ -70,7 +72,7 @@ def following(counted: Mapping[str, int], number: int, tokenizer: Tokenizer) -> 
 
 
 def _for_conversations(tokenizer: Tokenizer) -> str:
-    known = tokenizer.backend.specials
+    known = tokenizer.backend.added
     return next(name for name, tokens in FOR_CONVERSATIONS.items() if all(token in known for token in tokens))
 
 
@@ -106,8 +108,8 @@ def _jinja(name: str, tokenizer: Tokenizer) -> str:
             f"the templates are {', '.join(NAMES)}, or the path of a jinja file"
         )
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        return documents.read(file, LARGEST).decode("utf-8")
+    except ValueError as error:
         raise UserError(f"data.template={name}: can't be read ({error}); give the path of a jinja file, or {', '.join(NAMES)}") from error
 
 

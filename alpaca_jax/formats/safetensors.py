@@ -20,7 +20,7 @@ from alpaca_jax.formats.files import WeightFile
 from alpaca_jax.formats.names import Index, whole
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-MOST_BYTES = 16 << 20  # of a header: that of 100,000 tensors
+MOST_BYTES = 8 << 20  # of a header: that of 50,000 tensors
 
 
 class SafeTensor(NamedTuple):

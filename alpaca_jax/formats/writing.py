@@ -81,7 +81,7 @@ class Partial:
 
     def _move_up(self) -> None:
         entries = [entry for entry in self.folder.iterdir() if entry.name != PLAN]
-        for entry in sorted(entries, key=lambda entry: (entry.name in LAST and LAST.index(entry.name) + 1, entry.name)):
+        for entry in sorted(entries, key=lambda entry: (LAST.index(entry.name) + 1 if entry.name in LAST else 0, entry.name)):
             os.replace(entry, self._place / entry.name)
         self.discard()
 

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,17 +17,17 @@ from omegaconf.errors import OmegaConfBaseException
 from alpaca_jax import config as configuration
 from alpaca_jax import lock, rundir
 from alpaca_jax.cluster import record
-from alpaca_jax.composition import references
-from alpaca_jax.composition.compose import initialized
-from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER, check_settings
+from alpaca_jax.composition.compose import explained, initialized
+from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs import actions, backends, queue, sweep
 from alpaca_jax.jobs.status import INTERRUPTED, Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
-from alpaca_jax.launcher import combinations, results
+from alpaca_jax.launcher import combinations, results, sweeper
 from alpaca_jax.launcher.config import LauncherConfig
 from alpaca_jax.launcher.plugin import register
 from alpaca_jax.launcher.waiting import Detached, wait
+from alpaca_jax.masking import masked
 from alpaca_jax.terminal import Console
 
 
@@ -77,16 +78,28 @@ class Multirun:
         overrides.append("hydra.output_subdir=null")
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
-        _check(base)
+        with explained():
+            base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        sweeper.check(base)
         settings = self._settings(OmegaConf.to_container(base.hydra.launcher, resolve=True))
         folder = combinations.folder_of(settings, self._dir(base))
         target = OmegaConf.select(base, "hydra.sweeper._target_")
         self.searching = target != BASIC_SWEEPER
         if settings.detach and (self.searching or OmegaConf.select(base, "hydra.sweeper.max_batch_size")):
             raise UserError("hydra.launcher.detach=true: this sweeper needs the results of each batch; leave detach out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} can't be made ({error.strerror or error}); give another dir=") from error
         overrides += [f"hydra.sweep.dir={combinations.quoted(str(folder))}", "hydra.sweep.subdir=."]
-        hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)  # type: ignore[arg-type]
+        try:
+            hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)  # type: ignore[arg-type]
+        except (UserError, HydraException, JobFailed, Detached):
+            raise
+        except Exception as error:
+            if self.sweep is None and self.searching:  # before the first job: the sweeper doesn't like its settings
+                raise UserError(f"hydra.sweeper: {' '.join(masked(str(error)).split())[:300]}") from error
+            raise
 
     def finish(self) -> int:
         """Prints the results, writes sweep.json and the page; returns the largest exit code."""
@@ -111,6 +124,7 @@ class Multirun:
         for each in parsed:
             if each.key_or_group == "dir" and each.is_sweep_override():
                 raise UserError("dir: a sweep has one folder, and each of its jobs one below it; give one dir=")
+        sweeper.check_size(parsed)
         self.fixed = {each.key_or_group for each in parsed if not each.is_sweep_override()}
 
     def _settings(self, mapping: Any) -> LauncherConfig:
@@ -196,13 +210,6 @@ def _mask(file: Path) -> None:
     """Takes secrets out of the file in which Hydra's sweeper has written down all settings."""
     if file.is_file():
         rundir.write_atomic(file, file.read_text("utf-8"))
-
-
-def _check(base: DictConfig) -> None:
-    """A UserError if Hydra would call what isn't in our lists, or if references between the settings can't be written out."""
-    whole: Any = OmegaConf.to_container(base, resolve=False)
-    check_settings(whole["hydra"])
-    references.check(whole | {"hydra": {key: whole["hydra"][key] for key in ("launcher", "sweeper")}})
 
 
 def _renewed(folder: Path, verb: str, settings: LauncherConfig) -> Sweep:

@@ -22,7 +22,7 @@ LARGEST = {
     "vocab_size": 1 << 24,
     "hidden_size": 1 << 20,
     "intermediate_size": 1 << 22,
-    "num_layers": 10_000,
+    "num_layers": 2_000,
     "num_heads": 1 << 14,
     "num_kv_heads": 1 << 14,
     "head_dim": 1 << 14,

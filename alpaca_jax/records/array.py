@@ -12,6 +12,7 @@ from alpaca_jax import documents
 from alpaca_jax.errors import UserError
 
 BLOCK = 2**20
+DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -81,7 +82,7 @@ def _element(file: Path, text: _Text, longest: int) -> str:
         raise UserError(f"{file}: not a JSON array (a comma follows its last record): take that comma away")
     while True:
         try:
-            _, end = json.JSONDecoder().raw_decode(text.text, text.start)
+            _, end = DECODER.raw_decode(text.text, text.start)
             if end < len(text.text) or text.ended:  # otherwise a number may go on
                 break
         except json.JSONDecodeError as problem:

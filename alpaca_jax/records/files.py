@@ -1,9 +1,11 @@
 """The files of records: which of a folder, and their sha256."""
 
+import contextlib
 import glob
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
@@ -52,9 +54,23 @@ def sha256(files: Sequence[Path]) -> str:
     """The sha256 (hex) of a file; of several files, that of their sha256s in this order."""
     digests = []
     for file in files:
-        with storage.explained(file), file.open("rb") as opened:
+        with reading(file) as opened:
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[Any]:
+    """A file opened for reading its bytes; a UserError where it can't be."""
+    with storage.explained(file):
+        try:
+            opened = file.open("rb")
+        except OSError as error:
+            if storage.is_remote(file):
+                raise
+            raise UserError(f"{file}: can't be read ({error.strerror or error}); check the name and who may read it") from error
+        with opened:
+            yield opened
 
 
 def _files(path: Path) -> list[Path]:

@@ -130,7 +130,7 @@ def _check_first(file: Path, line: bytes) -> None:
     with opened(file) as content:
         beginning = content.read(PEEKED)
     item = _object(beginning)
-    if item is None and _is_open(line):
+    if item is None and _is_open(line) and not _is_json(_second(beginning)):
         raise UserError(
             f"{file}: this is one JSON value over many lines (pretty-printed), or cut off in its first record. Write each record on a "
             "line of its own: jq -c . FILE > OTHER.jsonl"
@@ -160,6 +160,11 @@ def _object(text: bytes) -> Any:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _second(beginning: bytes) -> bytes:
+    """The second line of a text that isn't blank."""
+    return next(itertools.islice((line for line in beginning.splitlines() if line.strip()), 1, None), b"")
 
 
 def _is_json(line: bytes) -> bool:

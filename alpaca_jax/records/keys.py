@@ -57,7 +57,7 @@ def check(item: Mapping[str, Any], where: str, read: frozenset[str], noted: Coun
         key = str(name).lower().replace("-", "_")
         if name in read or is_empty(value):
             continue
-        if key in REFUSED:
+        if key in REFUSED and not (key == "labels" and not _are_numbers(value)):
             raise ValueError(f"{where}{name}: {REFUSED[key]}")
         if key == "label" and isinstance(value, bool):
             raise ValueError(f"{where}{name}: {PREFERENCE}")
@@ -102,3 +102,8 @@ def reasoning(item: Mapping[str, Any], where: str) -> str:
     if len(set(said.values())) > 1:
         raise ValueError(f"{where}{' and '.join(said)} say different things: keep one of them")
     return next(iter(said.values()), "")
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether a list is one of token ids, rather than of names."""
+    return not isinstance(value, list) or all(isinstance(each, int | float) for each in value)

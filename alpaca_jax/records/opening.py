@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from alpaca_jax import storage
 from alpaca_jax.errors import UserError
+from alpaca_jax.records.files import reading
 
 BLOCK = 2**16
 GROWTH = 100  # bytes that a compressed byte may become: text compresses to a third or a tenth
@@ -52,7 +52,7 @@ FOREIGN = (
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[BinaryIO]:
     """The content of a file, unpacked and as UTF-8 without a byte order mark; a UserError where it isn't text, or unpacks to too much."""
-    with storage.explained(file), file.open("rb") as plain, contextlib.ExitStack() as stack:
+    with reading(file) as plain, contextlib.ExitStack() as stack:
         try:
             head = plain.read(4)
             plain.seek(0)
@@ -66,8 +66,8 @@ def opened(file: Path) -> Iterator[BinaryIO]:
 
 def is_parquet(file: Path) -> bool:
     """Whether a file begins as Parquet does."""
-    with storage.explained(file), file.open("rb") as plain:
-        return plain.read(4) == PARQUET
+    with reading(file) as plain:
+        return bool(plain.read(4) == PARQUET)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
+from alpaca_jax.records.files import reading
 from alpaca_jax.records.opening import ALLOWANCE, GROWTH
 
 AT_ONCE = 256  # rows of Parquet
@@ -67,7 +68,7 @@ def parquet(file: Path) -> Iterator[Item]:
     import pyarrow
     from pyarrow import parquet
 
-    with storage.explained(file), file.open("rb") as opened:
+    with reading(file) as opened:
         try:
             table = parquet.ParquetFile(opened)
             _check_size(file, table.metadata)
@@ -78,8 +79,8 @@ def parquet(file: Path) -> Iterator[Item]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", partial(dict, row)
-        except (pyarrow.ArrowException, OSError) as problem:
-            if isinstance(problem, OSError) and problem.errno:
+        except (pyarrow.ArrowException, OSError, ValueError) as problem:  # among them a text that is no UTF-8
+            if isinstance(problem, UserError) or getattr(problem, "errno", None):
                 raise
             reason = " ".join(str(problem).split())[:200]
             raise UserError(f"{file}: not a whole Parquet file ({reason}). Download it again, or write it anew.") from None

@@ -17,6 +17,9 @@ from alpaca_jax.tokenizer import tiktoken
 from alpaca_jax.tokenizer.backends import CONTROL, SPACE, USER_DEFINED, Backend, Json, SentencePiece, sentencepiece_model, tokenizer_json
 from alpaca_jax.tokenizer.settings import CONFIG, EXTRA, NAMES, NEEDED, Files, token, typed
 
+CODE_LLAMA = "CodeLlamaTokenizer"
+LLAMAS = ("LlamaTokenizer", CODE_LLAMA)
+INFILLING = ("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>", "<FILL_ME>")
 LONGEST = 64  # characters that a normalizer may put into a text
 
 T = TypeVar("T")
@@ -35,11 +38,12 @@ def _from_json(file: Path, files: Files) -> tuple[Backend, tuple[str, ...]]:
     text, spec = _checked(file, files)
     files.add_all(spec.get("added_tokens") or [])
     model = file.with_name("tokenizer.model")
-    if model.is_file() and files.kind != "LlamaTokenizer" and spec == _converted(model):
-        return read_file(model), ()  # an export of ours, whose tokenizer.json says the same
-    if files.kind == "LlamaTokenizer" and _is_llama(spec):
+    if model.is_file() and files.kind not in LLAMAS and _says_the_same(text, spec, _converted(model)):
+        return read_file(model), ()  # an export of ours
+    if files.kind in LLAMAS and _is_llama(spec):
         made = _llama(spec["model"]["vocab"], _pairs(spec["model"].get("merges", [])), files)
         _set_processor(made, spec.get("post_processor"))
+        files.extra += _infilling(files)
         return _with_added(made, None, files)
     return _with_added(_library(text), text, files)
 
@@ -48,7 +52,7 @@ def _from_model(file: Path, files: Files) -> tuple[Backend, tuple[str, ...]]:
     backend = read_file(file)
     if isinstance(backend, Json):  # Llama 3's rank file
         return backend, ()
-    if files.kind == "LlamaTokenizer":
+    if files.kind in LLAMAS:
         return _with_added(_from_sentencepiece(documents.read(file), files), None, files)
     tokens = (*files.added.values(), *files.extra, *(each for each in files.named.values() if each is not None))
     if all(str(each) in backend.added for each in tokens):
@@ -87,6 +91,13 @@ def _converted(model: Path) -> Any:
         return json.loads(_guard(model, lambda: tokenizer_json(content)))
     except UserError:
         return None
+
+
+def _says_the_same(text: str, spec: Mapping[str, Any], converted: Any) -> bool:
+    """Whether a tokenizer.json is that of `_converted`, in whichever version's spelling."""
+    if converted is None or spec["model"].get("vocab") != converted["model"]["vocab"]:
+        return False
+    return spec == converted or json.loads(_library(text).to_str()) == converted
 
 
 def _checked(file: Path, files: Files) -> tuple[str, dict[str, Any]]:
@@ -154,7 +165,7 @@ def _llama(vocab: Mapping[str, int], merges: list[tuple[str, str]], files: Files
         if name not in files.named:
             files.named[name] = token(text, files.folder / CONFIG, name)
     spaced = files.flag("add_prefix_space", True)
-    scheme = ("always" if files.flag("legacy", False) else "first") if spaced else "never"
+    scheme = ("always" if files.flag("legacy", False) and files.kind != CODE_LLAMA else "first") if spaced else "never"
     # Where each byte has a token, nothing is unknown; formats of others still want the token named.
     unknown = str(files.named["unk_token"] or "")
     named = {"unk_token": unknown} if unknown in vocab and all(f"<0x{byte:02X}>" in vocab for byte in range(256)) else {}
@@ -163,6 +174,11 @@ def _llama(vocab: Mapping[str, int], merges: list[tuple[str, str]], files: Files
     strip = [decoders.Strip(" ", 1, 0)] if spaced else []
     made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     return made
+
+
+def _infilling(files: Files) -> list[Any]:
+    """The tokens that Code Llama fills gaps with, which no file of it names."""
+    return [token(text, files.folder / CONFIG, CODE_LLAMA) for text in INFILLING] if files.kind == CODE_LLAMA else []
 
 
 def _from_sentencepiece(proto: bytes, files: Files) -> Any:
@@ -175,8 +191,12 @@ def _from_sentencepiece(proto: bytes, files: Files) -> Any:
         user = [piece for piece in pieces if piece.type in (CONTROL, USER_DEFINED)]
         flags = [{"content": piece.piece, "normalized": False, "special": piece.type == CONTROL} for piece in user]
         files.extra = [token(each, files.folder / "tokenizer.model", "a piece") for each in flags]
+    files.extra += _infilling(files)
     before, after = (
-        str(files.named[name]) if files.flag(f"add_{name}", False) and files.named.get(name) else "" for name in ("bos_token", "eos_token")
+        str(files.named[name])
+        if files.flag(f"add_{name}", files.kind == CODE_LLAMA and name == "bos_token") and files.named.get(name)
+        else ""
+        for name in ("bos_token", "eos_token")
     )
     ends = [(text, vocab[text]) for text in dict.fromkeys((before, after)) if text in vocab]
     single = " ".join(text for text in (before, "$A", after) if text)

@@ -13,6 +13,7 @@ CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_
 NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 NEEDED = ("bos_token", "eos_token", "pad_token")
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
+AS_IT_IS = ("mistral", "mixtral", "ministral", "phi3")  # models of which transformers reads tokenizer.json as it is, whatever the class
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 GAP, MOST = 1 << 16, 1 << 24  # at most: ids without a token, and rows of a model
 
@@ -35,6 +36,7 @@ class Files:
         config, model = json_file(folder / CONFIG), json_file(folder / "config.json")
         rows = model.get("vocab_size")
         kind = config.get("tokenizer_class") or model.get("tokenizer_class")
+        kind = None if model.get("model_type") in AS_IT_IS else kind
         files = cls(
             folder=folder,
             config=config,
@@ -84,6 +86,11 @@ class Files:
         if not isinstance(id, int) or isinstance(id, bool) or id < 0:
             raise UserError(f"{file}: the id of {key} is {id!r}, where a number from 0 on is due")
         self.added[id] = token(value, file, key)
+
+    @property
+    def ours(self) -> bool:
+        """Whether they are an export of ours, which means its add_bos_token; the tokenizer.json of earlier ones could say otherwise."""
+        return self.kind == "PreTrainedTokenizer" and "add_eos_token" in self.config and "model_max_length" not in self.config
 
     def limit(self, size: int) -> int:
         """Returns the first id that no token of a vocabulary of `size` tokens may have."""
@@ -135,7 +142,8 @@ def special_ids(files: Files, backend: Backend) -> tuple[dict[str, int | None], 
         for file in ("generation_config.json", "config.json"):
             others = _model_ids(files, file, f"{name}_token_id", max(backend.vocab_size, files.rows or 0))
             if others and found is None:
-                found = others[0]
+                found, said = _with_token(name, others[0], files.folder / file, backend)
+                notes += said
             elif others and found not in others:
                 notes.append(f"its {name} is {backend.token(found)!r} (id {found}) by its tokenizer; {file} names the id {others[0]}")  # type: ignore[arg-type]
                 break
@@ -143,6 +151,15 @@ def special_ids(files: Files, backend: Backend) -> tuple[dict[str, int | None], 
                 break
         ids[name] = found
     return ids, notes
+
+
+def _with_token(name: str, id: int, file: Path, backend: Backend) -> tuple[int | None, list[str]]:
+    """An id that only the model names, if it has a token; without one, EOS pads, and nothing else can take its place."""
+    if id < backend.vocab_size and backend.token(id) is not None:
+        return id, []
+    if name != "pad":
+        raise UserError(f"{file}: {name}_token_id is {id}, for which the tokenizer has no token; name {name}_token in {CONFIG}")
+    return None, [f"{file.name} names the id {id} for padding, for which the tokenizer has no token; EOS pads"]
 
 
 def _single_id(name: str, text: str, files: Files, backend: Backend) -> int:
@@ -160,7 +177,7 @@ def _model_ids(files: Files, file: str, key: str, limit: int) -> list[int]:
     ids = value if isinstance(value, list) else [value]
     for id in ids:
         if id is not None and (not isinstance(id, int) or isinstance(id, bool) or not -1 <= id < limit):
-            raise UserError(f"{files.folder / file}: {key} is {str(id)[:40]}, which is no id of its vocabulary of {limit} tokens")
+            raise UserError(f"{files.folder / file}: {key} is {str(value)[:80]}, and its vocabulary has {limit} tokens")
     return [id for id in ids if id not in (None, -1)]
 
 
@@ -170,7 +187,8 @@ def adds_bos(files: Files, backend: Backend, bos: int | None) -> tuple[bool, lis
     A tokenizer.json decides it by itself, as in `transformers` 5, whatever add_bos_token says.
     """
     leads = bos is not None and backend.leading_id == bos
-    flag, own = files.flag("add_bos_token", None), (files.folder / "tokenizer.json").is_file() and isinstance(backend, Json)
+    flag = files.flag("add_bos_token", None)
+    own = isinstance(backend, Json) and (files.folder / "tokenizer.json").is_file() and not files.ours
     if bos is not None and own and flag is not None and flag != leads:
         does = "puts" if leads else "puts no"
         return leads, [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from alpaca_jax import records
 from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.convert import card
+from alpaca_jax.errors import UserError
 from alpaca_jax.formats import model, native, pretrained, source
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.metrics import MetricsWriter
@@ -172,3 +174,28 @@ def test_every_manifest_of_generate_can_be_told() -> None:
     fields = {field.name for field in dataclasses.fields(records.Manifest)}
     assert set(MANIFEST) <= fields
     assert json.dumps(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("train/summary.json", '{"steps": 2, "epochs": "three"}'),
+        ("train/summary.json", "[]"),
+        ("train/metrics.jsonl", "[1]\n"),
+        ("records/manifest.json", '{"teacher": 3}'),
+        ("evaluate/scores.json", '{"heldout": {"after": [1]}}'),
+        ("stages/generate.json", "[" * 5000),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(file: str, content: str, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "mine")
+    assert (tmp_path / "mine" / file).is_file()
+    (tmp_path / "mine" / file).write_text(content)
+    with pytest.raises(UserError, match=r"the files of its run .* are not as a run writes them|summary\.json|generate\.json"):
+        card.render("hf", opened(tmp_path / "mine", 2), "bfloat16", None)
+
+
+def test_a_template_that_refuses_a_question_alone(run: Path) -> None:
+    strict = TOKENIZER.with_chat_template("{{ raise_exception('the system speaks first') }}")
+    text = card.render("hf", dataclasses.replace(opened(run, 2), tokenizer=strict), "bfloat16", None)
+    assert "Give three tips" not in text

@@ -1,5 +1,6 @@
 """Templates: the published formats, what of them is learnt, and jinja that `transformers` renders to the same ids."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,17 @@ import pytest
 from bytewise import tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Library
 
 from alpaca_jax.data import template
 from alpaca_jax.data.chat import Piece
+from alpaca_jax.data.example import Recipe, prompt_ids, tokenize
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.records import Record
 from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.tokenizer.backends import Json
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 VICUNA = (
@@ -104,8 +109,6 @@ def test_where_a_format_knows_no_input_it_stands_below_the_instruction(name: str
 @pytest.mark.parametrize("bos", [False, True])
 def test_transformers_makes_the_same_ids(name: str, bos: bool, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is installed on Python 3.11 only")
-    from alpaca_jax.data.example import Recipe, prompt_ids, tokenize
-
     plain = tokenizer(adds_bos=bos, chat_template=CHATML)
     made = template.get(name, plain)
     plain.with_chat_template(made.chat_template()).save(tmp_path)
@@ -290,7 +293,7 @@ def test_what_is_no_template_is_said(tmp_path: Path) -> None:
         get("alpacca")
     with pytest.raises(UserError, match=r"data\.template=chat: this tokenizer has no chat template; give data\.template=alpaca"):
         template.get("chat", tokenizer())
-    with pytest.raises(UserError, match=r"none\.jinja: can't be read .*No such file"):
+    with pytest.raises(UserError, match=r"none\.jinja: can't be read .*does not exist"):
         get(str(tmp_path / "none.jinja"))
     with pytest.raises(UserError, match="can't be read"):
         get(str(tmp_path))
@@ -302,3 +305,46 @@ def test_any_tokenizer_takes_the_formats_that_need_no_tokens(data_dir: Path) -> 
         made = template.get(name, llama)
         rendered = llama.with_chat_template(made.chat_template()).render_chat([{"role": "user", "content": "Hi"}])
         assert rendered == "<s>" + made.prompt("Hi")
+
+
+# --- blocks of {% generation %} ---------------------------------------------------------------------------------------------------
+
+TRACKED = (
+    "{% for m in messages %}{{ m.role[0] + ':' }}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ (m.reasoning_content or '') + m.content + '</s>' }}{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+def learnt(record: Record, jinja: str = TRACKED) -> str:
+    """What of the record is learnt in the tokenizer's own template."""
+    own = tokenizer(chat_template=jinja)
+    (example,) = tokenize([record], Recipe(template.get("chat", own), own, 999))[0].take([0])
+    return own.decode(example.ids[example.learnt], skip_special=False)
+
+
+def test_what_is_generated_is_learnt_but_not_what_is_only_shown() -> None:
+    turns = (("Q2", "A2"), ("Q3", "A3"))
+    assert learnt(Record("Q1", "", "A1", turns=turns)) == "A1</s>A2</s>A3</s>"
+    assert learnt(Record("Q1", "", "A1", turns=turns, shown=(0, 2))) == "A2</s>"
+    assert learnt(Record("Q1", "", "A1", reasoning=("Hm. ",))) == "Hm. A1</s>"
+    only_last = TRACKED.replace("== 'assistant' %}", "== 'assistant' and loop.last %}")
+    assert learnt(Record("Q1", "", "A1", turns=turns), only_last) == "A3</s>"
+    with pytest.raises(UserError, match="marks 1 texts of 3 answers as generated"):
+        learnt(Record("Q1", "", "A1", turns=turns, shown=(0,)), only_last)
+
+
+def test_what_a_template_with_generation_blocks_leaves_out_is_said() -> None:
+    with pytest.raises(UserError, match=r"does not write the reasoning"):
+        learnt(Record("Q1", "", "A1", reasoning=("Hm.",)), TRACKED.replace("(m.reasoning_content or '') + ", ""))
+    with pytest.raises(UserError, match=r"leaves out the system text"):
+        learnt(Record("Q1", "", "A1", system="Be brief."), TRACKED.replace("in messages", "in messages if m.role != 'system'"))
+    with pytest.raises(UserError, match=r"is a text without an instruction"):
+        learnt(Record("", output="A text."))
+
+
+def test_a_token_that_ends_turns_need_not_be_special() -> None:
+    made = Library.from_str(tokenizer(["<s>", "</s>"]).files()["tokenizer.json"].decode())
+    made.add_tokens([AddedToken("<|im_end|>", normalized=False), AddedToken("  ", normalized=False)])
+    own = dataclasses.replace(tokenizer(["<s>", "</s>"], chat_template=CHATML), backend=Json(made.to_str()))
+    assert template.get("chat", own).end_id == made.token_to_id("<|im_end|>")

@@ -202,7 +202,9 @@ def test_a_single_file_and_an_index(make_llama: Any) -> None:
     index.write_text(json.dumps({"weight_map": dict.fromkeys([*tensors, "more"], "model.safetensors")}))
     assert "named in it, but not in the file it names: more" in _problem(folder)
     index.write_text(json.dumps({"weight_map": {}}))
-    assert "names no file of weights" in _problem(folder)
+    assert "names 0 files of weights" in _problem(folder)
+    index.write_text(json.dumps({"weight_map": {f"w{number}": f"{number}.safetensors" for number in range(6_000)}}))
+    assert "names 6,000 files of weights" in _problem(folder)
     index.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"")
     (folder / "consolidated.00.pth").write_bytes(b"")
@@ -212,11 +214,11 @@ def test_a_single_file_and_an_index(make_llama: Any) -> None:
 def test_a_config_that_claims_more_layers_than_there_are(make_llama: Any) -> None:
     folder, _ = make_llama()
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10_000}))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2_000}))
     message = _problem(folder)
-    assert "model.layers.{3-9999}.mlp.up_proj.weight" in message and len(message) < 3000
+    assert "model.layers.{3-1999}.mlp.up_proj.weight" in message and len(message) < 3000
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**7}))
-    assert "num_hidden_layers is 10000000, and should be from 1 to 10,000" in _problem(folder)
+    assert "num_hidden_layers is 10000000, and should be from 1 to 2,000" in _problem(folder)
 
 
 def test_ids_beyond_the_vocabulary(make_llama: Any) -> None:
@@ -233,3 +235,10 @@ def test_a_source_that_nobody_may_read(make_llama: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(huggingface, "open_folder", refused)
     assert f"{folder / 'config.json'} can't be read (Permission denied)" in _problem(folder)
+
+
+def test_no_answer_ends_with_the_token_that_begins_a_text(make_llama: Any) -> None:
+    folder, _ = make_llama()
+    for ids, expected in (([2, 1, 5], (2, 5)), (1, (2,)), (None, (2,)), (-1, (2,))):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        assert pretrained.open(folder).eos_ids == expected  # of the tiny tokenizer, 1 is BOS and 2 is EOS

@@ -44,7 +44,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, longrope": ("Llama", extended("longrope", factor=4.0, short_factor=PAIRS[0], long_factor=PAIRS[1])),
     "llama, biases": ("Llama", {"attention_bias": True}),
     "llama, every bias": ("Llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama, biases of the MLP": ("Llama", {"mlp_bias": True}),
     "mistral": ("Mistral", {"sliding_window": WINDOW}),
     "mistral, full": ("Mistral", {"sliding_window": None} | extended("yarn", factor=4.0, attention_factor=1.3)),
     "qwen2": ("Qwen2", {}),
@@ -79,6 +78,8 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Any:
             "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
             "rms_norm_eps": 1e-6,
             "initializer_range": 0.3,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
             "pad_token_id": None,
             "tie_word_embeddings": False,
         }

@@ -9,7 +9,7 @@ from launched import scripted
 
 from alpaca_jax import __main__ as cli
 from alpaca_jax import config as configuration
-from alpaca_jax.cluster import record
+from alpaca_jax.cluster import logs, record
 from alpaca_jax.cluster.gke import manifest as gke_manifest
 from alpaca_jax.cluster.job import Job, State
 from alpaca_jax.cluster.local import Local
@@ -128,6 +128,44 @@ def test_what_a_run_has_come_to_is_read_from_its_files(tmp_path):
     assert figures.objective(run, "heldout_loss") == 2.5
     (tmp_path / "train" / "summary.json").write_text('{"heldout_loss": 2.25, "heldout": {"loss": 2.0}, "name": "x"}')
     assert [figures.objective(run, key) for key in ("heldout_loss", "heldout.loss", "name")] == [2.25, 2.0, None]
+
+
+@pytest.mark.parametrize(
+    ("summary", "metrics", "expected"),
+    [
+        ('{"heldout_loss": 2.0, "heldout_step": 10, "steps": 10}', "", 2.0),
+        ('{"heldout_loss": 2.0, "heldout_step": 8, "steps": 10}', "", None),  # of an earlier evaluation
+        ('{"heldout_loss": 2.0, "heldout_step": null, "steps": 10}', "", 2.0),
+        ('{"heldout_loss": 2.0}', "", 2.0),  # of an older version, or a script
+        ('{"steps": 10}', '{"step": 8, "heldout_loss": 2.5}\n', None),
+        ('{"steps": 8}', '{"step": 8, "heldout_loss": 2.5}\n', 2.5),
+        ("{}", '{"step": 8, "heldout_loss": 2.5}\n', 2.5),
+        ('{"heldout_loss": "low", "steps": [1]}', "", None),
+        ('{"heldout_loss": NaN}', "", None),
+        ("[" * 100_000, '{"step": "x", "loss": "y", "heldout_loss": [1]}\n' + "[" * 100_000, None),
+    ],
+)
+def test_only_the_end_of_a_run_is_ranked(tmp_path, summary, metrics, expected):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "summary.json").write_text(summary)
+    (tmp_path / "train" / "metrics.jsonl").write_text(metrics)
+    assert figures.objective(str(tmp_path), "heldout_loss") == expected
+    figures.last_step(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "[alpaca-jax rank=0 host=h exit=x ended=y traceback=z]",
+        "[alpaca-jax rank=0 host=h exit=1 ended=2026-01-01T00:00:00]",
+        "[alpaca-jax a=b]",
+    ],
+)
+def test_a_log_that_is_not_ours_has_no_end(tmp_path, end):
+    log = tmp_path / "rank-0000.log"
+    log.write_bytes(b"\xff" * 100 + f"\n{end}\n".encode())
+    found = logs.first_failure(logs.ends(tmp_path, 2))
+    assert found.rank == 0 and found.exit_code is None
 
 
 @pytest.mark.parametrize(

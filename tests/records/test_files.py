@@ -52,3 +52,15 @@ def test_data_that_cannot_be_read_is_named(tmp_path, name):
     with pytest.raises(UserError) as raised:
         records.files(tmp_path)
     assert f": {name} can't be read as records" in str(raised.value)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jsonl")
+
+    def refuse(self, *args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    for read in (records.sha256, records.check):
+        with pytest.raises(UserError, match=r"a\.jsonl: can't be read \(Permission denied\)"):
+            read([tmp_path / "a.jsonl"])

@@ -81,6 +81,13 @@ def test_parquet_by_its_content_with_absent_keys_as_null(read):
     assert len(read("a.bin", as_parquet(ITEMS))) == 3
 
 
+def test_parquet_with_bytes_that_are_no_text_is_named(refused):
+    column = pyarrow.array([b"\xff\xfe"]).view(pyarrow.string())
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({"instruction": column, "output": column}), sink)
+    assert "not a whole Parquet file" in refused("a.parquet", sink.getvalue().to_pybytes(), "skip")
+
+
 def test_a_table_in_its_dialects(read, refused):
     assert [each.output for each in read("a.tsv", "instruction\toutput\nQ\tA, and\n")] == ["A, and"]
     assert [each.output for each in read("a.csv", 'instruction;output\r\nQ;"A\n1; 2"\r\n\r\n')] == ["A\n1; 2"]
@@ -156,6 +163,12 @@ def test_a_line_that_nothing_can_carry_is_named_or_skipped(read, refused, line):
     content = LINES.encode() + line + b"\n"
     assert "a.jsonl, line 4: " in refused("a.jsonl", content)
     assert len(read("a.jsonl", content, "skip")) == 3
+
+
+@pytest.mark.parametrize("first", ['{"instruction": "cut, ', '{"a": {', '{"instruction": "Q",', "{", "x"])
+def test_a_broken_first_line_is_one_broken_record(read, refused, first):
+    assert "a.jsonl, line 1: not JSON" in refused("a.jsonl", f"{first}\n{LINES}")
+    assert len(read("a.jsonl", f"{first}\n{LINES}", "skip")) == 3
 
 
 def test_a_folder_names_all_that_cannot_be_read(tmp_path):

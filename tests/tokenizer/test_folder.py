@@ -1,5 +1,6 @@
 """The files of a tokenizer's folder: which of them counts, and what is refused by its name."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ def test_the_tokenizer_comes_before_the_model_and_a_disagreement_is_said(tmp_pat
     )
     tokenizer = Tokenizer.load(named_nowhere_else)
     assert (tokenizer.eos_id, tokenizer.pad_id) == (1, 3)
+
+
+def test_an_id_of_a_row_without_a_token_is_no_token(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(bytewise(tmp_path, config={**MODEL, "pad_token_id": 450}))
+    assert tokenizer.pad_id == 1 and "EOS pads" in tokenizer.notes[0]
+    with pytest.raises(UserError, match=r"config\.json: eos_token_id is 450, for which the tokenizer has no token"):
+        Tokenizer.load(bytewise(tmp_path, tokenizer_config={}, config={**MODEL, "eos_token_id": 450}))
 
 
 def test_the_ids_of_a_tokenizer_model_come_before_those_of_the_model(tmp_path: Path) -> None:
@@ -87,6 +95,17 @@ def test_whether_bos_is_added_follows_the_file_that_transformers_goes_by(tmp_pat
     absent = {name: value for name, value in LLAMA.items() if name != "add_bos_token"}
     tokenizer = Tokenizer.load(folder(tmp_path / "llama", sentencepiece_proto(), tokenizer_config=absent))
     assert not tokenizer.adds_bos and "don't say add_bos_token: true" in tokenizer.notes[0]
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_an_export_says_in_both_files_whether_bos_is_added(adds: bool, tmp_path: Path) -> None:
+    tokenizer = dataclasses.replace(Tokenizer.load(bytewise(tmp_path / "a")), adds_bos=adds)
+    tokenizer.save(tmp_path / "b")
+    again = Tokenizer.load(tmp_path / "b")
+    assert again.adds_bos == adds == (again.backend.leading_id == 0) and not again.notes
+    # Earlier exports said it in tokenizer_config.json alone.
+    (tmp_path / "b" / "tokenizer.json").write_text(byte_level())
+    assert Tokenizer.load(tmp_path / "b").adds_bos == adds
 
 
 DEEP = "[" * 5000 + "]" * 5000

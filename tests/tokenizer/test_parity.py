@@ -82,6 +82,14 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "LLaMA's own json": llama_json({}),
     "LLaMA's own json, legacy": llama_json({"legacy": True}),
     "LLaMA's own json, as it is": llama_json({"tokenizer_class": "PreTrainedTokenizerFast"}),
+    "LLaMA's own json of Mistral": lambda path: folder(
+        path,
+        tokenizer_json(sentencepiece_proto()),
+        tokenizer_config={**LLAMA, "legacy": False, "chat_template": INST},
+        config={**MODEL, "model_type": "mistral"},
+    ),
+    "Code Llama": llama_json({"tokenizer_class": "CodeLlamaTokenizer", "legacy": True}),
+    "Code Llama, a bare model": bare(tokenizer_class="CodeLlamaTokenizer"),
     "Metaspace, first": llama_json(FAST, normalizer=None, pre_tokenizer=METASPACE | {"prepend_scheme": "first"}),
     "Metaspace, always": llama_json(FAST, normalizer=None, pre_tokenizer=METASPACE | {"prepend_scheme": "always"}),
     "Metaspace of old": llama_json(

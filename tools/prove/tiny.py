@@ -20,13 +20,16 @@ SIZES = {
 
 def write_tokenizer(folder: Path, specials: Sequence[str] = ("<s>", "</s>"), **settings: Any) -> None:
     """Writes a tokenizer whose tokens are the bytes and then the `specials`; `settings` are those of tokenizer_config.json."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(specials))
+    if settings.get("add_bos_token"):  # transformers goes by tokenizer.json alone
+        bos = settings["bos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A $B", [(bos, tokenizer.token_to_id(bos))])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings or {"bos_token": "<s>", "eos_token": "</s>"}))

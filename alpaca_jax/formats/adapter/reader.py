@@ -174,7 +174,7 @@ def _changes(
     if problems:
         raise UserError(
             f"{folder} does not fit the model {base.source}; give the one that it was trained on as model.base:\n  "
-            + "\n  ".join(shortened(problems))
+            + "\n  ".join([*problems[:1], *shortened(problems[1:])])  # the first lists names, and is cut already
         )
     architecture = dataclasses.replace(base.architecture, vocab_size=shapes[EMBED][0])
     if base.architecture.tie_embeddings and not _still_tied(loras, replaced, load, architecture.vocab_size):

@@ -1,11 +1,12 @@
 """The architecture as keys of a GGUF header, read and written."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from alpaca_jax.config import parse
+from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.gguf import rope as gguf_rope
 from alpaca_jax.model.architecture import LARGEST, Architecture
@@ -23,6 +24,7 @@ KEYS = {  # our names, and theirs behind the architecture's
     "max_positions": "context_length",
     "rope_theta": "rope.freq_base",
     "norm_eps": "attention.layer_norm_rms_epsilon",
+    "factor": "rope.scaling.factor",
 }
 _REMEDY = "give a Hugging Face target instead"
 
@@ -83,9 +85,9 @@ def architecture(header: Mapping[str, Any], tensors: Collection[str], divisors: 
     sizes = _sizes(header, family, tensors)
     try:
         scaling = gguf_rope.read(header, family, parse(Architecture, sizes), divisors)
-        return parse(Architecture, {**sizes, "rope_scaling": scaling})
-    except UserError as error:
-        there = [f"{ours} is {family}.{theirs} there" for ours, theirs in KEYS.items() if f"{ours} (" in str(error)]
+        return parse(Architecture, {**sizes, "rope_scaling": scaling and to_mapping(scaling)})
+    except ValueError as error:  # a UserError, or that of a RopeScaling
+        there = [f"{ours} is {family}.{theirs} there" for ours, theirs in KEYS.items() if re.search(rf"\b{ours}\b", str(error))]
         raise UserError(f"{error}" + (f"\n  ({', '.join(there)})" if there else "")) from error
 
 

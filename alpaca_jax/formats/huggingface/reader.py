@@ -22,7 +22,7 @@ KINDS = {  # the single file of weights, or with .index.json the index of severa
     "model.safetensors": "Hugging Face safetensors",
     "pytorch_model.bin": "Hugging Face pickles",
 }
-MOST_INDEX = 16 << 20  # bytes of an index: that of 100,000 tensors
+MOST_INDEX, MOST_FILES = 8 << 20, 5_000  # bytes of an index, that of 50,000 tensors, and files it names
 INDEX_LEFT = "since none of the files that it names is there"
 OTHERS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")  # weights that may lie beside those that are read
 ROWS = 1 << 14  # rows of a table that are compared at a time
@@ -47,7 +47,8 @@ def open_folder(folder: Path, tokenizer: Tokenizer | None = None) -> Pretrained:
         architecture=architecture,
         tokenizer=tokenizer,
         read=read,
-        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *eos_ids))),
+        # The first configs name the ids of another tokenizer, where 1 is BOS: no answer ends with the token that begins a text.
+        eos_ids=tuple(dict.fromkeys((tokenizer.eos_id, *(id for id in eos_ids if id != tokenizer.bos_id)))),
         source=str(folder),
         files=tuple(files),
         format=KINDS[kind],
@@ -95,8 +96,8 @@ def _named(index: Path) -> list[str]:
     outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name]
     if outside:
         raise UserError(f"{index} points outside its folder ({listed(outside)}): don't trust it; get the model elsewhere")
-    if not names:
-        raise UserError(f"{index} names no file of weights; download it again")
+    if not 1 <= len(names) <= MOST_FILES:
+        raise UserError(f"{index} names {len(names):,} files of weights; download it again")
     return names
 
 

@@ -216,7 +216,10 @@ def test_an_edited_file_is_checked(tmp_path, capsys):
     edited.write_text(EXAMPLE.read_text().replace("restartPolicy: Never", "restartPolicy: OnFailure"))
     assert main(["check-jobset", str(edited)]) == 2 and "OnFailure" in capsys.readouterr().err
     edited.write_text("a: [")
-    assert main(["check-jobset", str(edited)]) == 2 and "not the YAML of a JobSet" in capsys.readouterr().err
+    assert main(["check-jobset", str(edited)]) == 2 and "edited.yaml, line 2: not YAML" in capsys.readouterr().err
+    for odd in ("[]", "a: 1", "3", ""):
+        edited.write_text(odd)
+        assert main(["check-jobset", str(edited)]) == 2 and "not the YAML of a JobSet" in capsys.readouterr().err
 
 
 # --- on a cluster -----------------------------------------------------------------------------------------------------------------

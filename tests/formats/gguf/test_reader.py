@@ -13,7 +13,8 @@ import pytest
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import names, pretrained
 from alpaca_jax.formats.files import WeightFile
-from alpaca_jax.formats.gguf import reader
+from alpaca_jax.formats.gguf import header as gguf_header
+from alpaca_jax.formats.gguf import layout, reader
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 
@@ -251,9 +252,9 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
         ({"llama__attention__head_count_kv": 3}, "must be a multiple"),
         ({"split__count": 3}, "one of 3 parts of a split file: join them with"),
         ({"split__count": 3, "split__no": 1}, "part 2 of 3 of a split file: join them with"),
-        ({"llama__block_count": 10**8}, r"llama\.block_count is 100,000,000, and should be at most 10,000"),
+        ({"llama__block_count": 10**8}, r"llama\.block_count is 100,000,000, and should be at most 2,000"),
         ({"llama__context_length": 0}, r"llama\.context_length is 0"),
-        ({"llama__attention__key_length": 0}, r"head_dim \(0\) .*\n.*head_dim is llama\.attention\.key_length there"),
+        ({"llama__attention__key_length": 0}, r"head_dim=0: .*\n.*head_dim is llama\.attention\.key_length there"),
         ({"tokenizer__ggml__padding_token_id": 40}, r"padding_token_id is 40, and should be one of the 40 tokens"),
         ({"llama__block_count": 3}, r"missing:\n +blk\.2\.attn_norm"),
         ({"llama__block_count": 1}, r"not part of a llama model of these sizes:\n +blk\.1\.attn_norm"),
@@ -269,3 +270,15 @@ def test_another_model(changes: dict[str, Any], message: str, tmp_path: Path) ->
     _write(tmp_path / "other.gguf", **changes)
     with pytest.raises(UserError, match=message):
         pretrained.open(tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -2.0, 0.5, 1e9])
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.freq_base", "attention.layer_norm_rms_epsilon"])
+def test_numbers_of_the_header_have_their_ranges(key: str, value: float, tmp_path: Path) -> None:
+    if (key, value) in {("rope.freq_base", 1e9), ("attention.layer_norm_rms_epsilon", 0.5)}:
+        return
+    _write(tmp_path / "whole.gguf")
+    header, stored = layout.parts(tmp_path / "whole.gguf")
+    header |= {"llama.rope.scaling.type": "linear", f"llama.{key}": value}
+    with pytest.raises(UserError, match=r"factor|rope\.freq_base|layer_norm_rms_epsilon"):
+        gguf_header.architecture(header, stored, None)

@@ -170,7 +170,7 @@ def test_each_spelling_is_read_and_written_for_both_versions(spelling, tmp_path)
         ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 4}, "alone without use_sliding_window"),
         ({"model_type": "qwen2", "layer_types": ["full_attention"] * 3}, "it must have 4 entries"),
         ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers has 1 entries; it must have 4"),
-        ({"num_hidden_layers": "many"}, "num_hidden_layers is 'many', and should be from 1 to 10,000"),
+        ({"num_hidden_layers": "many"}, "num_hidden_layers is 'many', and should be from 1 to 2,000"),
         ({"rms_norm_eps": 2.0}, r"norm_eps=2.0: .*\n  \(norm_eps is rms_norm_eps there\)"),
     ],
 )
