@@ -2,7 +2,9 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, Literal
+
+import psutil
 
 from alpaca_jax.config import configclass
 from alpaca_jax.ranges import Above0, Nonnegative
@@ -15,6 +17,7 @@ class HardwareConfig:
     name: str = "auto"
     peak_tflops: Above0 | None = None
     dollars_per_hour: Nonnegative | None = None  # of the whole job, as the user's provider charges it
+    memory_gb: Above0 | None = None  # of one device; null: what it reports, of a CPU its share of the machine's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,23 @@ def identify(config: HardwareConfig, device: Any) -> Chip:
     if device.platform == "cpu":
         return Chip("cpu", _measured_peak(device), "an fp32 product of 2048 x 2048 measured at the start of the run")
     return Chip(wanted, None, "unknown device: no peak, so no MFU; set hardware.peak_tflops")
+
+
+def precision(device: Any) -> Literal["float32", "bfloat16"]:
+    """What a model is computed with by default: bfloat16 where the device multiplies it at full speed."""
+    if device.platform == "cpu":
+        return "float32"
+    capability = str(getattr(device, "compute_capability", "") or "8.0")  # of an NVIDIA GPU: bfloat16 came with 8.0
+    return "bfloat16" if float(capability) >= 8 else "float32"
+
+
+def memory(config: HardwareConfig, device: Any, beside: int) -> float | None:
+    """The bytes of memory of one of `beside` devices of this process; None where the device doesn't tell."""
+    if config.memory_gb is not None:
+        return config.memory_gb * 1e9
+    if device.platform == "cpu":
+        return psutil.virtual_memory().total / beside
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _measured_peak(device: Any, size: int = 2048, repeats: int = 3) -> float:

@@ -54,6 +54,20 @@ class Range:
         )
 
 
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class OrAuto:
+    """An annotation of a number for which `auto` may stand: it is chosen when a run starts, before anything is computed with it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """How pydantic checks such a field: the word itself, or the number."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_wrap_validator_function(lambda value, number: value if value == AUTO else number(value), handler(source))
+
+
 def check(config: Any) -> None:
     """Raises a ValueError that names the first number of a configuration (not of one inside it) outside its range."""
     for name, hint in _numbers(config.__class__):

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alpaca_jax.config import configclass
 from alpaca_jax.errors import UserError
-from alpaca_jax.ranges import Axis
+from alpaca_jax.ranges import Axis, OrAuto
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 Rules = dict[str, tuple[str, ...]]
@@ -38,7 +38,7 @@ class MeshConfig:
     """How many devices each mesh axis has (-1: the rest) and which logical axes are sharded over it."""
 
     data: Axis = -1
-    fsdp: Axis = 1
+    fsdp: Annotated[Axis, OrAuto()] = 1  # auto: 1 where a run fits a device, else all that are left
     sequence: Axis = 1
     tensor: Axis = 1
     slices: Axis = 1  # the sizes above are one slice's; the data axis has `slices` times its size (-1: as many as the devices report)

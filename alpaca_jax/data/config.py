@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import Above0, Length, Natural, Positive, Range
+from alpaca_jax.ranges import AUTO, Above0, Length, Natural, OrAuto, Positive, Range
 
 Example = Annotated[int, Range(2, 2**24, give="2 or more tokens, one of a prompt and one of an answer")]
 
@@ -28,7 +28,7 @@ class DataConfig:
     template: str = "auto"  # which follows the records: the tokenizer's chat template for conversations, Alpaca's for instructions
     heldout: Natural = 0  # number of records kept out of training, chosen by the hash of their id
     on_error: Literal["stop", "skip"] = "stop"  # what to do at a broken record
-    max_length: Example = 512  # most tokens of an example, BOS and EOS included
+    max_length: Annotated[Example, OrAuto()] = 512  # most tokens of an example, BOS and EOS included
     truncation: Literal["truncate", "drop", "split"] = "truncate"  # what to do with a longer one
     cache: str | None = None  # folder of built datasets; null: ~/.cache/alpaca_jax/data
     sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)  # instead of records: several sets, by name
@@ -62,7 +62,7 @@ class BatchConfig:
 
     examples: Positive | None = None  # exactly this many in every step
     tokens: Positive | None = None  # instead of examples: the slots of a step, filled with as many examples as fit
-    sequence_length: Length = 512  # slots of a row
+    sequence_length: Annotated[Length, OrAuto()] = 512  # slots of a row
     rows: Positive | None = None  # null: the fewest that hold every step of the run
     packing: Literal["packed", "none"] = "packed"  # none: one example a row
     buckets: tuple[Length, ...] | None = None  # the row lengths of packing=none; null: powers of two from 64 up, and sequence_length
@@ -72,6 +72,8 @@ class BatchConfig:
             raise ValueError(
                 f"batch.examples={_text(self.examples)} and batch.tokens={_text(self.tokens)}: give one of them, and null for the other"
             )
+        if self.sequence_length == AUTO:
+            return  # checked again once it is chosen
         if self.tokens is not None:
             self._check_tokens(self.tokens)
         if self.buckets is not None:

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.data.config import BatchConfig, DataConfig, Example
 from alpaca_jax.formats.config import ModelConfig
-from alpaca_jax.ranges import Natural, Seed
+from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.sharding import MeshConfig
 
@@ -19,7 +19,7 @@ class ScoredData(DataConfig):
     template: str | None = None  # type: ignore[assignment]
     heldout: Natural | None = None  # type: ignore[assignment]
     on_error: Literal["stop", "skip"] | None = None  # type: ignore[assignment]
-    max_length: Example | None = None  # type: ignore[assignment]
+    max_length: Annotated[Example, OrAuto()] | None = None  # type: ignore[assignment]
     truncation: Literal["truncate", "drop", "split"] | None = None  # type: ignore[assignment]
     allow_trained: bool = False  # score on records that the model was trained on, too
 
@@ -37,7 +37,7 @@ class ScoredData(DataConfig):
 
     def _given(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataConfig)}
-        return {name: value for name, value in values.items() if value is not None and value != {}}
+        return {name: value for name, value in values.items() if value not in (None, {}, AUTO)}
 
 
 @configclass

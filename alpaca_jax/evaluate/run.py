@@ -17,6 +17,7 @@ from alpaca_jax.decode.program import Program
 from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.settings import Settings, settle
+from alpaca_jax.footprint import limit
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
@@ -30,6 +31,7 @@ from alpaca_jax.scores.heldout import Score, Scorer
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.terminal import Console
 
+REMEDIES = "give batch.rows=1; or model.dtype=bfloat16 with model.compute_dtype=bfloat16; or mesh=fsdp over more devices"
 ROWS = 4  # of a held-out batch, where the config doesn't say
 
 
@@ -51,7 +53,7 @@ class Scored:
 def run(config: Config) -> dict[str, Any]:
     """Returns the scores it wrote to dir/evaluate/scores.json: held-out loss before (the baseline) and after (the model), and samples."""
     settings = settle(config)  # first: it refuses a folder that isn't there, which the lock would make
-    with lock.held(config.dir, "evaluate", "evaluate"):
+    with lock.held(config.dir, "evaluate", "evaluate"), limit.explained(REMEDIES):
         return _evaluate(config, settings, Console(stderr=True))
 
 

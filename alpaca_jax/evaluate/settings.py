@@ -7,6 +7,7 @@ from alpaca_jax.data.config import DataConfig
 from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.formats.config import ModelConfig
+from alpaca_jax.ranges import AUTO
 from alpaca_jax.records import FILE
 from alpaca_jax.scores import runs
 
@@ -28,7 +29,7 @@ def settle(config: Config) -> Settings:
     A UserError where no model is given and `dir` is no run, or where there is nothing to score.
     """
     run = runs.at(config.dir)
-    model = config.model
+    model = config.model.settled()
     if model.source is None:
         if run is None:
             what = "no training run is there" if storage.at(config.dir).exists() else "there is no such folder"
@@ -50,5 +51,5 @@ def settle(config: Config) -> Settings:
         baseline=None if config.baseline is None else dataclasses.replace(model, source=config.baseline, tokenizer=None),
         data=data,
         places=places,
-        length=max(config.batch.sequence_length, data.max_length),
+        length=data.max_length if config.batch.sequence_length == AUTO else max(config.batch.sequence_length, data.max_length),
     )

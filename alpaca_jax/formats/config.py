@@ -1,10 +1,11 @@
 """The group `model` of a config."""
 
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 from alpaca_jax.config import configclass
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.ranges import Positive
+from alpaca_jax.ranges import AUTO, Positive
 
 
 @configclass
@@ -17,7 +18,13 @@ class ModelConfig:
     keep_layers: Positive | None = None  # use only the first N layers
     architecture: Architecture | None = None  # the sizes of random weights; with a source, the sizes it must have
     tokenizer: str | None = None  # a folder or file; null: the source's own
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored weights
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full", "attention", "minimal"] = "none"  # what the backward pass recomputes: model/remat.py
+    # auto: chosen when a verb starts, before anything is computed with it
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"  # of the stored weights
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    remat: Literal["auto", "none", "full", "attention", "minimal"] = "none"  # what the backward pass recomputes: model/remat.py
     vocab_multiple: Positive = 1  # pads the rows of the vocabulary to a multiple, so that a mesh can divide them
+
+    def settled(self) -> "ModelConfig":
+        """These settings with what is `auto` as a verb takes it that doesn't train: in float32."""
+        chosen: dict[str, Any] = {"dtype": "float32", "compute_dtype": "float32", "remat": "none"}
+        return dataclasses.replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) == AUTO})

@@ -1,13 +1,17 @@
 """Shows the records and the batches of a training run; reads no weights."""
 
+import dataclasses
 import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import lock, rundir, storage
+import jax
+
+from alpaca_jax import hardware, lock, rundir, storage
 from alpaca_jax.data import builder
 from alpaca_jax.data.pipeline import make_batches
+from alpaca_jax.footprint import choice
 from alpaca_jax.formats import pretrained
 from alpaca_jax.inspect import page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
@@ -27,7 +31,8 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
 
 
 def _inspect(config: Config, console: Console) -> dict[str, Any]:
-    tokenizer = _tokenizer(config)
+    tokenizer, most = _tokenizer(config)
+    config = _settled(config, most)
     where = config.data.records or str(storage.at(config.dir) / "records")
     data = builder.load_examples(config.data, where, tokenizer)
     batches = make_batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
@@ -52,7 +57,18 @@ def _inspect(config: Config, console: Console) -> dict[str, Any]:
     return summary.figures() | {"page": str(path)}
 
 
-def _tokenizer(config: Config) -> Tokenizer:
+def _tokenizer(config: Config) -> tuple[Tokenizer, int | None]:
+    """The model's tokenizer, and the most tokens that it takes, as far as that is known."""
     if config.model.tokenizer is not None:  # enough, whatever model.source says
-        return Tokenizer.load(Path(config.model.tokenizer).expanduser())
-    return pretrained.open(config.model).tokenizer
+        a = config.model.architecture
+        return Tokenizer.load(Path(config.model.tokenizer).expanduser()), a.max_positions if a else None
+    opened = pretrained.open(config.model)
+    return opened.tokenizer, opened.architecture.max_positions
+
+
+def _settled(config: Config, most: int | None) -> Config:
+    """`config` with the lengths that a run takes which has memory enough."""
+    precision = hardware.precision(jax.devices()[0])
+    length, row = choice.lengths(config.data, config.batch, precision, most)[0]
+    data = dataclasses.replace(config.data, max_length=length)
+    return dataclasses.replace(config, data=data, batch=dataclasses.replace(config.batch, sequence_length=row))

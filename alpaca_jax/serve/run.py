@@ -50,7 +50,8 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
     opened = pretrained.open(config.model)
     console.print(f"loading {opened.source}", highlight=False)
     # There is no use in storing weights wider than they are computed with.
-    dtype = config.model.compute_dtype if config.model.dtype == "float32" else config.model.dtype
+    model = config.model.settled()
+    dtype = model.compute_dtype if model.dtype == "float32" else model.dtype
     batch = _batch(config, opened, Program.on(opened.architecture, Layout.of_one_device(), dtype))
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
     scheduler = Scheduler(batch)

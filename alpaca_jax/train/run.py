@@ -16,6 +16,8 @@ from alpaca_jax.config import to_mapping
 from alpaca_jax.data import remarks
 from alpaca_jax.distributed import Membership, StopSignals, any_process, is_lead, joined
 from alpaca_jax.errors import Restart, UserError
+from alpaca_jax.footprint import limit
+from alpaca_jax.footprint.estimate import size
 from alpaca_jax.metrics import MetricsWriter, sinks
 from alpaca_jax.terminal import Console
 from alpaca_jax.train import outcome
@@ -23,6 +25,7 @@ from alpaca_jax.train.config import Config
 from alpaca_jax.train.export import Exports
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.programs import Programs
+from alpaca_jax.train.settle import chosen, differences, machine, settings
 from alpaca_jax.train.setup import Setup, check_base, prepare, settled, write_model
 from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory, sft
@@ -55,12 +58,13 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     _check_name(folder.root)
-    config = settled(config)
+    given, config = config, settled(chosen(config, folder))
     moved = _check_same(config, folder)
     setup = prepare(config, objective)
     check_base(setup, folder.path("train", "model"))
-    _introduce(console, config, setup)
+    _introduce(console, config, setup, differences(given, config))
     with ExitStack() as stack:
+        stack.enter_context(limit.explained(limit.remedies(settings(config), machine(config))))
         programs, done = Programs(setup.assembly), setup.steps in checkpoint.steps(folder.path("train", "checkpoints"))
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
@@ -149,18 +153,21 @@ def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, co
     return Exports(folder.path("train", "hf"), checkpoints, config.export, console)
 
 
-def _introduce(console: Console, config: Config, setup: Setup) -> None:
+def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> None:
     a, batches = setup.architecture, setup.batches
     counts = ", ".join(f"{len(examples)} examples ({split})" for split, examples in setup.data.examples.items())
-    size = f"{config.batch.examples} examples" if config.batch.examples else f"{config.batch.tokens} tokens"
+    taken = f"{config.batch.examples} examples" if config.batch.examples else f"{config.batch.tokens} tokens"
     console.print(
         f"{config.model.source or 'random weights'}: {a.num_parameters / 1e6:,.1f} M parameters, {a.num_layers} layers, "
         f"on {jax.device_count()} x {setup.chip.name}\n"
-        f"{counts}; {setup.steps} steps of {size} "
+        f"{counts}; {setup.steps} steps of {taken} "
         f"in {batches.rows} rows of {config.batch.sequence_length}, {batches.left_out} examples left out of an epoch; "
         f"into {storage.at(config.dir) / 'train'}",
         highlight=False,
     )
+    of = "" if setup.memory is None else f" of {size(setup.memory)}"
+    chose = f"auto: {auto}; " if auto else ""
+    console.print(f"{chose}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"rendered in {remarks.templates(setup.data)}", highlight=False, soft_wrap=True, markup=False)
     for remark in remarks.of(setup.data):
         console.print(remark.text, style="yellow" if remark.warning else None, highlight=False, soft_wrap=True, markup=False)

@@ -14,6 +14,8 @@ from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches, make_batches
 from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
+from alpaca_jax.footprint import choice, limit
+from alpaca_jax.footprint.estimate import Footprint
 from alpaca_jax.formats import native, pretrained
 from alpaca_jax.formats.base import Base
 from alpaca_jax.formats.model import Pretrained
@@ -23,6 +25,7 @@ from alpaca_jax.model.tree import by_name, flatten
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.config import Config
+from alpaca_jax.train.settle import machine, settings
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer.assemble import Assembly, assemble
 from alpaca_jax.trainer.forward import Forward
@@ -47,6 +50,8 @@ class Setup:
     layout: Layout
     assembly: Assembly
     schedule: optax.Schedule
+    footprint: Footprint  # of a step
+    memory: float | None  # bytes of a device
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -99,6 +104,9 @@ def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
     batches, steps = _batches(config, data, layout)
     forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain)
     written = template.get(config.data.template, tokenizer)
+    devices, needs = machine(config), settings(config)
+    needed = choice.footprint(needs, architecture, devices, batches.rows)
+    limit.check(needs, needed, devices)
     return Setup(
         config=config,
         source=source,
@@ -122,6 +130,8 @@ def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
             guard=config.guard,
         ),
         schedule=optimizers.learning_rate(config.optimizer, steps),
+        footprint=needed,
+        memory=devices.memory,
     )
 
 

@@ -99,7 +99,8 @@ def _chain(config: OptimizerConfig, n: Numbers) -> optax.GradientTransformation:
         "muon": lambda: families.muon(config.momentum or 0.0, config.betas, config.eps),
     }[config.name]()
     parts = [
-        None if config.clip is None else optax.clip_by_global_norm(n.clip),
+        # XLA drops a product with the constant 1, which changes last places: the usual norm stays a constant.
+        None if config.clip is None else optax.clip_by_global_norm(1.0 if config.clip == 1 else n.clip),
         direction,
         optax.add_decayed_weights(n.weight_decay, mask=_matrices) if config.weight_decay else None,
         optax.scale_by_learning_rate(lambda count: schedules.learning_rate(config.schedule, n, count)),

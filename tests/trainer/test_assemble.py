@@ -61,6 +61,6 @@ def test_a_pattern_that_matches_no_weight_is_named():
 
 def test_a_sweep_of_rates_is_one_program():
     """The persistent cache goes by the program's text, so equal texts are compiled once."""
-    one = assembly(optimizer={"weight_decay": 0.1})
+    one = assembly(optimizer={"weight_decay": 0.1, "clip": 0.5})
     changed = {"learning_rate": 1e-3, "warmup": 0.3, "final": 0.1, "clip": 0.25, "weight_decay": 0.01}
     assert one.lower(8, 16).as_text() == assembly(optimizer=changed, steps=1000).lower(8, 16).as_text()
