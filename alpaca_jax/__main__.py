@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ def _config_class(verb: str) -> Any:
 
 def _run(command: Command, config: Any) -> int:
     result = importlib.import_module(f"alpaca_jax.{command.verb}.run").run(config)
+    if sys.stderr.isatty() and shutil.which("alpaca-jax") is None:  # else the commands that verbs print would not be found
+        print(f"once in this shell, to have the command: source {Path(sys.prefix) / 'bin' / 'activate'}", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 

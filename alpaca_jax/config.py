@@ -61,14 +61,6 @@ def directory() -> Path:
     raise UserError(f"configs/ is neither in {package} nor beside it: install the package again (`pip install .`)")
 
 
-def quoted(value: str) -> str:
-    """Returns a value as the command line's grammar (Hydra's) reads it as this text: in quotes where it needs them."""
-    if re.fullmatch(r"[\w./:+=@~%-]+", value):
-        return value
-    # Inside quotes a backslash stands for itself, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value) + "'"
-
-
 def suggestion(name: str, names: typing.Iterable[str]) -> str:
     """Returns "; did you mean NAME?" with the closest of `names`, or "" where none is close."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)

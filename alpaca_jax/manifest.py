@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import documents, rundir, storage
 
 MANIFEST = "manifest.json"
 DAMAGED = "manifest.damaged.json"  # the name of the manifest after its checkpoint was set aside on an object store
@@ -54,7 +54,7 @@ def check(checkpoint: Path) -> str | None:
             raise  # it can't be read now, which doesn't mean that it is damaged
         return absent
     try:
-        content = json.loads(text)
+        content = documents.json_value(text)
         kind = "md5" if "md5" in content else "sha256"
         digest, expected = content.pop("digest"), content[kind]
     except (ValueError, KeyError, TypeError, AttributeError):

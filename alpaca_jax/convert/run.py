@@ -1,6 +1,5 @@
 """Reads a model of any format and writes it in another; the target appears whole or not at all."""
 
-import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from alpaca_jax import lock
-from alpaca_jax.config import quoted
+from alpaca_jax import grammar, lock
 from alpaca_jax.convert import card, outputs, verify
 from alpaca_jax.convert.config import Config
 from alpaca_jax.convert.outputs import RECEIPT, Output, TensorRow
@@ -135,9 +133,5 @@ def _show(output: Output) -> None:
     for file in files:
         table.add_row(file.name, f"{file.stat().st_size / 1e6:,.3f}")
     tables.print(table)
-    console.print(f"chat with it: alpaca-jax serve {_word(f'model.source={quoted(str(output.path))}')}", highlight=False, soft_wrap=True)
-
-
-def _word(text: str) -> str:
-    """The text as one word of a shell, in double quotes where it holds single ones and nothing that is special inside double ones."""
-    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
+    command = grammar.command("serve", {"model.source": str(output.path)})
+    console.print(f"chat with it: {command}", highlight=False, soft_wrap=True)

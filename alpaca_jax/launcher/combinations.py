@@ -18,7 +18,6 @@ from alpaca_jax.launcher.config import LauncherConfig
 PROGRAM: tuple[str, ...] = ("alpaca-jax",)
 LONGEST_NAME = 100
 START_LENGTH, END_LENGTH = 16, 20  # of a job's name: a pod's is longer, with at most 63 characters
-PLAIN = r"[\w./:+=@~%-]+"  # a value that Hydra's grammar reads as text without quotes
 
 
 def entry(
@@ -35,7 +34,7 @@ def entry(
     run_dir = f"{dir.rstrip('/')}/{name}"
     job = Job(
         folder=sweep.folder / name,
-        command=(*PROGRAM, sweep.verb, *arguments, *words, f"dir={quoted(run_dir)}"),
+        command=(*PROGRAM, sweep.verb, *arguments, *words, f"dir={grammar.word(run_dir)}"),
         name=_job_name(sweep.folder, name),
         nodes=nodes,
         processes_per_node=settings.processes_per_node,
@@ -128,10 +127,3 @@ def _job_name(folder: Path, name: str) -> str:
     start, end = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in (folder.name, name))
     start = re.sub(r"^[^a-z]+", "", start)[:START_LENGTH].strip("-") or "sweep"
     return f"{start}-{end[-END_LENGTH:].strip('-') or 'job'}"
-
-
-def quoted(value: str) -> str:
-    """Returns `value` so that Hydra's grammar reads it as this text: in quotes if it needs them."""
-    if re.fullmatch(PLAIN, value):
-        return value
-    return grammar.quoted(value)

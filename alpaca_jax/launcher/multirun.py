@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca_jax import config as configuration
-from alpaca_jax import lock, rundir
+from alpaca_jax import grammar, lock, rundir
 from alpaca_jax.cluster import record
 from alpaca_jax.composition.compose import explained, initialized
 from alpaca_jax.composition.plugins import BASIC_SWEEPER, LAUNCHER
@@ -91,7 +91,7 @@ class Multirun:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} can't be made ({error.strerror or error}); give another dir=") from error
-        overrides += [f"hydra.sweep.dir={combinations.quoted(str(folder))}", "hydra.sweep.subdir=."]
+        overrides += [f"hydra.sweep.dir={grammar.word(str(folder))}", "hydra.sweep.subdir=."]
         try:
             hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)  # type: ignore[arg-type]
         except (UserError, HydraException, JobFailed, Detached):

@@ -1,13 +1,12 @@
 """What a run came to: train/summary.json, and what is printed when the last step is done."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import grammar, rundir, storage
 from alpaca_jax.metrics import memory
 from alpaca_jax.terminal import Console
 from alpaca_jax.train.config import Config
@@ -84,16 +83,14 @@ def show(console: Console, config: Config, figures: dict[str, Any], lines: list[
 
 def next_commands(config: Config) -> list[str]:
     """The commands that score, convert and serve what was trained, quoted for a shell."""
-    target = [f"source={config.dir}/train", "target=FOLDER"] if storage.is_remote(config.dir) else [f"dir={config.dir}"]
-    return [
-        shlex.join(["alpaca-jax", verb, *words])
-        for verb, words in (("evaluate", [f"dir={config.dir}"]), ("convert", target), ("serve", [f"model.source={config.dir}/train"]))
-    ]
+    run, trained = {"dir": config.dir}, f"{config.dir}/train"
+    target = {"source": trained, "target": "FOLDER"} if storage.is_remote(config.dir) else run
+    return [grammar.command("evaluate", run), grammar.command("convert", target), grammar.command("serve", {"model.source": trained})]
 
 
 def refusal(config: Config, problem: str) -> str:
     """The refusal of changed settings, with how to train on from the weights of the run that is there."""
-    command = shlex.join(["alpaca-jax", "train", f"model.source={config.dir}/train", "dir=NEW"])
+    command = grammar.command("train", {"model.source": f"{config.dir}/train", "dir": "NEW"})
     return f"{problem}\nor start from its weights with the new settings, in another folder: {command} ..."
 
 

@@ -65,7 +65,7 @@ def test_each_form_in_each_encoding_and_compression(read, name, text, encoding, 
 
 def test_a_compression_is_known_by_its_content_and_may_have_several_parts(read):
     half = LINES.encode().splitlines(keepends=True)
-    assert len(read("a.jsonl", gzip.compress(half[0]) + gzip.compress(b"".join(half[1:])))) == 3
+    assert len(read("a.jsonl", gzip.compress(half[0], mtime=0) + gzip.compress(b"".join(half[1:]), mtime=0))) == 3
     assert len(read("b.jsonl.gz", zstd(half[0]) + zstd(b"".join(half[1:])))) == 3
 
 
@@ -125,10 +125,10 @@ def test_an_array_is_streamed_whatever_its_blocks(read, monkeypatch):
             "a bare list of turns has to be named",
         ),
         ("a.jsonl", b"PK\x03\x04 and more", "a zip archive"),
-        ("a.jsonl.gz", gzip.compress(b"PAR1" + b"\0" * 9), "Parquet inside another compression"),
+        ("a.jsonl.gz", gzip.compress(b"PAR1" + b"\0" * 9, mtime=0), "Parquet inside another compression"),
         ("a.jsonl", b"BZh91AY", "this is bzip2"),
         ("a.jsonl", b"\0\1\2\3\4", "this is no text"),
-        ("a.jsonl.gz", gzip.compress(b"x" * 257 + b"ustar" + b"x" * 300), "this is a tar archive"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 257 + b"ustar" + b"x" * 300, mtime=0), "this is a tar archive"),
         ("a.json", "<!DOCTYPE html><html>", "a page of the web"),
         ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:1", "a pointer of Git LFS"),
         ("a.parquet", b"PAR1" + b"\0" * 40 + b"PAR1", "not a whole Parquet file"),
@@ -176,7 +176,7 @@ def test_a_folder_names_all_that_cannot_be_read(tmp_path):
         "a.jsonl": LINES.encode(),
         "b.jsonl.zst": zstd(b"x" * 99)[:9],
         "c.parquet": b"PAR1",
-        "d.txt.gz": gzip.compress(b""),
+        "d.txt.gz": gzip.compress(b"", mtime=0),
     }.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=r"(?s)b\.jsonl\.zst: not a whole Zstandard.*c\.parquet: not a whole Parquet"):
@@ -187,7 +187,7 @@ def test_an_empty_shard_is_no_error(tmp_path):
     for name, content in {
         "a.jsonl": LINES.encode(),
         "b.txt": b"",
-        "c.jsonl.gz": gzip.compress(b""),
+        "c.jsonl.gz": gzip.compress(b"", mtime=0),
         "d.csv": b"",
         "e.jsonl": b"\n \n",
     }.items():
@@ -202,7 +202,7 @@ def test_an_empty_shard_is_no_error(tmp_path):
 def test_a_line_or_an_element_has_a_longest_length(refused, monkeypatch, name):
     monkeypatch.setattr(items, "LONGEST", 2**20)
     text = {"a.json": '[{"instruction": "', "a.csv": "instruction,output\n"}.get(name, '{"instruction": "') + "x" * 3 * 2**20
-    content = gzip.compress(text.encode(), 1) if name.endswith("gz") else text
+    content = gzip.compress(text.encode(), 1, mtime=0) if name.endswith("gz") else text
     assert "which no record is" in refused(name, content, "skip")
 
 
