@@ -30,7 +30,7 @@ from alpaca_jax.config import configclass
 from alpaca_jax.distributed import is_lead
 from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.manifest import MANIFEST, check, leftovers, remove, seal, set_aside, steps, whole, withdraw
-from alpaca_jax.ranges import Above0, Duration, Positive
+from alpaca_jax.ranges import Above0, Pause, Positive
 
 AGREE_STEPS = 16  # several processes take the lead's clock at every 16th step
 SEAL_HOURS = 2.0  # how long the others wait for the hashes at most
@@ -42,7 +42,7 @@ class CheckpointConfig:
     """When to save and how many to keep. The last step is always saved."""
 
     every_steps: Positive | None = None
-    every_minutes: Duration | None = 10.0
+    every_minutes: Pause | None = 10.0
     keep: Positive = 2  # how many of the newest are kept
     keep_every: Positive | None = None  # a step that is a multiple of it is saved too, and never deleted
     asynchronous: bool = True

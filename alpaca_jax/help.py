@@ -40,7 +40,7 @@ def verb_help(catalog: Catalog, words: Sequence[str] = ()) -> str:
     lines = [f"alpaca-jax {catalog.verb} [key=value ...]: {summary}", "", "examples:", *(f"  {line}" for line in examples)]
     if experiment:
         lines += ["", f"experiment={chosen[EXPERIMENT]}:", *(f"  {line}" for line in header(experiment))]
-        lines += ["  it sets:", *(f"    {line}" for line in experiment.read_text("utf-8").splitlines() if line[:1] not in ("", "#"))]
+        lines += ["  it sets:", *(f"    {line}" for line in body(experiment))]
     else:
         lines += ["", "experiments:" if experiments else "experiments: none"]
         lines += _columns({f"experiment={name}": file for name, file in experiments.items()})

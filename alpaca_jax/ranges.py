@@ -125,3 +125,4 @@ Fraction = Annotated[float, Range(0, 1, open_above=True, give="0 or more and les
 Inside = Annotated[float, Range(0, 1, open_below=True, open_above=True, give="more than 0 and less than 1")]
 Nucleus = Annotated[float, Range(0, 1, open_below=True, give="more than 0 and at most 1")]
 Duration = Annotated[float, Range(0, 1e7, open_below=True)]  # seconds or minutes
+Pause = Annotated[float, Range(0, 1e7)]  # the same; 0: none

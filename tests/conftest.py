@@ -45,7 +45,7 @@ TAKES_STEPS = ("train", "trainer/test_step.py", "trainer/test_assemble.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    skip_guard.add_option(parser)
+    skip_guard.pytest_addoption(parser)
     parser.addoption("--prove", action="store_true", help="only the tests marked `prove` or `prove_with_more`, in full")
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 
-def add_option(parser: pytest.Parser) -> None:
-    """Adds `--allowed-skips`."""
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--allowed-skips", help="a file of patterns; a skip that matches none fails the run")
 
 

@@ -7,7 +7,14 @@ from tools.prove.fuzz.inputs import inputs
 
 COUNT = 15  # of each of the inputs
 NAMES = (
-    *("inspect records.jsonl", "inspect records.json", "inspect records.csv", "inspect tokenizer.json", "inspect tokenizer_config.json"),
+    *("inspect records.jsonl", "inspect records.json", "inspect records.csv"),
+    *(
+        "inspect records.jsonl.gz",
+        "inspect records.jsonl.zst",
+        "inspect records.parquet",
+        "inspect tokenizer.json",
+        "inspect tokenizer_config.json",
+    ),
     *("convert config.json", "convert safetensors", "convert adapter", "convert gguf", "convert orbax"),
     *("train experiment", "jobs job.json", "serve request", "generate answers"),
 )
@@ -22,6 +29,7 @@ def test_every_input_is_tried(made):
     assert tuple(made) == NAMES
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads outlive a restore that has failed
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_inputs_are_read_or_refused(made, name, tmp_path):
     assert trial.run(made[name], None, tmp_path).end == "read"

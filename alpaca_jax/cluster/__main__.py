@@ -142,6 +142,8 @@ def _check_jobset(arguments: argparse.Namespace) -> None:
     manifest = documents.yaml_value(documents.read(arguments.file), str(arguments.file))
     try:
         gke_rules.check(manifest)
+    except UserError as error:
+        raise UserError(f"{arguments.file}: {error}") from error
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{arguments.file}: not the YAML of a JobSet ({error!r})") from error
     print(f"{arguments.file}: no problem found")

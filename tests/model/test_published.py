@@ -18,7 +18,7 @@ from alpaca_jax.model.tree import flatten
 from tools import goldens
 
 CATALOG = Catalog("train", [configuration.directory()])
-WITH_SOURCE = {"base", "smollm2"}  # no sizes of their own
+WITH_SOURCE = {"auto", "base", "smollm2"}  # no sizes of their own
 SCHEMES = ("huggingface", "gguf", "meta")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training import SIZES, STEPS, config, finish, losses, mapping, stopped
 
-from alpaca_jax import checkpoint, metrics
+from alpaca_jax import checkpoint, grammar, metrics
 from alpaca_jax.errors import Restart, UserError
 from alpaca_jax.train import outcome
 from alpaca_jax.train.run import run
@@ -118,9 +118,9 @@ def test_the_end_says_what_came_of_it_and_what_to_do_next(files, tmp_path, capsy
     assert "held-out loss (nats a response token): " + ", ".join(f"{loss:.4f} (step {step})" for step, loss in heldout(folder)) in shown
     commands = [shlex.split(line) for line in shown.splitlines() if line.startswith("  alpaca-jax ")]
     assert commands == [
-        ["alpaca-jax", "evaluate", f"dir={folder}"],
-        ["alpaca-jax", "convert", f"dir={folder}"],
-        ["alpaca-jax", "serve", f"model.source={folder}/train"],
+        ["alpaca-jax", "evaluate", f"dir={grammar.word(str(folder))}"],
+        ["alpaca-jax", "convert", f"dir={grammar.word(str(folder))}"],
+        ["alpaca-jax", "serve", f"model.source={grammar.word(f'{folder}/train')}"],
     ]
     run(config(files, folder, steps=2, evaluate_every=1))
     assert "this run had taken all its 2 steps before" in capsys.readouterr().err
@@ -139,7 +139,7 @@ def test_held_out_loss_needs_held_out_records(files, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(files, tmp_path):
-    optimizer = {"learning_rate": 1e38, "warmup": 0.0, "clip": None}
+    optimizer = {"learning_rate": 1e30, "warmup": 0.0, "clip": None}
     with pytest.raises(UserError, match=r"step \d+ is bad .* gradient norm nan"):
         run(config(files, tmp_path, steps=5, optimizer=optimizer))
 

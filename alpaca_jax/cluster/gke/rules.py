@@ -20,7 +20,8 @@ TPU, TOPOLOGY = "cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tp
 def check(manifest: dict[str, Any]) -> None:
     """Raises a UserError for the first rule that the JobSet breaks: what, where, and the remedy."""
     if manifest.get("apiVersion") != API_VERSION or manifest.get("kind") != "JobSet":
-        raise UserError(f"{manifest.get('apiVersion')} {manifest.get('kind')}: not a JobSet of {API_VERSION}")
+        found = f"apiVersion is {manifest.get('apiVersion')!r} and kind is {manifest.get('kind')!r}"
+        raise UserError(f"{found}: not a JobSet of {API_VERSION}")
     _check_failure_policy(manifest["spec"])
     for where, replicated, job in _jobs(manifest):
         _check_name(manifest["metadata"]["name"], where, replicated, job)

@@ -219,7 +219,9 @@ def test_an_edited_file_is_checked(tmp_path, capsys):
     assert main(["check-jobset", str(edited)]) == 2 and "edited.yaml, line 2: not YAML" in capsys.readouterr().err
     for odd in ("[]", "a: 1", "3", ""):
         edited.write_text(odd)
-        assert main(["check-jobset", str(edited)]) == 2 and "not the YAML of a JobSet" in capsys.readouterr().err
+        assert main(["check-jobset", str(edited)]) == 2
+        error = capsys.readouterr().err
+        assert f"{edited}: " in error and "JobSet" in error and "Traceback" not in error
 
 
 # --- on a cluster -----------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from alpaca_jax.cluster.job import Job, State
 from alpaca_jax.config import parse
 from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config as ConvertConfig
+from alpaca_jax.errors import UserError
 from alpaca_jax.formats.huggingface import export
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
@@ -224,13 +225,16 @@ def _looking(folder: Path) -> None:
 
 
 def _asking(folder: Path) -> None:
-    with contextlib.suppress(protocol.ApiError):
+    try:
         protocol.parse(protocol.ChatRequest, (folder / "body.json").read_bytes(), "m")
+    except protocol.ApiError as error:
+        raise UserError(str(error)) from error
 
 
 def _checked(code: int) -> None:
-    if code not in (0, 2):
-        raise AssertionError(f"exit code {code}")
+    if code == 2:
+        raise UserError("exit code 2")
+    assert code == 0, f"exit code {code}"
 
 
 # --- answers of a teacher ------------------------------------------------------------------------------------------------------------
