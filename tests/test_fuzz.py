@@ -16,7 +16,7 @@ NAMES = (
         "inspect tokenizer_config.json",
     ),
     *("convert config.json", "convert safetensors", "convert adapter", "convert gguf", "convert orbax"),
-    *("train experiment", "jobs job.json", "serve request", "generate answers"),
+    *("evaluate config.yaml", "recipe marker", "train experiment", "jobs job.json", "serve request", "generate answers"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import yaml
 from pyarrow import parquet
 from safetensors.numpy import save_file
 
@@ -21,6 +22,8 @@ from alpaca_jax.config import parse
 from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config as ConvertConfig
 from alpaca_jax.errors import UserError
+from alpaca_jax.evaluate.config import Config as EvaluateConfig
+from alpaca_jax.evaluate.settings import settle
 from alpaca_jax.formats.huggingface import export
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
@@ -32,6 +35,8 @@ from alpaca_jax.inspect.config import Config as InspectConfig
 from alpaca_jax.jobs import run as jobs
 from alpaca_jax.jobs.config import Config as JobsConfig
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.recipe import marker
+from alpaca_jax.scores import runs
 from alpaca_jax.serve import protocol
 from alpaca_jax.tokenizer import Tokenizer
 from tools.prove.tiny import SIZES, write_tokenizer
@@ -61,6 +66,7 @@ def inputs(folder: Path) -> Iterator[Input]:
     """Makes every input below `folder`, each valid; the last ones need those before."""
     yield from _records(folder)
     yield from _models(folder)
+    yield from _runs(folder)
     yield from _settings(folder)
     yield _answers(folder)
 
@@ -180,6 +186,32 @@ def _write_adapter(folder: Path) -> None:
             pairs[f"{prefix}.lora_A.weight"] = np.ones((2, SIZES["hidden_size"]), np.float32)
             pairs[f"{prefix}.lora_B.weight"] = np.ones((count * SIZES["head_dim"], 2), np.float32)
     save_file(pairs, folder / "adapter_model.safetensors")
+
+
+# --- runs and recipes -----------------------------------------------------------------------------------------------------------------
+
+
+def _runs(folder: Path) -> Iterator[Input]:
+    """A run that `evaluate` scores, and the marker of a recipe's stage."""
+    home = folder / "run"
+    shutil.copytree(folder / "model.orbax" / "model.orbax", home / "train")
+    data = {"records": "records.jsonl", "template": "alpaca", "heldout": 2, "max_length": 256, "sources": {}, "on_error": "stop"}
+    settings = {"dir": "run", "seed": 0, "data": data, "model": {"source": None, "architecture": SIZES}}
+    (home / "train/config.yaml").write_text(yaml.safe_dump(settings))
+    yield Input("evaluate", "config.yaml", home, ["train/config.yaml"], _settling)
+
+    home = folder / "stages"
+    home.mkdir()
+    marker.Marker("train", ["train", "experiment=laptop"], "0" * 64, "1" * 64).write(home / "train.json")
+    yield Input("recipe", "marker", home, ["train.json"], lambda copy: marker.read(copy / "train.json"))
+
+
+def _settling(folder: Path) -> None:
+    settle(parse(EvaluateConfig, {"dir": str(folder), "model": {}, "batch": {"examples": 1}}))
+    run = runs.at(folder)
+    assert run is not None
+    run.records()
+    list(runs.lineage(folder))
 
 
 # --- settings, jobs, requests --------------------------------------------------------------------------------------------------------
