@@ -46,6 +46,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path, death_signal):
     killed.kill()
     killed.wait()
     eventually(lambda: not is_alive(child))
+    assert not is_alive(child)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone signals a process whose parent is gone")
@@ -108,6 +109,7 @@ def test_kill_group_ends_what_a_child_left_behind(tmp_path):
     children.kill_group(child)
     eventually(lambda: not is_alive(left))
     children.kill_group(child)  # nothing is left, and that is fine
+    assert not is_alive(left)
 
 
 def test_tail(tmp_path):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from alpaca_jax import documents
 from alpaca_jax.errors import UserError, disk_is_full
 
 T = TypeVar("T")
@@ -91,7 +92,7 @@ class Partial:
 
     def _plan(self) -> Any:
         try:
-            return json.loads((self.folder / PLAN).read_bytes())
+            return documents.json_value((self.folder / PLAN).read_bytes())
         except (OSError, ValueError):
             return None
 

@@ -4,37 +4,27 @@ import contextlib
 import errno
 import fcntl
 import os
-import threading
 import time
-from pathlib import Path
-from types import TracebackType
 
+from alpaca_jax.lock.heartbeat import HeldLock
 from alpaca_jax.lock.holder import Holder
 
-BEAT_SECONDS = 10.0  # between two signs of life
-WATCH_SECONDS = 25.0  # without one, a holder on another host is taken for dead
 PATIENCE_SECONDS = 30.0  # for what a dead holder has left running to end
-POLL_SECONDS = 0.1
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of a file system without them
 
 
-class DiskLock:
-    """The lock in `file`, held from the creation of this object until its context ends; a UserError where another process holds it."""
+class DiskLock(HeldLock):
+    """A lock whose file the kernel holds, through `descriptor`."""
 
-    def __init__(self, file: Path, holder: Holder, written: Path, key: str) -> None:
-        self.file, self.holder, self.written, self.key = file, holder, written, key
-        self.by_kernel = True  # False: the file system has no locks
+    BEAT_SECONDS = 10.0
+    WATCH_SECONDS = 25.0
+    POLL_SECONDS = 0.1
+    by_kernel = True  # False: the file system has no locks
+
+    def _take_over(self) -> None:
         self.descriptor = self._acquire()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
-        self._thread.start()
 
-    def __enter__(self) -> "DiskLock":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._ended.set()
-        self._thread.join()
+    def _release(self) -> None:
         try:
             # The file goes while the lock is held: whoever waits for it sees that it waits for a file that is gone.
             with contextlib.suppress(OSError):
@@ -42,6 +32,10 @@ class DiskLock:
                     os.unlink(self.file)
         finally:
             os.close(self.descriptor)
+
+    def _sign(self, beat: int) -> None:
+        with contextlib.suppress(OSError):
+            self._write(self.descriptor, beat)
 
     def _acquire(self) -> int:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -60,7 +54,7 @@ class DiskLock:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
-            time.sleep(POLL_SECONDS)
+            time.sleep(self.POLL_SECONDS)
 
     def _take(self, descriptor: int, out_of_patience: bool) -> bool:
         """Takes the lock if it is free; False: try again. Raises the refusal where a living process holds it."""
@@ -69,9 +63,9 @@ class DiskLock:
         except BlockingIOError:
             before = Holder.read(_content(descriptor))
             if before is not None and (out_of_patience or not before.here or before.alive) and not before.precedes(self.holder):
-                raise before.refusal(self.written, self.key, self.file) from None
+                raise self._refusal(before) from None
             if out_of_patience:
-                raise (before or self.holder).refusal(self.written, self.key, self.file) from None
+                raise self._refusal(before or self.holder) from None
             return False  # it hasn't named itself yet, or something that it has started is about to end
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -80,37 +74,14 @@ class DiskLock:
         if self._is_gone(descriptor):
             return False
         before = Holder.read(_content(descriptor))
-        if before is not None and not before.precedes(self.holder):
-            self._outlive(before, descriptor)
+        kept = self.by_kernel and before is not None and before.same_kernel  # this kernel would have kept the lock of one that lives
+        if before is not None and not kept and not before.precedes(self.holder):
+            self._outlive(before)
         self._write(descriptor, 0)
         if not self.by_kernel:  # two may have come this far: the one that wrote last goes on
-            time.sleep(10 * POLL_SECONDS)
+            time.sleep(10 * self.POLL_SECONDS)
             return self._named() == self.holder
         return True
-
-    def _outlive(self, before: Holder, descriptor: int) -> None:
-        """Returns once it is certain that the holder that the file names is no more; raises the refusal where it lives."""
-        if self.by_kernel and before.same_kernel:
-            return  # this kernel would have kept the lock
-        if before.here:
-            if before.alive:
-                raise before.refusal(self.written, self.key, self.file)
-            return
-        content, end = _content(descriptor), time.monotonic() + WATCH_SECONDS
-        while time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
-            now = self._read()  # through a new descriptor: a network's file system may show an open file as it was
-            if now is None:
-                return
-            if now != content:
-                raise before.refusal(self.written, self.key, self.file)
-
-    def _beat(self) -> None:
-        beat = 0
-        while not self._ended.wait(BEAT_SECONDS):
-            beat += 1
-            with contextlib.suppress(OSError):
-                self._write(self.descriptor, beat)
 
     def _write(self, descriptor: int, beat: int) -> None:
         content = self.holder.content(beat)
@@ -126,16 +97,6 @@ class DiskLock:
             return True
         mine = os.fstat(descriptor)
         return (named.st_dev, named.st_ino) != (mine.st_dev, mine.st_ino)
-
-    def _read(self) -> bytes | None:
-        try:
-            return self.file.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _named(self) -> Holder | None:
-        content = self._read()
-        return None if content is None else Holder.read(content)
 
 
 def _content(descriptor: int) -> bytes:

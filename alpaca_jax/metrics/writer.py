@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from alpaca_jax import rundir, storage
+from alpaca_jax import documents, rundir, storage
 from alpaca_jax.metrics.background import Sink, on_terminal
 from alpaca_jax.metrics.events import EventFile
 from alpaca_jax.spool import Spool
@@ -90,14 +90,18 @@ class MetricsWriter:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Returns the complete lines of a metrics file in order: [] if it is absent, and without an incomplete last line."""
+    """Returns the complete lines of a metrics file in order: [] if it is absent, and without an incomplete last line.
+
+    A UserError names the file and the line that is no JSON object.
+    """
     path = storage.at(path)
     try:
         with storage.explained(path):
-            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            whole = path.read_bytes().rpartition(b"\n")[0]
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in whole.splitlines()]
+    lines = whole.split(b"\n") if whole else []
+    return [documents.json_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def _is_number(value: Any) -> bool:

@@ -60,13 +60,13 @@ def no_kernel_locks(monkeypatch):
 def quick(monkeypatch):
     """Heartbeats and waits in tenths of a second."""
     for module, name, seconds in (
-        (disk, "BEAT_SECONDS", 0.05),
-        (disk, "WATCH_SECONDS", 0.4),
+        (disk.DiskLock, "BEAT_SECONDS", 0.05),
+        (disk.DiskLock, "WATCH_SECONDS", 0.4),
         (disk, "PATIENCE_SECONDS", 0.5),
-        (disk, "POLL_SECONDS", 0.02),
-        (store, "BEAT_SECONDS", 0.1),
-        (store, "WATCH_SECONDS", 0.5),
-        (store, "POLL_SECONDS", 0.05),
+        (disk.DiskLock, "POLL_SECONDS", 0.02),
+        (store.StoreLock, "BEAT_SECONDS", 0.1),
+        (store.StoreLock, "WATCH_SECONDS", 0.5),
+        (store.StoreLock, "POLL_SECONDS", 0.05),
     ):
         monkeypatch.setattr(module, name, seconds)
 

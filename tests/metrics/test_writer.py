@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from alpaca_jax import metrics
+from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import MetricsWriter
 
 
@@ -64,3 +66,10 @@ def test_a_sink_gets_the_finite_numbers_again_after_a_rewind_and_is_closed_with_
         writer.write(2, {"loss": 0.25})
     assert sink.lines == [(1, {"loss": 0.5}), (2, {"loss": 0.5}), (2, {"loss": 0.25})]
     assert sink.closed
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "{torn", "3", "\x00", '{"loss": "\\ud800"}'])
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+    with pytest.raises(UserError, match="metrics.jsonl, line 2"):
+        metrics.read(tmp_path / "metrics.jsonl")

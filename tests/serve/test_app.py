@@ -330,6 +330,7 @@ def test_a_client_that_leaves_frees_its_slots(running, slow, stream):
         until(lambda: slow.free == 0, 20)
         connection.close()
         until(lambda: slow.free == 4, 5)
+        assert slow.free == 4
 
 
 def test_a_server_that_ends_says_so(running, slow):

@@ -16,7 +16,7 @@ from alpaca_jax.lock.holder import Holder
 def quick(monkeypatch):
     """Heartbeats and waits in tenths of a second."""
     for name, seconds in (("BEAT_SECONDS", 0.1), ("WATCH_SECONDS", 0.5), ("POLL_SECONDS", 0.05)):
-        monkeypatch.setattr(store, name, seconds)
+        monkeypatch.setattr(store.StoreLock, name, seconds)
 
 
 def left(gs, **changes):
