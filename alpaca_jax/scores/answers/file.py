@@ -1,6 +1,7 @@
 """A file of answers, matched to the prompts of a set."""
 
 import dataclasses
+import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
+from alpaca_jax.rundir import write_atomic
 from alpaca_jax.scores.answers import shapes
 from alpaca_jax.scores.answers.answer import Answer, AnswerSet
 from alpaca_jax.scores.prompts import PromptSet, items
@@ -53,6 +55,13 @@ def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = N
     model = next(iter(found.models)) if len(found.models) == 1 else ""
     made = AnswerSet.of(name or model or Path(place).name.split(".")[0], place, prompts, answers, model=model)
     return dataclasses.replace(made, notes=_notes(made, found))
+
+
+def write(path: Path, answers: AnswerSet) -> None:
+    """Writes a set in our own JSONL, from which `read` makes the same set; the first line says where it comes from."""
+    head = {shapes.SETTINGS: {"source": answers.source, "model": answers.model, "prompts": answers.prompts_fingerprint}}
+    lines = [head, *(shapes.written(id, each) for id, several in answers.answers.items() for each in several)]
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _take(item: shapes.Item, where: str, prompts: PromptSet, found: _Found) -> None:

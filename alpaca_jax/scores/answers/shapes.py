@@ -47,6 +47,12 @@ def item(value: Any) -> Item:
     return Item(id, folded(whole), folded(instruction), answers, numbered, model)
 
 
+def written(id: str, answer: Answer) -> dict[str, Any]:
+    """An answer as a line of our own files."""
+    line = {"id": id, "seed": answer.seed, "text": answer.text, "later": list(answer.later)}
+    return line | {"finish_reason": answer.finish_reason, "tokens": answer.tokens}
+
+
 def _answers(value: Mapping[str, Any]) -> tuple[Answer, ...]:
     name = next((name for name in OUTPUTS if value.get(name) is not None), None)
     if name is None:

@@ -54,6 +54,12 @@ class PromptSet:
     place: str  # the file
     prompts: tuple[Prompt, ...]
     notes: tuple[str, ...] = ()
+    beginning_of: str | None = None  # the fingerprint of the set whose first prompts these are
+
+    @property
+    def whole(self) -> str:
+        """The fingerprint of the whole set, of which this may be the beginning."""
+        return self.beginning_of or self.fingerprint
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -78,7 +84,9 @@ class PromptSet:
 
     def first(self, number: int | None) -> "PromptSet":
         """The set of the first prompts alone; all of them for None."""
-        return self if number is None or number >= len(self) else dataclasses.replace(self, prompts=self.prompts[:number])
+        if number is None or number >= len(self):
+            return self
+        return dataclasses.replace(self, prompts=self.prompts[:number], beginning_of=self.whole)
 
     def __len__(self) -> int:
         return len(self.prompts)
