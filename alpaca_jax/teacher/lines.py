@@ -27,8 +27,9 @@ def written(request: Request, received: Reply) -> dict[str, Any]:
     except UnicodeDecodeError:
         body = {"base64": base64.b64encode(received.body).decode()}
     asked = {**dataclasses.asdict(request), "stop": list(request.stop)}
-    if not request.top_logprobs:
-        del asked["top_logprobs"]  # as in the logs from when nobody asked for any
+    for name in ("earlier", "top_logprobs"):
+        if not asked[name]:
+            del asked[name]  # as in the logs from before requests had them
     return {"request": asked, "answer": {**body, "model": received.model, "seconds": received.seconds}}
 
 

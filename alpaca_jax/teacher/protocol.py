@@ -10,7 +10,7 @@ from alpaca_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request: a raw text to continue (`completions`) or a single user turn (`chat`)."""
+    """One request: a raw text to continue (`completions`), or a user's turn (`chat`) after the `earlier` turns."""
 
     endpoint: Literal["completions", "chat"]
     prompt: str
@@ -21,6 +21,12 @@ class Request:
     stop: tuple[str, ...] = ()
     system: str = ""  # the system message of a chat; empty: the server's default
     top_logprobs: int = 0  # the likeliest tokens to tell at each position of the answer, with their log-probabilities
+    earlier: tuple[tuple[str, str], ...] = ()  # the turns of a chat before this one: what the user and the assistant said
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts of the prompt."""
+        return (self.system, *(text for turn in self.earlier for text in turn), self.prompt)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
