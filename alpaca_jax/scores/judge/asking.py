@@ -235,7 +235,7 @@ class _Lenient:
         except Refused as refused:
             if refused.status not in OF_A_REQUEST:
                 raise
-            self._refusals.append(f"{refused.status}: {refused.said}")
+            self._refusals.append(refused.said)
             return Answer(text=None, finish_reason=REFUSED, model="", prompt_tokens=None, completion_tokens=None, seconds=0.0)
 
 

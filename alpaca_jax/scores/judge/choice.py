@@ -86,7 +86,7 @@ def _tried(config: JudgeConfig, pair: Pair, ask: Ask, heard: list[str]) -> Choic
         choice = wanted.pop(0)
         answer = ask(choice.request(pair, config))
         if isinstance(answer, Refused):
-            heard.append(f"{answer.status}: {answer.said}")
+            heard.append(answer.said)
             if choice.mode == "logprobs":
                 why = f" (asked for log-probabilities, it answered {answer.status})"
             continue
