@@ -73,6 +73,7 @@ class Judge:
 
     def __init__(self, config: JudgeConfig, folder: Path, say: Callable[[str], None]) -> None:
         self.config, self.folder = config, folder
+        self.name = str(config.teacher.model or config.teacher.source)
         self.bill = Bill(prices(config.teacher), config.max_dollars)
         self.log = AnswerLog(folder / LOG, {"judge": config.teacher.model, "source": config.teacher.source}, self.bill)
         self.refusals: list[str] = []
@@ -121,9 +122,8 @@ class Judge:
 
     def announcement(self, estimate: Estimate, about: str = "") -> str:
         """The line that is said before the first request."""
-        name = self.config.teacher.model or self.config.teacher.source
         asked = estimate.pairs - estimate.logged
-        head = f"judge {name}: {estimate.pairs} verdicts{about}, {estimate.logged} of them in the log"
+        head = f"judge {self.name}: {estimate.pairs} verdicts{about}, {estimate.logged} of them in the log"
         if not asked:
             return f"{head}; nothing is asked"
         how = f"at {estimate.bytes_of_a_token:.2f} bytes a token, {'measured on its answers' if estimate.measured else 'computed'}"
@@ -170,7 +170,7 @@ class Judge:
                 bar.update(done, f"{self.bill.dollars + self.bill.doubtful:.4f} dollars" if self.bill.prices.any else "")
                 if not readable and fruitless >= FRUITLESS:
                     raise UserError(
-                        f"the judge {self.config.teacher.model or self.config.teacher.source} gave no readable verdict on {fruitless} pairs "
+                        f"the judge {self.name} gave no readable verdict on {fruitless} pairs "
                         f"and on none before ({self.refusals[-1] if self.refusals else found.problem}); look into {self.log.folder}, or "
                         "give another compare.teacher or compare.mode"
                     )

@@ -13,14 +13,17 @@ class JudgeConfig:
 
     teacher: TeacherConfig  # the judge's endpoint
     mode: Literal["auto", "logprobs", "letter", "json"] = "auto"  # how a verdict is given; auto: the first that the judge can do
-    against: tuple[str, ...] = ("baseline",)  # also: names of other answer sets, and reference (the outputs in the prompt set)
+    models: tuple[str, ...] = ("model",)  # whose answers are compared: model, baseline, names of answers.others
+    against: tuple[str, ...] = ("baseline",)  # with whose: the same names, and reference, the answers that the file of prompts holds
     max_dollars: Nonnegative | None = 5.0  # for all verdicts of this judge in this folder; null: no limit
     max_tokens: Positive | None = None  # of a verdict; null: by the mode. A judge that reasons needs thousands
     temperature: Annotated[float, Range(0, 100)] = 0.0
     retries: Natural = 2  # of a verdict that can't be read, each with another seed
 
     def __post_init__(self) -> None:
-        if not self.against:
-            raise ValueError("against=[] leaves nothing to compare with: give baseline, reference or the names of answer sets")
-        if len(set(self.against)) < len(self.against):
-            raise ValueError(f"against={list(self.against)} names one of them twice")
+        for name in ("models", "against"):
+            names = getattr(self, name)
+            if not names:
+                raise ValueError(f"{name}=[] leaves nothing to compare: give model, baseline, reference or the names of answer sets")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{name}={list(names)} names one of them twice")

@@ -29,6 +29,7 @@ class Pair:
     turns: tuple[str, ...]
     first: tuple[str, ...]
     second: tuple[str, ...]
+    system: str = ""  # what was said to the model before the conversation
 
 
 def render(pair: Pair, mode: Mode, chat: bool) -> str:
@@ -36,10 +37,11 @@ def render(pair: Pair, mode: Mode, chat: bool) -> str:
 
     A prompt that is to be continued instead of answered (`chat` is false) ends with a cue.
     """
-    turns, first, second = ([_clean(text) for text in texts] for texts in (pair.turns, pair.first, pair.second))
-    mark = _mark([*turns, *first, *second])
+    (system,), turns, first, second = ([_clean(text) for text in texts] for texts in ((pair.system,), pair.turns, pair.first, pair.second))
+    mark = _mark([system, *turns, *first, *second])
     many = len(turns) > 1
-    parts = [_fenced(mark, "instruction", turns, many), _fenced(mark, "answer A", first, many), _fenced(mark, "answer B", second, many)]
+    parts = [_fenced(mark, "system message", [system], False)] if system else []
+    parts += [_fenced(mark, "instruction", turns, many), _fenced(mark, "answer A", first, many), _fenced(mark, "answer B", second, many)]
     task = _TASK.format(mark=mark) + (_TURNS.format(turns=len(turns)) if many else "")
     return "\n\n".join([task, *parts]) + _ASK + (_JSON if mode == "json" else _LETTER) + ("" if chat else _CUE)
 
