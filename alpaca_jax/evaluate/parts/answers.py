@@ -14,7 +14,7 @@ from alpaca_jax.report import Section
 from alpaca_jax.scores import prompts, runs
 from alpaca_jax.scores.answers import AnswerSet, gather, own
 from alpaca_jax.scores.loaded import Loaded
-from alpaca_jax.scores.prompts import PromptSet
+from alpaca_jax.scores.prompts import PromptSet, listed
 from alpaca_jax.terminal import Console
 
 NAME = "answers"
@@ -33,17 +33,16 @@ def needs_model(config: Config) -> bool:
 
 
 def prompt_set(config: Config) -> PromptSet:
-    """The prompts that are answered; a UserError where their file, or the names of those who answer, can't be used."""
+    """The prompt set, of which the first `answers.limit` are answered; a UserError where their file, or the names of those who answer, can't be used."""
     gather.names(config.answers, [*OWN.values()])
-    return prompts.read(str(config.answers.prompts)).first(config.answers.limit)
+    return prompts.read(str(config.answers.prompts))
 
 
 def with_model(context: Context, loaded: Loaded) -> AnswerSet:
     """The answers of one model."""
     name = OWN[context.label]
-    made = own.answer(
-        loaded, name, prompt_set(context.config), context.config.answers, gather.path(_folder(context), name), context.console
-    )
+    path, config = gather.path(_folder(context), name), context.config.answers
+    made = own.answer(loaded, name, prompt_set(context.config).first(config.limit), config, path, context.console)
     for note in made.notes:
         context.console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True, style="yellow")
     return made
@@ -51,18 +50,12 @@ def with_model(context: Context, loaded: Loaded) -> AnswerSet:
 
 def conclude(context: Context, before: AnswerSet | None, after: AnswerSet | None) -> dict[str, Any]:
     """The prompts and what is counted of each set, with the first answers of each."""
-    asked = prompt_set(context.config)
-    others = gather.others(context.config.answers, asked, _folder(context), context.console)
+    whole, config = prompt_set(context.config), context.config.answers
+    others, asked = gather.others(config, whole, _folder(context), context.console), whole.first(config.limit)
     sets = [each for each in (before, after) if each is not None] + others
     return {
-        "prompts": {
-            "name": asked.name,
-            "place": asked.place,
-            "fingerprint": asked.fingerprint,
-            "number": len(asked),
-            "notes": list(asked.notes),
-        },
-        "sampling": context.config.answers.sampling() | {"seeds": context.config.answers.seeds},
+        "prompts": {name: getattr(asked, name) for name in ("name", "place", "fingerprint", "notes")} | {"number": len(asked)},
+        "sampling": config.sampling() | {"seeds": config.seeds},
         "sets": [each.figures() for each in sets],
         "equal": [[one.name, other.name] for n, one in enumerate(sets) for other in sets[n + 1 :] if one.fingerprint == other.fingerprint],
         "samples": [
@@ -75,9 +68,9 @@ def conclude(context: Context, before: AnswerSet | None, after: AnswerSet | None
 def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:
     """A row a set."""
     title = f"Answers to the {value['prompts']['number']} prompts of {value['prompts']['name']}"
-    table = Table(*HEAD, title=title, title_justify="left")
+    table = Table(HEAD[0], *HEAD[2:], title=title, title_justify="left")
     for row in _rows(value):
-        table.add_row(*row)
+        table.add_row(row[0], *row[2:])
     console.print(table)
     for line in _remarks(value):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -94,13 +87,13 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
     return [Section("Answers", blocks, f"To the {asked['number']} prompts of {asked['name']} ({asked['fingerprint']}).")]
 
 
-HEAD = ("answers of", "source", "prompts answered", "missing", "seeds", "empty", "cut", "characters", "tokens", "dollars")
+HEAD = ("answers of", "source", "answered", "missing", "seeds", "empty", "cut", "characters", "tokens", "dollars")
 
 
 def _rows(value: dict[str, Any]) -> list[list[str]]:
     rows = []
     for each in value["sets"]:
-        counts = [str(each[name]) for name in ("answered", "missing", "seeds", "empty", "cut")]
+        counts = [str(number) for number in (each["answered"], len(each["missing"]), *(each[name] for name in ("seeds", "empty", "cut")))]
         means = ["" if each[name] is None else f"{each[name]:.0f}" for name in ("mean_chars", "mean_tokens")]
         rows.append([each["name"], each["source"], *counts, *means, f"{each['bill']['dollars']:.4f}" if each["bill"] else ""])
     return rows
@@ -108,7 +101,9 @@ def _rows(value: dict[str, Any]) -> list[list[str]]:
 
 def _remarks(value: dict[str, Any]) -> list[str]:
     notes = [f"{value['prompts']['name']}: {note}" for note in value["prompts"]["notes"]]
-    notes += [f"{each['name']}: {note}" for each in value["sets"] for note in each["notes"]]
+    for each in value["sets"]:
+        missing = [f"{len(each['missing'])} prompts have no answer ({listed(each['missing'])})"] if each["missing"] else []
+        notes += [f"{each['name']}: {note}" for note in (*missing, *each["notes"])]
     return notes + [f"{one} and {other} say the same to every prompt" for one, other in value["equal"]]
 
 

@@ -32,13 +32,13 @@ def names(config: AnswersConfig, own: Sequence[str] = ()) -> list[str]:
 
 
 def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Console) -> list[AnswerSet]:
-    """The sets of `config.others`, each also written into `folder` as NAME.jsonl."""
-    made = list[AnswerSet]()
+    """The answers of `config.others` to the first `config.limit` prompts, each set also written into `folder` as NAME.jsonl."""
+    made, asked = list[AnswerSet](), prompts.first(config.limit)
     for name, place in config.others.items():
         if isinstance(place, str):
-            found = file.read(place, prompts, name, f"answers.others.{name}")
+            found = file.read(place, prompts, name, f"answers.others.{name}").within(asked)
         else:
-            found = endpoint.answer(name, place, prompts, config, folder / name, console)
+            found = endpoint.answer(name, place, asked, config, folder / name, console)
         for note in found.notes:
             console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True, style="yellow")
         file.write(path(folder, name), found)
