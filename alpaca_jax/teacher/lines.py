@@ -110,9 +110,15 @@ def _request(fields: Mapping[str, Any]) -> Request:
     if type(fields.get("top_logprobs", 0)) is not int:
         raise ValueError("its request isn't one: a number of top_logprobs is due")
     try:
-        return Request(**{**fields, "stop": tuple(fields.get("stop", []))})
+        return Request(**{**fields, "stop": tuple(fields.get("stop", [])), "earlier": _earlier(fields.get("earlier", []))})
     except TypeError as problem:
         raise ValueError(f"its request isn't one: {problem}") from None
+
+
+def _earlier(turns: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and [type(text) for text in turn] == [str, str] for turn in turns):
+        raise ValueError("its request isn't one: earlier turns are due as pairs of texts")
+    return tuple((user, assistant) for user, assistant in turns)
 
 
 def _read_before(fields: Mapping[str, Any]) -> Answer:

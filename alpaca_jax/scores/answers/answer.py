@@ -57,6 +57,11 @@ class AnswerSet:
         missing = tuple(prompt.id for prompt in prompts if prompt.id not in answers)
         return cls(name, source, prompts.fingerprint, answers, missing, **more)
 
+    def within(self, prompts: PromptSet) -> "AnswerSet":
+        """The part of the set that answers these prompts."""
+        more = {name: getattr(self, name) for name in ("notes", "model", "bill")}
+        return AnswerSet.of(self.name, self.source, prompts, self.answers, **more)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all ids and texts, 16 hex digits: equal for sets that say the same, whatever their names."""
@@ -79,7 +84,7 @@ class AnswerSet:
             "model": self.model,
             "fingerprint": self.fingerprint,
             "answered": len(self.answers),
-            "missing": len(self.missing),
+            "missing": list(self.missing),
             "answers": number,
             "seeds": self.seeds,
             "empty": sum(not answer.text.strip() for answer in all_answers),

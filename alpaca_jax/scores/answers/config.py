@@ -1,7 +1,6 @@
 """What the key `answers` of a config holds."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from alpaca_jax.config import configclass
@@ -25,7 +24,8 @@ class AnswersConfig:
     template: str | None = None  # null: that of data; chat: each model's own
     slots: Slots = 16  # prompts that a model in this process answers at once
     limit: Positive | None = None  # only the first prompts; null: all
-    others: Mapping[str, str | TeacherConfig] = dataclasses.field(default_factory=dict)  # name -> a file of answers, or an endpoint, to compare with
+    # Name -> a file of answers, or an endpoint, to compare with.
+    others: dict[str, str | TeacherConfig] = dataclasses.field(default_factory=dict)
     dollars: Nonnegative | None = None  # the most that each endpoint may cost
     set_aside: bool = False  # answers that were made with other settings are renamed and made anew; otherwise they are refused
 

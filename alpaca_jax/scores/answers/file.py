@@ -12,8 +12,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.rundir import write_atomic
 from alpaca_jax.scores.answers import shapes
 from alpaca_jax.scores.answers.answer import Answer, AnswerSet
-from alpaca_jax.scores.prompts import PromptSet, items
-from alpaca_jax.scores.prompts.reading import listed
+from alpaca_jax.scores.prompts import PromptSet, items, listed
 
 SHOWN = 60  # characters of a prompt in an error
 
@@ -54,7 +53,7 @@ def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = N
     answers = {id: _in_order(id, answers, found) for id, answers in found.answers.items()}
     model = next(iter(found.models)) if len(found.models) == 1 else ""
     made = AnswerSet.of(name or model or Path(place).name.split(".")[0], place, prompts, answers, model=model)
-    return dataclasses.replace(made, notes=_notes(made, found))
+    return dataclasses.replace(made, notes=_notes(found))
 
 
 def write(path: Path, answers: AnswerSet) -> None:
@@ -103,9 +102,8 @@ def _in_order(id: str, answers: list[Answer], found: _Found) -> list[Answer]:
     return [first[seed] for seed in sorted(first)]
 
 
-def _notes(made: AnswerSet, found: _Found) -> tuple[str, ...]:
+def _notes(found: _Found) -> tuple[str, ...]:
     counts = (
-        (made.missing, "prompts without an answer"),
         (found.others, "answers to other prompts, left out"),
         (found.doubled, "prompts answered twice, the first answer counts"),
         (found.unclear, "answers to an instruction that several prompts have, left out: give ids or inputs"),

@@ -5,14 +5,10 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import jax
-import numpy as np
+from typing import Any
 
 from alpaca_jax.data.example import prompt_ids, turn_ids
 from alpaca_jax.data.template import Template, get
-from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.generation import Generation, Options
 from alpaca_jax.errors import UserError
 from alpaca_jax.progress import ProgressBar
@@ -20,26 +16,9 @@ from alpaca_jax.records import Record
 from alpaca_jax.scores.answers.answer import Answer, AnswerSet
 from alpaca_jax.scores.answers.config import AnswersConfig
 from alpaca_jax.scores.answers.growing import AnswerFile
+from alpaca_jax.scores.loaded import Loaded
 from alpaca_jax.scores.prompts import Prompt, PromptSet
 from alpaca_jax.terminal import Console
-from alpaca_jax.tokenizer import Tokenizer
-
-SAMPLED = 8  # values along each axis of a weight that its fingerprint looks at
-
-
-class Model(Protocol):
-    """What is needed of a model in memory."""
-
-    name: str
-    source: str
-    tokenizer: Tokenizer
-    template: Template
-    eos_ids: Sequence[int]
-    params: Any
-
-    def batch(self, slots: int) -> Batch:
-        """Its decoder of up to that many sequences at once."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +31,7 @@ class _Job:
     tokens: int = 0
 
 
-def answer(model: Model, prompts: PromptSet, config: AnswersConfig, path: Path, console: Console, name: str | None = None) -> AnswerSet:
+def answer(model: Loaded, name: str, prompts: PromptSet, config: AnswersConfig, path: Path, console: Console) -> AnswerSet:
     """Returns the model's answers to the prompts, `config.seeds` to each; what `path` has of them already isn't made again.
 
     A prompt is rendered as training renders a record, and ends as its answers end; later turns follow the answers that were given. One
@@ -66,37 +45,27 @@ def answer(model: Model, prompts: PromptSet, config: AnswersConfig, path: Path, 
     shortened = set[str]()
     if missing:
         run = _Answering(model, template, config, file, shortened)
-        with ProgressBar(f"answers of {name or model.name}", len(jobs), len(jobs) - len(missing), console, transient=True) as bar:
+        with ProgressBar(f"answers of {name}", len(jobs), len(jobs) - len(missing), console, transient=True) as bar:
             run.all(missing, bar)
     wanted = range(config.seed, config.seed + config.seeds)
     found = {id: [by_seed[seed] for seed in wanted if seed in by_seed] for id, by_seed in file.answers.items()}
     notes = [f"{len(file.damaged)} damaged lines of {path} were answered again ({file.damaged[0]})"] if file.damaged else []
     notes += [f"earlier answers with other settings are in {file.renamed}"] if file.renamed else []
     notes += [f"{len(shortened)} prompts were too long for the model and lost their beginning"] if shortened else []
-    return AnswerSet.of(name or model.name, model.source, prompts, found, model=model.name, notes=tuple(notes))
+    return AnswerSet.of(name, model.source, prompts, found, notes=tuple(notes))
 
 
-def settings(model: Model, template: Template, prompts: PromptSet, config: AnswersConfig) -> dict[str, Any]:
+def settings(model: Loaded, template: Template, prompts: PromptSet, config: AnswersConfig) -> dict[str, Any]:
     """What decides the answers of a model: another value of any of these gives other answers."""
+    identity = {name: value for name, value in model.identity().items() if name not in ("source", "template")}
     written = hashlib.sha256(template.chat_template().encode()).hexdigest()[:16]
-    of_model = {"model": fingerprint(model.params), "tokenizer": model.tokenizer.fingerprint[:16], "template": written}
-    return of_model | {"prompts": prompts.whole, **config.sampling()}
-
-
-def fingerprint(params: Any) -> str:
-    """A hash of the names, shapes and a sample of the values of all weights, 16 hex digits: the same on every mesh."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        sample = np.asarray(leaf[tuple(slice(None, None, -(-size // SAMPLED)) for size in leaf.shape)])
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()[:16]
+    return {**identity, "template": written, "prompts": prompts.whole, **config.sampling()}
 
 
 class _Answering:
     """The work on a list of jobs: as many at once as the batch has slots."""
 
-    def __init__(self, model: Model, template: Template, config: AnswersConfig, file: AnswerFile, shortened: set[str]) -> None:
+    def __init__(self, model: Loaded, template: Template, config: AnswersConfig, file: AnswerFile, shortened: set[str]) -> None:
         self._model, self._template, self._config, self._file, self._shortened = model, template, config, file, shortened
         self._batch = model.batch(config.slots)
         self._room = self._batch.max_length - config.max_tokens
@@ -149,6 +118,4 @@ class _Answering:
     def _options(self, job: _Job) -> Options:
         drawn = hashlib.sha256(f"{job.seed}/{job.prompt.id}/{len(job.said)}".encode()).digest()
         config = self._config
-        return Options(
-            config.max_tokens, config.settled_temperature, config.top_p, int.from_bytes(drawn[:4], "big"), stop_ids=self._stop
-        )
+        return Options(config.max_tokens, config.settled_temperature, config.top_p, int.from_bytes(drawn[:4], "big"), stop_ids=self._stop)

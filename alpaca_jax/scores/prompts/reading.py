@@ -1,7 +1,7 @@
 """A file of prompts as a PromptSet."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"line {number}", lambda line=line: line.decode().strip()  # type: ignore[misc]
 
 
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -61,7 +61,9 @@ def _turns(item: Mapping[str, Any]) -> Prompt:
     turns = item["turns"]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
         raise ValueError("turns must be a list of what the user says, texts that aren't empty")
-    return Prompt.of(turns[0], id=identity(item), later=tuple(turns[1:]), system=_text(item, "system"), source=_rest(item, "turns", "system"))
+    return Prompt.of(
+        turns[0], id=identity(item), later=tuple(turns[1:]), system=_text(item, "system"), source=_rest(item, "turns", "system")
+    )
 
 
 def _record(item: Mapping[str, Any]) -> Prompt:
