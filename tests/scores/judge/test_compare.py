@@ -51,7 +51,7 @@ def test_a_better_model_is_found_to_be_better_in_every_mode(tmp_path, gives):
         assert found["position"]["logit"]["value"] == pytest.approx(0.5, abs=1e-6)
         assert found["position"]["corrected"]["value"] == pytest.approx(93.76, abs=0.1)  # the mean of the sigmoid at 2, 3 and 4
     assert made.value["judge"]["mode"] == gives and made.value["judge"]["prompt"] == "pairwise-1"
-    assert made.value["bill"]["requests"] == script.asked.total()
+    assert made.value["bill"]["prompt_tokens"] == 400 * script.asked.total()
     assert made.per_prompt()["ours"].keys() == {f"p{place}" for place in range(NUMBER)}
 
 
