@@ -11,7 +11,7 @@ from typing import Any
 
 from scripted_teacher import Reply, answer, error
 
-_PART = re.compile(r"\[([0-9a-f]{12}) (instruction|answer A|answer B)(?:, turn \d+)?\]\n(.*?)\n\[\1 end of", re.S)
+_PART = re.compile(r"\[([0-9a-f]{8}) (instruction|answer A|answer B)(?:, turn \d+)?\]\n(.*?)\n\[\1 end of", re.S)
 _QUALITY = re.compile(r"\{q(-?\d+\.\d+)\}")
 
 

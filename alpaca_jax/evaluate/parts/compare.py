@@ -16,7 +16,7 @@ from alpaca_jax.evaluate.settings import Settings
 from alpaca_jax.records import MANIFEST, Manifest
 from alpaca_jax.report import Section
 from alpaca_jax.rundir import write_atomic, write_json
-from alpaca_jax.scores.answers import AnswerSet, file, gather
+from alpaca_jax.scores.answers import Answer, AnswerSet, file, gather
 from alpaca_jax.scores.judge import page
 from alpaca_jax.scores.judge.asking import Judge, folder_name
 from alpaca_jax.scores.judge.compare import compare
@@ -99,15 +99,28 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
 
 
 def _answers(context: Context, name: str, whole: PromptSet, asked: PromptSet) -> AnswerSet:
-    """The set of that name, which the part `answers` left; the reference answers are read from the prompts' own file."""
+    """The set of that name, which the part `answers` left; the reference answers stand beside the prompts."""
     place = gather.path(context.folder.path("evaluate", answers.NAME, "x").parent, name)
     if name == REFERENCE:
-        found = file.read(whole.place, whole, name, "compare.against").within(asked)
+        found = _reference(asked)
         file.write(place, found)
         return found
     if not place.exists():
         raise UserError(f"compare: the answers of {name} are not in {place}; run the part answers first, as without parts=[compare]")
     return file.read(place, whole, name, "compare").within(asked)
+
+
+def _reference(prompts: PromptSet) -> AnswerSet:
+    """The answers that the file of prompts holds beside them: `output` (Self-Instruct, AlpacaEval, records) or `reference` (MT-bench)."""
+    found = {}
+    for prompt in prompts:
+        given = prompt.source.get("output") or prompt.source.get("reference")
+        texts = [given] if isinstance(given, str) else given
+        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+            found[prompt.id] = [Answer(texts[0], later=tuple(texts[1:]))]
+    if not found:
+        raise UserError(f"compare.against: {prompts.place} holds no reference answers; give the name of other answers")
+    return AnswerSet.of(REFERENCE, prompts.place, prompts, found)
 
 
 def _related(context: Context) -> dict[str, str]:

@@ -55,9 +55,9 @@ def _fenced(mark: str, name: str, texts: Sequence[str], many: bool) -> str:
 
 
 def _mark(texts: Sequence[str]) -> str:
-    """Twelve hexadecimal digits that no text holds. They follow from all texts together, so that no author of one can know them."""
+    """Eight hexadecimal digits that no text holds. They follow from all texts together, so that no author of one can know them."""
     digest = hashlib.sha256("\0".join(texts).encode())
-    while any((mark := digest.hexdigest()[:12]) in text for text in texts):
+    while any((mark := digest.hexdigest()[:8]) in text for text in texts):
         digest.update(b"again")
     return mark
 

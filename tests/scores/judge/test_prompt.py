@@ -10,7 +10,7 @@ PAIR = Pair(("Name a river.",), ("The Rhine.",), ("The Alps.",))
 
 
 def marks(text):
-    return set(re.findall(r"\[([0-9a-f]{12}) ", text))
+    return set(re.findall(r"\[([0-9a-f]{8}) ", text))
 
 
 def test_the_texts_stand_between_marks_and_the_order_is_the_pairs():
@@ -57,7 +57,7 @@ def test_a_mark_that_a_text_holds_is_not_taken(monkeypatch):
             return first if not Rigged.calls else "f" * 64
 
     monkeypatch.setattr(prompt.hashlib, "sha256", Rigged)
-    assert prompt._mark([*texts, f"holds {first}"]) == "f" * 12
+    assert prompt._mark([*texts, f"holds {first}"]) == "f" * 8
 
 
 def test_all_turns_are_shown():
