@@ -10,6 +10,7 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.contamination import ContaminationConfig
 from alpaca_jax.sharding import MeshConfig
 
 
@@ -56,3 +57,4 @@ class Config:
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
     answers: AnswersConfig = AnswersConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
