@@ -26,7 +26,8 @@ class Grams:
             return
         wide = ids.astype(np.uint64)
         found = _hashes([wide[start : start + number] for start in range(self.size)], number)
-        for place in np.flatnonzero(np.isin(found, self._hashes)):
+        nearest = np.minimum(np.searchsorted(self._hashes, found), len(self._hashes) - 1)
+        for place in np.flatnonzero(self._hashes[nearest] == found):
             if prompts := self._prompts.get(tuple(ids[place : place + self.size].tolist())):
                 yield int(place), prompts
 

@@ -34,21 +34,19 @@ class Nearest:
             row = slice(common.indptr[prompt], common.indptr[prompt + 1])
             where = common.indices[row]
             bounds = 2 * common.data[row] / (self._lengths[prompt] + sizes[where])
-            above = bounds > self.best[prompt]
-            where, bounds = where[above], bounds[above]
-            order = np.argsort(-bounds, kind="stable")
-            self._compare(prompt, text, where[order], bounds[order], strings, first)
+            self._compare(prompt, text, where, bounds, strings, first)
 
     def _compare(self, prompt: int, text: str, where: np.ndarray, bounds: np.ndarray, strings: Sequence[str], first: int) -> None:
-        for start in range(0, len(where), BLOCK):
-            if bounds[start] <= self.best[prompt]:
-                return
-            candidates = where[start : start + BLOCK]
-            found = process.extractOne(
-                text, [strings[each] for each in candidates], scorer=Indel.normalized_similarity, score_cutoff=self.best[prompt]
-            )
-            if found is not None and found[1] > self.best[prompt]:
+        """Compares a prompt with the records `where`, those with the highest bounds first, until none is above the best."""
+        while len(where):
+            order = np.argpartition(-bounds, BLOCK) if len(where) > BLOCK else np.arange(len(where))
+            candidates, rest = where[order[:BLOCK]], order[BLOCK:]
+            best = self.best[prompt]
+            found = process.extractOne(text, [strings[each] for each in candidates], scorer=Indel.normalized_similarity, score_cutoff=best)
+            if found is not None and found[1] > best:
                 self.best[prompt], self.record[prompt] = found[1], first + candidates[found[2]]
+            rest = rest[bounds[rest] > self.best[prompt]]
+            where, bounds = where[rest], bounds[rest]
 
     def _matrix(self, texts: Sequence[Sequence[int]], new: bool = False) -> "scipy.sparse.csr_array":  # type: ignore[name-defined]  # noqa: F821
         """Texts x (word, how often it came before in the text): the product of two such rows counts the words in common."""

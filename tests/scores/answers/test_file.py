@@ -82,12 +82,18 @@ def test_what_can_t_be_used_is_named_and_the_rest_goes_on(tmp_path):
     assert texts(found) == {"p1": ["Oder"]} and found.missing == ("p0", "p2")
     others, damaged = found.notes
     assert others == "1 answers to other prompts, left out (line 1)"
-    assert damaged.startswith("3 damaged answers, left out (line 3: output must be a text, or a list of texts, got int, line 4: it says neither")
+    assert damaged.startswith(
+        "3 damaged answers, left out (line 3: output must be a text, or a list of texts, got int, line 4: it says neither"
+    )
 
 
 def test_an_instruction_that_several_prompts_have_needs_its_input(tmp_path):
     asked = PromptSet("set", "s", (Prompt.of("Add.", "1 2", id="a"), Prompt.of("Add.", "3 4", id="b"), Prompt.of("Go.", "x", id="c")))
-    lines = [{"instruction": "Add.", "output": "?"}, {"instruction": "Add.", "input": "3 4", "output": "7"}, {"instruction": "Go.", "output": "y"}]
+    lines = [
+        {"instruction": "Add.", "output": "?"},
+        {"instruction": "Add.", "input": "3 4", "output": "7"},
+        {"instruction": "Go.", "output": "y"},
+    ]
     found = read(tmp_path, lines, asked)
     assert texts(found) == {"b": ["7"], "c": ["y"]}
     assert found.notes == ("1 answers to an instruction that several prompts have, left out: give ids or inputs (line 1)",)
