@@ -8,7 +8,9 @@ from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.data.config import BatchConfig, DataConfig, Example
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
+from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.contamination import ContaminationConfig
 from alpaca_jax.sharding import MeshConfig
 
 
@@ -54,3 +56,5 @@ class Config:
     batch: BatchConfig
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
+    answers: AnswersConfig = AnswersConfig()
+    contamination: ContaminationConfig = ContaminationConfig()

@@ -1,5 +1,6 @@
 """Any OpenAI-compatible endpoint through the official client, with visible and bounded retries."""
 
+import itertools
 import os
 import random
 import threading
@@ -169,7 +170,9 @@ class Client:
         start = time.monotonic()
         if request.endpoint == "chat":
             system = [{"role": "system", "content": request.system}] if request.system else []
-            messages: Any = [*system, {"role": "user", "content": request.prompt}]
+            said = [*(text for turn in request.earlier for text in turn), request.prompt]
+            turns = [{"role": role, "content": text} for role, text in zip(itertools.cycle(("user", "assistant")), said, strict=False)]
+            messages: Any = [*system, *turns]
             received = self._openai.chat.completions.with_raw_response.create(messages=messages, **settings)
         else:
             received = self._openai.completions.with_raw_response.create(prompt=request.prompt, **settings)

@@ -27,6 +27,8 @@ def written(request: Request, received: Reply) -> dict[str, Any]:
     except UnicodeDecodeError:
         body = {"base64": base64.b64encode(received.body).decode()}
     asked = {**dataclasses.asdict(request), "stop": list(request.stop)}
+    if not request.earlier:
+        del asked["earlier"]  # as in the logs from before there were several turns
     return {"request": asked, "answer": {**body, "model": received.model, "seconds": received.seconds}}
 
 
@@ -105,9 +107,15 @@ def _request(fields: Mapping[str, Any]) -> Request:
     if not all(type(fields.get(name)) in (int, float) and math.isfinite(fields[name]) for name in NUMBERS) or fields["max_tokens"] < 0:
         raise ValueError("its request isn't one: a number is due")
     try:
-        return Request(**{**fields, "stop": tuple(fields.get("stop", []))})
+        return Request(**{**fields, "stop": tuple(fields.get("stop", [])), "earlier": _earlier(fields.get("earlier", []))})
     except TypeError as problem:
         raise ValueError(f"its request isn't one: {problem}") from None
+
+
+def _earlier(turns: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and [type(text) for text in turn] == [str, str] for turn in turns):
+        raise ValueError("its request isn't one: earlier turns are due as pairs of texts")
+    return tuple((user, assistant) for user, assistant in turns)
 
 
 def _read_before(fields: Mapping[str, Any]) -> Answer:
