@@ -9,6 +9,7 @@ from alpaca_jax.data.config import BatchConfig, DataConfig, Example
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
 
 
@@ -54,3 +55,4 @@ class Config:
     batch: BatchConfig
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
+    suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)

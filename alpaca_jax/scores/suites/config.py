@@ -26,6 +26,6 @@ class SuiteConfig:
 
     def __post_init__(self) -> None:
         if bool(self.tasks) == bool(self.own):
-            raise ValueError("a suite has tasks, as in tasks=[arc_easy], or it is one of our own, own=basics")
+            raise ValueError("a suite has either tasks or is our own; choose one by its name, suites=[mmlu], or give tasks=[arc_easy]")
         if self.base_url and self.via != "serve":
             raise ValueError("base_url names a server, which needs via=serve")

@@ -59,7 +59,7 @@ def write(folder: RunDir, place: tuple[str, ...], raw: Mapping[str, Any], ours: 
 
 def find(folder: RunDir, place: tuple[str, ...], key: Mapping[str, Any]) -> Result | None:
     """The newest result in `place` that was made of the same model by the same settings (`key`), if there is one."""
-    where = folder.path(*place, "results").parent
+    where = folder.root.joinpath(*place)
     files = sorted(where.glob("results_*.json"), reverse=True) if where.is_dir() else []
     return next((read(file) for file in files if _key(read_json(file)) == json.loads(json.dumps(key))), None)
 
