@@ -10,7 +10,12 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
+<<<<<<< HEAD
 from alpaca_jax.scores.judge.config import JudgeConfig
+=======
+from alpaca_jax.scores.contamination import ContaminationConfig
+from alpaca_jax.scores.suites.config import SuiteConfig
+>>>>>>> main
 from alpaca_jax.sharding import MeshConfig
 
 
@@ -57,4 +62,9 @@ class Config:
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
     answers: AnswersConfig = AnswersConfig()
+<<<<<<< HEAD
     compare: JudgeConfig | None = None
+=======
+    contamination: ContaminationConfig = ContaminationConfig()
+    suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)
+>>>>>>> main

@@ -33,7 +33,7 @@ def needs_model(config: Config) -> bool:
 
 
 def prompt_set(config: Config) -> PromptSet:
-    """The prompt set, of which the first `answers.limit` are answered; a UserError where their file, or the names of those who answer, can't be used."""
+    """The whole set; a UserError where its file, or the names of those who answer, can't be used."""
     gather.names(config.answers, [*OWN.values()])
     return prompts.read(str(config.answers.prompts))
 
