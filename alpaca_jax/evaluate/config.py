@@ -11,6 +11,7 @@ from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.scores.contamination import ContaminationConfig
+from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
 
@@ -60,3 +61,4 @@ class Config:
     answers: AnswersConfig = AnswersConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)
+    compare: JudgeConfig | None = None
