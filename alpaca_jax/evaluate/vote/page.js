@@ -53,8 +53,7 @@ function show(place) {
   only("vote");
   at("prompt").replaceChildren(...ballot.turns.map((turn) => element("p", turn)));
   for (const side of ["a", "b"]) {
-    at(side).textContent = ballot[side].trim() ? ballot[side] : "(an empty answer)";
-    at(side).classList.toggle("empty", !ballot[side].trim());
+    at(side).replaceChildren(...ballot[side].map((text) => element("p", text.trim() ? text : "(an empty answer)", text.trim() ? "" : "empty")));
     at(side).scrollTop = 0;
   }
   for (const button of document.querySelectorAll("[data-level]")) {

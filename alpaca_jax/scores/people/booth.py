@@ -4,12 +4,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores.people import questions, votes
 from alpaca_jax.scores.people.questions import Question
 from alpaca_jax.scores.people.votes import Ledger, Level, Vote
 
+T = TypeVar("T")
 HELD = 900.0  # seconds for which a question stays with the voter it was shown to
 
 
@@ -19,8 +21,8 @@ class Ballot:
 
     id: str
     turns: tuple[str, ...]
-    a: str
-    b: str
+    a: tuple[str, ...]  # one text a turn
+    b: tuple[str, ...]
     level: Level | None  # the earlier vote, where there is one
 
 
@@ -103,7 +105,7 @@ class Booth:
                 return question
         raise UserError("this page is older than the answers on the server: load it again")
 
-    def _as_shown(self, question: Question, name: str, pair: tuple[str, str]) -> tuple[str, str]:
+    def _as_shown(self, question: Question, name: str, pair: tuple[T, T]) -> tuple[T, T]:
         return (pair[1], pair[0]) if questions.swapped(question, votes.identity(name), self._seed) else pair
 
     def _given(self, ledger: Ledger) -> list[Question]:

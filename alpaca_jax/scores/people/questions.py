@@ -16,12 +16,12 @@ class Question:
     prompt: str  # its id
     turns: tuple[str, ...]  # what the user said
     models: tuple[str, str]
-    answers: tuple[str, str]
+    answers: tuple[tuple[str, ...], tuple[str, ...]]  # of each model, one text a turn
 
     @functools.cached_property
     def key(self) -> str:
         """What a vote is filed under: 16 hex digits of a hash of all of it, so that no vote counts for an answer that nobody has read."""
-        return digest(self.prompt, *self.turns, *self.models, *self.answers)[:16]
+        return digest(self.prompt, *(digest(*texts) for texts in (self.turns, self.models, *self.answers)))[:16]
 
 
 def digest(*parts: object) -> str:
