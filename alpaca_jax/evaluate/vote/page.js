@@ -83,10 +83,10 @@ function showResults(results) {
     const section = element("section", undefined, "panel");
     section.append(element("h2", part.title), element("p", part.note));
     const table = element("table"), head = element("tr"), body = element("tbody");
-    part.head.forEach((text, column) => head.append(element("th", text, column ? "number" : "")));
+    part.head.forEach((text, column) => head.append(element("th", text, part.numbers.includes(column) ? "number" : "")));
     for (const row of part.rows) {
       const line = element("tr");
-      row.forEach((text, column) => line.append(element("td", text, column ? "number" : "")));
+      row.forEach((text, column) => line.append(element("td", text, part.numbers.includes(column) ? "number" : "")));
       body.append(line);
     }
     table.append(element("thead"), body);

@@ -61,7 +61,9 @@ def _agreements(votes: Sequence[Vote], questions: Mapping[str, Question], judged
     for key, voter in sorted(points):
         by_question[key].append(voter)
     people = [
-        (points[key, one], points[key, other], key) for key, voters in by_question.items() for one, other in itertools.combinations(voters, 2)
+        (points[key, one], points[key, other], key)
+        for key, voters in by_question.items()
+        for one, other in itertools.combinations(voters, 2)
     ]
     ruled = {key: float(_longer(questions[key])) for key in by_question}
     judges = dict(zip(judged, map(float, statistics.outcomes(list(judged.values()))), strict=True))

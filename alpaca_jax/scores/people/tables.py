@@ -19,6 +19,7 @@ class Table:
     note: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    numbers: Sequence[int]  # the columns to align on the right
 
 
 def tables(value: Mapping[str, Any]) -> list[Table]:
@@ -56,8 +57,17 @@ def _preferences(value: Mapping[str, Any]) -> Table:
     note = f"{summary(value)}. Win rates in percent with 95% intervals; a tie counts a half."
     if position:
         note += f" Being shown first adds {position['value']:+.2f} ({position['low']:+.2f} to {position['high']:+.2f}) to the log odds."
-    head = ("model", "against", "people", "judge, same prompts", "better: much + slightly", "tie + both bad", "worse: slightly + much", "prompts")
-    return Table("What people prefer", note, head, rows)
+    head = (
+        "model",
+        "against",
+        "people",
+        "judge, same prompts",
+        "better: much + slightly",
+        "tie + both bad",
+        "worse: slightly + much",
+        "prompts",
+    )
+    return Table("What people prefer", note, head, rows, tuple(range(2, len(head))))
 
 
 def _agreement(value: Mapping[str, Any]) -> Table:
@@ -71,7 +81,9 @@ def _agreement(value: Mapping[str, Any]) -> Table:
         )
         for row in value["agreement"]
     ]
-    return Table("Who agrees with whom", AGREEMENT, ("", "pairs of verdicts", "agreement, %", "kappa", "without ties, %"), rows)
+    return Table(
+        "Who agrees with whom", AGREEMENT, ("", "pairs of verdicts", "agreement, %", "kappa", "without ties, %"), rows, tuple(range(1, 5))
+    )
 
 
 def _ranking(ranking: Mapping[str, Any]) -> Table:
@@ -79,7 +91,13 @@ def _ranking(ranking: Mapping[str, Any]) -> Table:
         (one["name"], figure(one["elo"], 0), "-".join(map(str, sorted(set(one["ranks"])))), str(one["votes"])) for one in ranking["models"]
     ]
     note = f"Bradley-Terry on all votes, a tie as half a win, {ranking['anchor']} at 0, errors clustered by prompt and by voter."
-    return Table("All models", " ".join([note, *(one["sentence"] for one in ranking["apart"])]), ("model", "Elo", "rank", "votes"), rows)
+    return Table(
+        "All models",
+        " ".join([note, *(one["sentence"] for one in ranking["apart"])]),
+        ("model", "Elo", "rank", "votes"),
+        rows,
+        tuple(range(1, 4)),
+    )
 
 
 def figure(estimate: Mapping[str, Any] | None, digits: int = 1) -> str:

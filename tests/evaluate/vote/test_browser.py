@@ -112,7 +112,9 @@ def test_a_killed_server_comes_back_and_two_voters_share_it(chromium, tmp_path):
             for tab in (ada, bob):
                 if tab.value("ballot !== null"):
                     press(tab, "3")
-    of_ada, of_bob = ([json.loads(line)["prompt"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("ada", "bob"))
+    of_ada, of_bob = (
+        [json.loads(line)["prompt"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("ada", "bob")
+    )
     assert len(set(of_ada) & set(of_bob)) == 3
     assert len(set(of_ada) | set(of_bob)) == 6
 
