@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from alpaca_jax import documents, rundir
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores import prompts
-from alpaca_jax.scores.answers import Answer, AnswerSet, file
+from alpaca_jax.scores.answers import AnswerSet, file
 from alpaca_jax.scores.people.questions import Question, digest
 from alpaca_jax.scores.prompts import PromptSet
 
@@ -31,20 +30,13 @@ def read(folder: Path, seed: int) -> Material:
     """Returns the Material in `dir/evaluate`; a UserError where fewer than two models' answers are there."""
     scores = rundir.read_json(folder / SCORES) if (folder / SCORES).is_file() else {}
     if not isinstance(scores, dict) or not scores.get("answers"):
-        raise UserError(
-            f"{folder / SCORES} doesn't say which answers there are; give the models' answers first: evaluate with answers.prompts=FILE and "
-            "a baseline, or answers.others=[FILE]"
-        )
+        raise UserError(f"{folder} has no answers to vote on; evaluate first, with answers.prompts=FILE and two models or files of answers")
     asked = prompts.read(scores["answers"]["prompts"]["place"]).first(scores["answers"]["prompts"]["number"])
-    sets = {
-        each["name"]: file.read(folder / ANSWERS / f"{each['name']}.jsonl", asked, each["name"], "dir")
-        for each in scores["answers"]["sets"]
-    }
-    pairs = _pairs(scores.get("compare"), list(sets))
+    names = [each["name"] for each in scores["answers"]["sets"]]
+    sets = {name: file.read(folder / ANSWERS / f"{name}.jsonl", asked, name, "dir") for name in names}
+    pairs = _pairs(scores.get("compare"), names)
     if not pairs:
-        raise UserError(
-            f"{folder / ANSWERS} holds the answers of {', '.join(sets) or 'no model'}; people compare two models: add another's"
-        )
+        raise UserError(f"{folder} has the answers of {', '.join(names)} alone; people compare two models: add those of another")
     chosen = [one for model, against in pairs for one in _questions(asked, sets[model], sets[against], seed)]
     judged = _judged(folder / PREFERENCES)
     return Material(

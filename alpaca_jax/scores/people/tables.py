@@ -4,6 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+PREFERENCES = (
+    "model",
+    "against",
+    "people",
+    "judge, same prompts",
+    "better: much + slightly",
+    "tie + both bad",
+    "worse: slightly + much",
+    "prompts",
+)
 AGREEMENT = (
     "Agreement is the share of equal verdicts among win, tie and loss; kappa takes out what two raters with their habits would agree on by "
     "chance. The last column leaves out every tie. A judge is as good as a person where its agreement with people reaches theirs with one "
@@ -57,17 +67,7 @@ def _preferences(value: Mapping[str, Any]) -> Table:
     note = f"{summary(value)}. Win rates in percent with 95% intervals; a tie counts a half."
     if position:
         note += f" Being shown first adds {position['value']:+.2f} ({position['low']:+.2f} to {position['high']:+.2f}) to the log odds."
-    head = (
-        "model",
-        "against",
-        "people",
-        "judge, same prompts",
-        "better: much + slightly",
-        "tie + both bad",
-        "worse: slightly + much",
-        "prompts",
-    )
-    return Table("What people prefer", note, head, rows, tuple(range(2, len(head))))
+    return Table("What people prefer", note, PREFERENCES, rows, tuple(range(2, len(PREFERENCES))))
 
 
 def _agreement(value: Mapping[str, Any]) -> Table:
@@ -81,9 +81,8 @@ def _agreement(value: Mapping[str, Any]) -> Table:
         )
         for row in value["agreement"]
     ]
-    return Table(
-        "Who agrees with whom", AGREEMENT, ("", "pairs of verdicts", "agreement, %", "kappa", "without ties, %"), rows, tuple(range(1, 5))
-    )
+    head = ("", "pairs of verdicts", "agreement, %", "kappa", "without ties, %")
+    return Table("Who agrees with whom", AGREEMENT, head, rows, (1, 2, 3, 4))
 
 
 def _ranking(ranking: Mapping[str, Any]) -> Table:
@@ -91,13 +90,8 @@ def _ranking(ranking: Mapping[str, Any]) -> Table:
         (one["name"], figure(one["elo"], 0), "-".join(map(str, sorted(set(one["ranks"])))), str(one["votes"])) for one in ranking["models"]
     ]
     note = f"Bradley-Terry on all votes, a tie as half a win, {ranking['anchor']} at 0, errors clustered by prompt and by voter."
-    return Table(
-        "All models",
-        " ".join([note, *(one["sentence"] for one in ranking["apart"])]),
-        ("model", "Elo", "rank", "votes"),
-        rows,
-        tuple(range(1, 4)),
-    )
+    note = " ".join([note, *(one["sentence"] for one in ranking["apart"])])
+    return Table("All models", note, ("model", "Elo", "rank", "votes"), rows, (1, 2, 3))
 
 
 def figure(estimate: Mapping[str, Any] | None, digits: int = 1) -> str:
