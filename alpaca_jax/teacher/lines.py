@@ -27,6 +27,8 @@ def written(request: Request, received: Reply) -> dict[str, Any]:
     except UnicodeDecodeError:
         body = {"base64": base64.b64encode(received.body).decode()}
     asked = {**dataclasses.asdict(request), "stop": list(request.stop)}
+    if not asked.pop("earlier"):
+        return {"request": asked, "answer": {**body, "model": received.model, "seconds": received.seconds}}
     return {"request": asked, "answer": {**body, "model": received.model, "seconds": received.seconds}}
 
 

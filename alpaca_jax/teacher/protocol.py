@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request: a raw text to continue (`completions`) or a single user turn (`chat`)."""
+    """One request: a raw text to continue (`completions`), or a user's turn (`chat`) after the `earlier` turns."""
 
     endpoint: Literal["completions", "chat"]
     prompt: str
@@ -17,6 +17,12 @@ class Request:
     seed: int
     stop: tuple[str, ...] = ()
     system: str = ""  # the system message of a chat; empty: the server's default
+    earlier: tuple[tuple[str, str], ...] = ()  # the turns of a chat before this one: what the user and the assistant said
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts of the prompt."""
+        return (self.system, *(text for turn in self.earlier for text in turn), self.prompt)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
