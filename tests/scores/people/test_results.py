@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections import defaultdict
 
 import pytest
 
@@ -25,16 +24,16 @@ def published(data_dir):
     rows = [json.loads(line) for line in (data_dir / "judged" / "human_votes.jsonl").read_text().splitlines()]
     expected = json.loads((data_dir / "judged" / "expected.json").read_text())["human_votes"]
     pairs = [tuple(name.split(" vs ")) for name in expected["pairs"]]
-    asked, votes = {}, []
+    asked, votes = {}, {}
     for row in rows:
         characters = {row["first"]: row["first_chars"], row["second"]: row["second_chars"]}
-        models = next((pair for pair in pairs if set(pair) == set(characters)), None)
-        if models is None:  # eight votes are on two other models
-            continue
+        models = next(pair for pair in pairs if set(pair) == set(characters))
         question = Question(row["prompt"], (row["prompt"],), models, tuple(("x" * characters[name],) for name in models))
         asked[question.key] = question
-        votes.append(Vote(row["annotator"], question.key, row["prompt"], row["first"], row["second"], LEVELS[row["preference"]]))
-    return list(asked.values()), votes, expected
+        vote = Vote(row["annotator"], question.key, row["prompt"], row["first"], row["second"], LEVELS[row["preference"]])
+        votes[vote.voter, vote.question] = vote
+    assert len(votes) == expected["votes"]
+    return list(asked.values()), list(votes.values()), expected
 
 
 def test_published_votes_give_the_published_figures(published):
