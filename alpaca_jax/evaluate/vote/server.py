@@ -1,8 +1,12 @@
 """Serves the page of a vote until Ctrl-C or SIGTERM."""
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -25,11 +29,9 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers requests until a signal comes, which is the usual end, or `should_exit` is set."""
+        """Answers requests until SIGINT or SIGTERM comes, the usual end, or `should_exit` is set."""
         try:
             asyncio.run(self.serve(sockets=[self._listener]))
-        except KeyboardInterrupt:  # uvicorn raises the signal again after its own ending
-            pass
         finally:
             if self._ready is not None:
                 self._ready.unlink(missing_ok=True)
@@ -40,3 +42,19 @@ class Server(uvicorn.Server):
         if self._ready is not None:
             rundir.write_json(self._ready, {"url": self.url, "pid": os.getpid()})
         self._console.print(f"vote here: {self.url} (Ctrl-C ends it and shows the results)", highlight=False)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes SIGINT and SIGTERM while the server runs; uvicorn would raise them again, and the results would be lost."""
+        if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread: a test, a notebook
+            yield
+            return
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self.should_exit = True

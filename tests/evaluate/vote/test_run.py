@@ -3,19 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+import threading
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
+from alpaca_jax.evaluate.config import Config
+from alpaca_jax.evaluate.run import run
 from alpaca_jax.evaluate.vote import material
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -46,7 +43,7 @@ def test_what_people_are_asked(folder):
     assert [question.prompt for question in read.questions] == ["task_0", "task_2"]
     assert read.questions[0].answers == (("one",), ("uno is longer",))
     assert read.questions[0].models == ("model", "teacher")
-    assert read.judged == {read.questions[0].key: 0.25}
+    assert read.judged[read.questions[0].key] == 0.25 and read.questions[1].key not in read.judged
     assert (read.anchor, read.equal) == ("teacher", 1)
 
 
@@ -75,43 +72,56 @@ def post(url, path, **body):
     return json.loads(urllib.request.urlopen(request, timeout=20).read())
 
 
-def test_two_voters_then_ctrl_c_and_the_scores_have_their_kappa(folder, tmp_path):
+def vote_for_the_longer(url, name):
+    """Votes to the end, and returns what the page says at the end."""
+    place = post(url, "/enter", voter=name)
+    while ballot := place["ballot"]:
+        longer = max("ab", key=lambda side: len(ballot[side][0]))
+        place = post(url, "/vote", voter=name, ballot=ballot["id"], level={"a": "first_much", "b": "second_slightly"}[longer])
+    return post(url, "/close", voter=name)["results"]
+
+
+def test_two_voters_then_ctrl_c_and_the_scores_have_their_kappa(folder, tmp_path, capsys):
     ready = tmp_path / "ready.json"
-    words = [f"dir={folder.parent}", "action=vote", "vote.port=0", "vote.overlap=1", f"vote.ready={ready}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "alpaca_jax", "evaluate", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    ended = threading.Event()
+    shown = []
+
+    def people():
+        while not ready.exists() and not ended.wait(0.01):
+            pass
+        try:
+            url = json.loads(ready.read_text())["url"]
+            shown.extend(vote_for_the_longer(url, name) for name in ("ada", "bob"))
+        finally:
+            if not ended.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=people)
+    settings = {"port": 0, "overlap": 1, "ready": str(ready)}
+    config = parse(Config, {"dir": str(folder.parent), "action": "vote", "vote": settings, "model": {}, "batch": {"examples": 1}})
+    thread.start()
     try:
-        while not ready.exists() and process.poll() is None:
-            time.sleep(0.05)
-        assert process.poll() is None, process.communicate()[0]
-        url = json.loads(ready.read_text())["url"]
-        for name in ("ada", "bob"):
-            place = post(url, "/enter", voter=name)
-            while place["ballot"]:
-                longer = max(place["ballot"]["a"], place["ballot"]["b"], key=lambda texts: len(texts[0]))
-                level = "first_much" if longer == place["ballot"]["a"] else "second_much"
-                place = post(url, "/vote", voter=name, ballot=place["ballot"]["id"], level=level)
-        assert "teacher" in json.dumps(post(url, "/close", voter="ada")["results"])
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        value = run(config)
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    assert process.returncode == 0, output
-    assert "Who agrees with whom" in output and "2 questions, 100% of them for every voter; 1 with equal answers are left out" in output
+        ended.set()
+        thread.join()
+    assert [table["title"] for table in shown[1]] == ["What people prefer", "Who agrees with whom"]
+    assert "teacher" in json.dumps(shown)
     assert not ready.exists()
+    told = capsys.readouterr()
+    assert "2 questions, 100% of them for every voter; 1 with equal answers are left out" in told.err
+    assert "Who agrees with whom" in told.out
     scores = json.loads((folder / "scores.json").read_text())
+    assert scores["people"] == value
     assert scores["compare"]["comparisons"]  # what the others left is still there
-    people, judge, rule = scores["people"]["agreement"]
-    assert scores["people"]["voters"] == {"ada": 2, "bob": 2}
-    for row, items in ((people, 2), (judge, 2), (rule, 4)):
+    assert value["voters"] == {"ada": 2, "bob": 2}
+    for row, items in zip(value["agreement"], (2, 2, 4), strict=True):
         assert (row["all"]["items"], row["all"]["agreed"]["value"]) == (items, 100.0)
-    assert scores["people"]["pairs"][0]["rate"]["estimate"]["value"] == 0.0
+    assert value["pairs"][0]["rate"]["estimate"]["value"] == 0.0
     assert "What people prefer" in (folder / "report.html").read_text()
+
+
+def test_an_object_store_is_refused():
+    config = parse(Config, {"dir": "gs://bucket/run", "action": "vote", "model": {}, "batch": {"examples": 1}})
+    with pytest.raises(UserError, match="give a folder on a disk"):
+        run(config)
