@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -20,9 +21,9 @@ class Server(uvicorn.Server):
     """uvicorn over a Page; where `ready` is given, the file holds {url, pid} while the page answers."""
 
     def __init__(self, page: Page, host: str, listener: socket.socket, console: Console, ready: Path | None = None) -> None:
-        super().__init__(
-            uvicorn.Config(page.app(host), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2, ws="none")
-        )
+        # uvicorn's own log_config would close the streams of other handlers; without it, its warnings reach stderr all the same.
+        options: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
+        super().__init__(uvicorn.Config(page.app(host), timeout_graceful_shutdown=2, **options))
         self.url = listening.url(host, listener)
         self._listener = listener
         self._console = console

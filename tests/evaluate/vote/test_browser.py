@@ -15,7 +15,9 @@ from alpaca_jax.scores.people.booth import Booth
 from alpaca_jax.scores.people.questions import Question
 from alpaca_jax.terminal import Console
 
-RESULTS = [{"title": "What people prefer", "note": "Said at the end.", "head": ["model", "votes"], "rows": [[MODELS[0], "3"]]}]
+RESULTS = [
+    {"title": "What people prefer", "note": "Said at the end.", "head": ["model", "votes"], "rows": [[MODELS[0], "3"]], "numbers": [1]}
+]
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>\n" + "long " * 4000
 READY = "!document.getElementById('vote').hidden && !document.body.classList.contains('busy')"
 
