@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.data.config import BatchConfig, DataConfig, Example
+from alpaca_jax.evaluate.vote.config import VoteConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.answers import AnswersConfig
@@ -49,7 +50,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    action: Literal["score"] = "score"
+    action: Literal["score", "vote"] = "score"
     parts: tuple[str, ...] | None = None  # of `score`: the parts to measure now; null: all that have settings
     seed: Seed = 0
     model: ModelConfig
@@ -62,3 +63,4 @@ class Config:
     contamination: ContaminationConfig = ContaminationConfig()
     suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)
     compare: JudgeConfig | None = None
+    vote: VoteConfig = VoteConfig()  # of `vote`
