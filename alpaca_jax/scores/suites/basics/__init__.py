@@ -6,6 +6,6 @@ their log-likelihood, which moves smoothly even where a model is too small to an
 
 from alpaca_jax.scores.suites.basics.config import BasicsConfig
 from alpaca_jax.scores.suites.basics.items import VERSION
-from alpaca_jax.scores.suites.basics.score import score
+from alpaca_jax.scores.suites.basics.score import rows, score
 
-__all__ = ["VERSION", "BasicsConfig", "score"]
+__all__ = ["VERSION", "BasicsConfig", "rows", "score"]

@@ -31,7 +31,7 @@ def score(loaded: Loaded, config: BasicsConfig, progress: Progress = lambda done
         "suite": "basics",
         "version": VERSION,
         "fingerprint": fingerprint(items)[:16],
-        "template": config.template or loaded.template.name,
+        "template": config.template or loaded.template_name,
         "items": len(items),
         "metric": config.metric,
         "score": metrics[config.metric]["value"],
@@ -43,6 +43,24 @@ def score(loaded: Loaded, config: BasicsConfig, progress: Progress = lambda done
         "seconds": round(time.perf_counter() - start, 3),
         "samples": samples,
     }
+
+
+def rows(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the figures of `score` as rows of lm-evaluation-harness's table: the suite, then each category; values from 0 to 1."""
+    parts = {value["suite"]: value["metrics"]} | {f"{value['suite']}_{name}": part["metrics"] for name, part in value["categories"].items()}
+    return [
+        {
+            "task": task,
+            "version": value["version"],
+            "filter": "none",
+            "n-shot": 0,
+            "metric": metric,
+            "value": figures["value"] / 100,
+            "stderr": None if figures["stderr"] is None else figures["stderr"] / 100,
+        }
+        for task, metrics in parts.items()
+        for metric, figures in metrics.items()
+    ]
 
 
 def _samples(loaded: Loaded, config: BasicsConfig, items: Sequence[Item], progress: Progress) -> list[dict[str, Any]]:
