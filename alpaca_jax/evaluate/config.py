@@ -45,6 +45,8 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
+    action: Literal["score"] = "score"
+    parts: tuple[str, ...] | None = None  # of `score`: the parts to measure now; null: all that have settings
     seed: Seed = 0
     model: ModelConfig
     baseline: str | None = None  # a second source, scored the same way before

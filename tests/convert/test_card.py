@@ -191,7 +191,9 @@ def test_damaged_files_of_a_run_are_named(file: str, content: str, run: Path, tm
     shutil.copytree(run, tmp_path / "mine")
     assert (tmp_path / "mine" / file).is_file()
     (tmp_path / "mine" / file).write_text(content)
-    with pytest.raises(UserError, match=r"the files of its run .* are not as a run writes them|(summary|generate)\.json|metrics\.jsonl, line 1"):
+    with pytest.raises(
+        UserError, match=r"the files of its run .* are not as a run writes them|(summary|generate)\.json|metrics\.jsonl, line 1"
+    ):
         card.render("hf", opened(tmp_path / "mine", 2), "bfloat16", None)
 
 
