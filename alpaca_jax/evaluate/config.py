@@ -35,7 +35,7 @@ class ScoredData(DataConfig):
         """These settings, with those that a run was trained with, or else the defaults, in the place of what is null."""
         given = self._given()
         names = {field.name for field in dataclasses.fields(DataConfig)} - {"cache"}
-        places = {"records", "sources"} if {"records", "sources"} & given.keys() else set()
+        places = {"records", "sources", "limit"} if {"records", "sources"} & given.keys() else set()
         of_run = {name: value for name, value in trained.items() if name in names - places}
         own = {name: value for name, value in to_mapping(self).items() if name in given}
         return parse(DataConfig, of_run | own, where)
