@@ -64,9 +64,7 @@ class ScriptedJudge:
 
     def logits(self, prompt: str, seed: int) -> float:
         """The log odds with which the first answer is preferred."""
-        first, second = (
-            "\n".join(text for _, name, text in _PART.findall(prompt) if name == which) for which in ("answer A", "answer B")
-        )
+        first, second = ("\n".join(text for _, name, text in _PART.findall(prompt) if name == which) for which in ("answer A", "answer B"))
         better = sum(map(float, _QUALITY.findall(first))) - sum(map(float, _QUALITY.findall(second)))
         longer = math.tanh((len(first) - len(second)) / 100)
         drawn = math.sqrt(-2 * math.log(self._uniform(prompt, seed, "u"))) * math.cos(2 * math.pi * self._uniform(prompt, seed, "v"))

@@ -24,7 +24,7 @@ from alpaca_jax.records import Manifest
 from alpaca_jax.rundir import RunDir, write_yaml
 from alpaca_jax.teacher.bill import Bill, prices
 from alpaca_jax.teacher.client import Client, key
-from alpaca_jax.teacher.config import Prices, TeacherConfig
+from alpaca_jax.teacher.config import Prices
 from alpaca_jax.teacher.growing import growing
 from alpaca_jax.teacher.local import listening
 from alpaca_jax.teacher.log import AnswerLog, files
@@ -71,7 +71,10 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
     collector.judge_log(skip_gaps=config.replay)
     stopped_by = "count" if collector.complete else "log"
     if not collector.complete and not config.replay:
-        with ProgressBar("records", config.count) as bar, listening(config.teacher, method.longest, folder / "teacher.log", bar.notice) as endpoint:
+        with (
+            ProgressBar("records", config.count) as bar,
+            listening(config.teacher, method.longest, folder / "teacher.log", bar.notice) as endpoint,
+        ):
             teacher, rates = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice), _rates(bill, collector)
             stopped_by = collector.fill(teacher, lambda: bar.update(len(collector.kept), rates()))
     why = f"{collector.fruitless()} " if stopped_by == "patience" else ""

@@ -71,7 +71,9 @@ def _top(logprobs: Mapping[str, Any]) -> tuple[Mapping[str, float], ...]:
     if isinstance(content, list):
         positions = [_alternatives([place, *_list(_object(place).get("top_logprobs"))]) for place in content[:MOST_POSITIONS]]
     else:
-        pairs = ([{"token": token, "logprob": value} for token, value in _object(place).items()] for place in _list(before)[:MOST_POSITIONS])
+        pairs = (
+            [{"token": token, "logprob": value} for token, value in _object(place).items()] for place in _list(before)[:MOST_POSITIONS]
+        )
         positions = [_alternatives(found) for found in pairs]
     return tuple(positions) if any(positions) else ()
 

@@ -27,9 +27,17 @@ def settings(tmp_path):
         "parts": ["answers", "compare"],
         "model": {},
         "batch": {"examples": 2, "sequence_length": 64},
-        "answers": {"prompts": str(tmp_path / "prompts.jsonl"), "others": {name: str(tmp_path / f"{name}.jsonl") for name in ("good", "bad")}},
+        "answers": {
+            "prompts": str(tmp_path / "prompts.jsonl"),
+            "others": {name: str(tmp_path / f"{name}.jsonl") for name in ("good", "bad")},
+        },
         "compare": {
-            "teacher": {"base_url": "", "model": "gpt-judge", "prices": {"prompt": 2.0, "completion": 8.0, "source": "test"}, "max_retries": 2},
+            "teacher": {
+                "base_url": "",
+                "model": "gpt-judge",
+                "prices": {"prompt": 2.0, "completion": 8.0, "source": "test"},
+                "max_retries": 2,
+            },
             "models": ["good"],
             "against": ["bad"],
         },
@@ -89,7 +97,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_asked(settings, chan
 
 
 def test_a_judge_that_refuses_leaves_the_answers(settings, tmp_path):
-    with pytest.raises(UserError, match="gives no verdict on 3 pairs; it said: \"I can't do that.\""):
+    with pytest.raises(UserError, match='gives no verdict on 3 pairs; it said: "I can\'t do that."'):
         evaluated(settings, ScriptedJudge(says="I can't do that."))
     assert json.loads((tmp_path / "run" / "evaluate" / "scores.json").read_text())["answers"]["sets"]
 

@@ -54,7 +54,12 @@ class Fought:
         """As JSON."""
         bout = self.bout
         head = {"model": bout.model, "against": bout.against, "prompt": bout.prompt.id, "seed": bout.seed}
-        return head | {"preference": self.preference, "first": self.first.preferred, "second": self.second.preferred, "asked": not bout.equal}
+        return head | {
+            "preference": self.preference,
+            "first": self.first.preferred,
+            "second": self.second.preferred,
+            "asked": not bout.equal,
+        }
 
 
 def bouts(prompts: PromptSet, model: AnswerSet, against: AnswerSet) -> list[Bout]:

@@ -94,7 +94,9 @@ def _tried(config: JudgeConfig, pair: Pair, ask: Ask, heard: list[str]) -> Choic
             return dataclasses.replace(choice, why=choice.why + why)
         heard.append(repr((answer.text or "")[:100]))
         if choice.mode == "logprobs" and wanted:
-            why = " (its log-probabilities are not those of labels)" if verdict.shows_logprobs(answer) else " (it gives no log-probabilities)"
+            why = (
+                " (its log-probabilities are not those of labels)" if verdict.shows_logprobs(answer) else " (it gives no log-probabilities)"
+            )
             # The same answer may have the letter: then the same request goes on being made, and none is paid for twice.
             wanted.remove(LETTER)
             if verdict.read(answer, "letter") is not None:

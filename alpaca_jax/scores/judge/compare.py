@@ -185,7 +185,11 @@ def _ranking(done: Sequence[Fought], names: Sequence[str], anchor: str, judge: J
 
 
 def _flags(
-    judge: Judge, models: Sequence[AnswerSet], against: Sequence[AnswerSet], related: Mapping[str, str], comparisons: Sequence[dict[str, Any]]
+    judge: Judge,
+    models: Sequence[AnswerSet],
+    against: Sequence[AnswerSet],
+    related: Mapping[str, str],
+    comparisons: Sequence[dict[str, Any]],
 ) -> list[Flag]:
     """What should make a reader distrust the comparison."""
     found = list(statistics.judge_flags(judge.name, related))
@@ -200,7 +204,9 @@ def _flags(
         if "always prefers" in place["reason"] or (logit is not None and abs(logit["value"]) >= BY_POSITION):
             size = f"a position of {logit['value']:+.1f} logits" if logit else place["reason"]
             which = f"{each['model']} against {each['against']}"
-            sentence = f"This judge answers by position ({which}): it prefers the answer shown first in {seen:.0f}% of its verdicts, {size}."
+            sentence = (
+                f"This judge answers by position ({which}): it prefers the answer shown first in {seen:.0f}% of its verdicts, {size}."
+            )
             found.append(Flag("the judge answers by position", sentence, seen / 100))
     return found
 

@@ -28,8 +28,12 @@ def sections(value: dict[str, Any]) -> Sequence[Section]:
     blocks: list[Block] = [Prose(line) for line in _sentences(value)]
     bars = [bar for each in value["comparisons"] for bar in _bars(each)]
     if bars:
-        blocks.append(Bars(bars, "Win rate in percent of prompts with its 95% interval; the line is at 50, where neither is better.", 100.0, 50.0))
-    blocks.append(report.Table(HEAD, [_row(each) for each in value["comparisons"]], NUMBERS, "The position is in logits; " + _length_note(value)))
+        blocks.append(
+            Bars(bars, "Win rate in percent of prompts with its 95% interval; the line is at 50, where neither is better.", 100.0, 50.0)
+        )
+    blocks.append(
+        report.Table(HEAD, [_row(each) for each in value["comparisons"]], NUMBERS, "The position is in logits; " + _length_note(value))
+    )
     if value["paired"]:
         blocks.append(_paired(value["paired"]))
     if value["ranking"]:
@@ -51,7 +55,9 @@ def remarks(value: dict[str, Any]) -> list[str]:
     for each in value["comparisons"]:
         names = f"{each['model']} against {each['against']}"
         if each["missing"]:
-            found.append(f"{names}: {len(each['missing'])} prompts have no answer of one of them ({_listed(each['missing'])}) and are left out.")
+            found.append(
+                f"{names}: {len(each['missing'])} prompts have no answer of one of them ({_listed(each['missing'])}) and are left out."
+            )
         if each["equal"]:
             found.append(f"{names}: {each['equal']} pairs of equal answers are ties, about which nobody was asked.")
         if each["unreadable"]:
@@ -59,7 +65,9 @@ def remarks(value: dict[str, Any]) -> list[str]:
             found.append(f"{names}: verdicts that are missing: {counts}. Their prompts count in neither position nor verdict.")
     found += [f"The judge refused a pair: {said}" for said in value["judge"]["refusals"]]
     if value["stopped_by"]:
-        found.append(f"The budget of {value['stopped_by']} ended the comparison before all verdicts were in; the same command goes on with a larger one.")
+        found.append(
+            f"The budget of {value['stopped_by']} ended the comparison before all verdicts were in; the same command goes on with a larger one."
+        )
     return found + [flag["sentence"] for flag in value["flags"]]
 
 
@@ -69,7 +77,9 @@ def bill(value: dict[str, Any]) -> str:
     tokens = bill["prompt_tokens"] + bill["completion_tokens"]
     each = f", {bill['tokens_a_verdict']:.0f} of a prompt each" if bill["tokens_a_verdict"] else ""
     doubtful = f" (and up to {bill['doubtful_dollars']:.4f} for requests without an answer)" if bill["doubtful_dollars"] else ""
-    return f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens{each}, {bill['dollars']:.4f} dollars{doubtful}."
+    return (
+        f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens{each}, {bill['dollars']:.4f} dollars{doubtful}."
+    )
 
 
 def _sentences(value: dict[str, Any]) -> list[str]:
@@ -82,7 +92,13 @@ def _row(each: dict[str, Any]) -> list[str]:
         return head + [""] * (len(HEAD) - len(head))
     rate, place, length = each["rate"], each["position"], each["length_controlled"]
     counts = [str(rate[name]) for name in ("wins", "ties", "losses")]
-    return head + [_with_error(rate["estimate"]), _interval(place["corrected"]), _interval(place["logit"], 2), _with_error(length["estimate"]), *counts]
+    return head + [
+        _with_error(rate["estimate"]),
+        _interval(place["corrected"]),
+        _interval(place["logit"], 2),
+        _with_error(length["estimate"]),
+        *counts,
+    ]
 
 
 def _bars(each: dict[str, Any]) -> list[Bar]:
@@ -106,7 +122,13 @@ def _paired(found: Sequence[dict[str, Any]]) -> report.Table:
         difference, sign = each["difference"], each["difference"]["sign"]
         rows.append(
             [each["a"], each["b"], each["against"], str(difference["prompts"]), _interval(difference["estimate"])]
-            + [f"{sign['better']} : {sign['worse']}", f"{sign['p_value']:.4f}", _p(each["p_value"]), _p(each["p_adjusted"]), each["verdict"]["word"]]
+            + [
+                f"{sign['better']} : {sign['worse']}",
+                f"{sign['p_value']:.4f}",
+                _p(each["p_value"]),
+                _p(each["p_adjusted"]),
+                each["verdict"]["word"],
+            ]
         )
     return report.Table(head, rows, range(3, 9), "The difference of win rates in points on the same prompts, with its paired interval.")
 

@@ -14,7 +14,9 @@ POINTS = {"A": 1.0, "B": 0.0, "C": 0.5}
 LONGEST = 10_000  # characters of an answer's end that are looked through for an object
 # What tokenizers and writers put around a letter.
 _AROUND = " \t\r\n▁Ġ\"'`*_()[]{}<>.:,;!#-"
-_LETTER = re.compile(r"(?:(?:my|the|final) )*(?:verdict|answer|choice|reply|better answer|better one)?(?: is| would be)?[\s:=*\"'(\[]*([abc])", re.I)
+_LETTER = re.compile(
+    r"(?:(?:my|the|final) )*(?:verdict|answer|choice|reply|better answer|better one)?(?: is| would be)?[\s:=*\"'(\[]*([abc])", re.I
+)
 _WORDS = {"tie": 0.5, "draw": 0.5, "neither": 0.5, "equal": 0.5, "answer a": 1.0, "answer b": 0.0}
 
 

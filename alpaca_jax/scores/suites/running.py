@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import random

@@ -88,7 +88,9 @@ def test_missing_answers_are_named_and_the_rest_is_judged(tmp_path):
 
 
 def test_a_judge_that_always_says_a_is_named(tmp_path):
-    made = compared(tmp_path, ScriptedJudge(says="A", gives="letter"), [answers("ours", lambda *_: 1.0)], [answers("theirs", lambda *_: 0.0)])
+    made = compared(
+        tmp_path, ScriptedJudge(says="A", gives="letter"), [answers("ours", lambda *_: 1.0)], [answers("theirs", lambda *_: 0.0)]
+    )
     (found,) = made.value["comparisons"]
     (flag,) = made.value["flags"]
     assert "This judge answers by position" in flag["sentence"] and "100%" in flag["sentence"]
@@ -97,14 +99,18 @@ def test_a_judge_that_always_says_a_is_named(tmp_path):
 
 
 def test_a_strong_position_is_flagged_with_its_logit(tmp_path):
-    made = compared(tmp_path, ScriptedJudge(position=3.0), [answers("ours", lambda place, _: place % 5 - 2.0)], [answers("theirs", lambda *_: 0.0)])
+    made = compared(
+        tmp_path, ScriptedJudge(position=3.0), [answers("ours", lambda place, _: place % 5 - 2.0)], [answers("theirs", lambda *_: 0.0)]
+    )
     assert "a position of +3.0 logits" in made.value["flags"][0]["sentence"]
 
 
 def test_several_models_are_ranked_and_their_differences_paired(tmp_path):
     sets = [answers("good", lambda place, _: 1.5 + place % 3), answers("fair", lambda place, _: 0.2 + place % 3)]
     teacher = answers("teacher", lambda place, _: 1.0 * (place % 4))
-    made = compared(tmp_path, ScriptedJudge("letter", position=0.5), sets, [teacher, answers("bad", lambda place, _: -1.0)], anchor="teacher")
+    made = compared(
+        tmp_path, ScriptedJudge("letter", position=0.5), sets, [teacher, answers("bad", lambda place, _: -1.0)], anchor="teacher"
+    )
     assert [each["model"] for each in made.value["comparisons"]] == ["good", "fair"] * 2
     assert all(each["p_adjusted"] >= each["p_value"] for each in made.value["comparisons"])
     strengths = {model["name"]: model["logit"]["value"] for model in made.value["ranking"]["models"]}
