@@ -78,7 +78,9 @@ def test_both_endpoints_send_what_was_asked_and_read_what_came(client):
 
 
 LOGPROBS = {
-    "chat": {"content": [{"token": "A", "logprob": -0.1, "bytes": [65], "top_logprobs": [{"token": " B", "logprob": -2.5}, {"token": "x"}]}]},
+    "chat": {
+        "content": [{"token": "A", "logprob": -0.1, "bytes": [65], "top_logprobs": [{"token": " B", "logprob": -2.5}, {"token": "x"}]}]
+    },
     "completions": {"tokens": ["A"], "token_logprobs": [-0.1], "top_logprobs": [{"A": -0.1, " B": -2.5, "y": None}], "text_offset": [0]},
 }
 
