@@ -38,9 +38,9 @@ class Position:
 def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[bool], asked: Sequence[bool] | None = None) -> Position:
     """The position logit and the corrected win rate from one row a verdict, with standard errors over prompts.
 
-    A row holds the preference for the model's answer, its prompt, whether that answer was shown first, and whether the judge was asked: equal
-    answers are a tie that nobody judged, which counts in the rates and says nothing about position. Verdicts of 0, 0.5 and 1 are corrected
-    by `normal_prompts`, probabilities by `shift`. Several verdicts of an order stay rows of their own: don't average them before.
+    A row holds the preference for the model's answer, its prompt, whether that answer was shown first, and whether the judge was asked:
+    equal answers are a tie that nobody judged, which counts in the rates and says nothing about position. Verdicts of 0, 0.5 and 1 are
+    corrected by `normal_prompts`, probabilities by `shift`. Several verdicts of an order stay rows of their own: don't average them before.
     """
     rows = _Rows.made(preferences, prompts, model_first, asked)
     if not rows.complete:
@@ -68,7 +68,7 @@ def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[
 
 
 def one_order(preferences: Values, model_first: Sequence[bool]) -> Estimate:
-    """Where each prompt was judged in one order, drawn at random: how many points higher the win rate is on those that showed the model first.
+    """Where each prompt was judged in one order, drawn at random: how many points more the model wins on those that showed it first.
 
     The standard error is Welch's. Without both orders of a pair there is no telling it from a difference between the two sets of prompts,
     and no corrected win rate.

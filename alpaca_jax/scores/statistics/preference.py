@@ -27,7 +27,7 @@ def from_alpaca_eval(values: Values) -> np.ndarray:
 
 
 def by_prompt(preferences: Values, prompts: Iterable[str]) -> dict[str, float]:
-    """Each prompt's mean over its readable verdicts (orders, seeds, votes), in order of first appearance; a prompt without one is absent."""
+    """Each prompt's mean over its readable verdicts (orders, seeds, votes); a prompt without one is absent."""
     gathered: dict[str, list[float]] = {}
     for prompt, value in zip(prompts, as_preferences(preferences), strict=True):
         if not np.isnan(value):
