@@ -20,7 +20,7 @@ from scipy.special import expit
 from alpaca_jax.scores.statistics.shift import Corrected
 
 # Standard normal prompts, on a grid that stays exact where the deviation is many logits (unlike Gauss-Hermite nodes).
-_GRID = np.linspace(-8.0, 8.0, 401)
+_GRID = np.linspace(-8.0, 8.0, 201)
 _WEIGHTS = np.exp(-(_GRID**2) / 2) / np.exp(-(_GRID**2) / 2).sum()
 _NEGLIGIBLE = 0.001  # where the bounds leave no more than a tenth of a point, no distribution needs to be assumed
 _ADDED = np.array([0, 0.5, 0.5, 0])  # prompts a cell; see `table`

@@ -46,12 +46,12 @@ def test_the_sign_test_is_exact():
 
 def test_the_bootstrap_covers_a_skewed_difference():
     covered = 0
-    for seed in range(200):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         a = {str(row): value for row, value in enumerate((rng.random(60) < 0.9).astype(float))}
         low, high = paired(a, dict.fromkeys(a, 0.5)).bootstrap
         covered += low <= 40 <= high
-    assert 0.90 <= covered / 200 <= 0.98
+    assert 0.88 <= covered / 100 <= 0.98
 
 
 def test_holm_multiplies_by_how_many_are_left_and_never_falls():
