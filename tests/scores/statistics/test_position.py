@@ -123,6 +123,14 @@ def test_equal_answers_are_ties_that_say_nothing_about_position():
     found = position([*first, *second, *[0.5] * 20], names, shown, [True] * 40 + [False] * 20)
     assert found.logit == alone.logit and (found.prompts, found.incomplete) == (40, 0)
     assert found.corrected.value == pytest.approx((alone.corrected.value + 50) / 2)
+    seeds = position(
+        [*first, *second, *[0.5] * 40],
+        [str(row) for row in range(20)] * 4,
+        [True] * 20 + [False] * 20 + [True] * 40,
+        [True] * 40 + [False] * 40,
+    )
+    assert seeds.corrected.value == found.corrected.value, "one of two seeds of each prompt has equal answers"
+    assert seeds.plain.value == found.plain.value and seeds.prompts == 20
     assert rows([0.5], [0.5], asked=[False, False]).reason == "all answers are equal: the judge was never asked"
 
 
