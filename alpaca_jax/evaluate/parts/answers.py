@@ -15,16 +15,21 @@ from alpaca_jax.scores import prompts, runs
 from alpaca_jax.scores.answers import AnswerSet, gather, own
 from alpaca_jax.scores.loaded import Loaded
 from alpaca_jax.scores.prompts import PromptSet, listed
+from alpaca_jax.teacher.growing import growing
 from alpaca_jax.terminal import Console
 
 NAME = "answers"
 OWN = {"before": "baseline", "after": "model"}  # the names of the sets that models in memory give
+RESERVED = (*OWN.values(), "reference")  # the last is what the file of prompts holds as answers
 SHOWN = 6  # prompts on the page
 
 
 def wanted(config: Config, settings: Settings) -> bool:
-    """Whether there is a prompt set."""
-    return config.answers.prompts is not None
+    """Whether there is a prompt set; a UserError where it can't be used, before anything else takes time."""
+    if config.answers.prompts is None:
+        return False
+    prompt_set(config)
+    return True
 
 
 def needs_model(config: Config) -> bool:
@@ -34,29 +39,31 @@ def needs_model(config: Config) -> bool:
 
 def prompt_set(config: Config) -> PromptSet:
     """The whole set; a UserError where its file, or the names of those who answer, can't be used."""
-    gather.names(config.answers, [*OWN.values()])
+    gather.names(config.answers, RESERVED)
     return prompts.read(str(config.answers.prompts))
 
 
 def with_model(context: Context, loaded: Loaded) -> AnswerSet:
     """The answers of one model."""
-    name = OWN[context.label]
-    path, config = gather.path(_folder(context), name), context.config.answers
-    made = own.answer(loaded, name, prompt_set(context.config).first(config.limit), config, path, context.console)
-    for note in made.notes:
-        context.console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True, style="yellow")
+    name, config = OWN[context.label], context.config.answers
+    asked = prompt_set(context.config).first(config.limit)
+    with growing(_folder(context)) as folder:
+        made = own.answer(loaded, name, asked, config, gather.path(folder, name), context.console)
+    gather.tell(made, context.console)
     return made
 
 
 def conclude(context: Context, before: AnswerSet | None, after: AnswerSet | None) -> dict[str, Any]:
     """The prompts and what is counted of each set, with the first answers of each."""
     whole, config = prompt_set(context.config), context.config.answers
-    others, asked = gather.others(config, whole, _folder(context), context.console), whole.first(config.limit)
-    sets = [each for each in (before, after) if each is not None] + others
+    with growing(_folder(context)) as folder:
+        others = gather.others(config, whole, folder, context.console)
+    asked, sets = whole.first(config.limit), [each for each in (before, after) if each is not None] + [*others.sets]
     return {
         "prompts": {name: getattr(asked, name) for name in ("name", "place", "fingerprint", "notes")} | {"number": len(asked)},
         "sampling": config.sampling() | {"seeds": config.seeds},
         "sets": [each.figures() for each in sets],
+        "failed": dict(others.failed),
         "equal": [[one.name, other.name] for n, one in enumerate(sets) for other in sets[n + 1 :] if one.fingerprint == other.fingerprint],
         "samples": [
             {"id": prompt.id, "prompt": prompt.turns[0], "answers": {each.name: _first(each, prompt.id) for each in sets}}
@@ -104,6 +111,7 @@ def _remarks(value: dict[str, Any]) -> list[str]:
     for each in value["sets"]:
         missing = [f"{len(each['missing'])} prompts have no answer ({listed(each['missing'])})"] if each["missing"] else []
         notes += [f"{each['name']}: {note}" for note in (*missing, *each["notes"])]
+    notes += [f"{name} is left out: {problem}" for name, problem in value["failed"].items()]
     return notes + [f"{one} and {other} say the same to every prompt" for one, other in value["equal"]]
 
 
