@@ -60,7 +60,10 @@ def conclude(context: Context, before: AnswerSet | None, after: AnswerSet | None
         others = gather.others(config, whole, folder, context.console)
     asked, sets = whole.first(config.limit), [each for each in (before, after) if each is not None] + [*others.sets]
     return {
-        "prompts": {name: getattr(asked, name) for name in ("name", "place", "fingerprint", "notes")} | {"number": len(asked)},
+        "prompts": {
+            **{name: getattr(asked, name) for name in ("name", "place", "fingerprint")},
+            **{"number": len(asked), "notes": list(asked.notes)},
+        },
         "sampling": config.sampling() | {"seeds": config.seeds},
         "sets": [each.figures() for each in sets],
         "failed": dict(others.failed),
@@ -94,7 +97,7 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
     return [Section("Answers", blocks, f"To the {asked['number']} prompts of {asked['name']} ({asked['fingerprint']}).")]
 
 
-HEAD = ("answers of", "source", "answered", "missing", "seeds", "empty", "cut", "characters", "tokens", "dollars")
+HEAD = ("name", "source", "answered", "missing", "seeds", "empty", "cut", "chars", "tokens", "dollars")
 
 
 def _rows(value: dict[str, Any]) -> list[list[str]]:
