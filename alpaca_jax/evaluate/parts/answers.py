@@ -62,7 +62,8 @@ def conclude(context: Context, before: AnswerSet | None, after: AnswerSet | None
     return {
         "prompts": {
             **{name: getattr(asked, name) for name in ("name", "place", "fingerprint")},
-            **{"number": len(asked), "notes": list(asked.notes)},
+            "number": len(asked),
+            "notes": list(asked.notes),
         },
         "sampling": config.sampling() | {"seeds": config.seeds},
         "sets": [each.figures() for each in sets],
