@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores.answers import endpoint, file
 from alpaca_jax.scores.answers.answer import AnswerSet
@@ -48,6 +49,10 @@ def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Con
     made, failed, asked = list[AnswerSet](), dict[str, str](), prompts.first(config.limit)
     for name, place in config.others.items():
         try:
+            if isinstance(place, str) and storage.at(place).is_dir():
+                raise UserError(
+                    f"answers.others.{name}: {place} is a folder; give the file of answers in it, or {{source: {place}}} for a model"
+                )
             if isinstance(place, str):
                 found = file.read(place, prompts, name, f"answers.others.{name}").within(asked)
             else:
