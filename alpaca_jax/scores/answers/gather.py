@@ -50,9 +50,8 @@ def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Con
     for name, place in config.others.items():
         try:
             if isinstance(place, str) and storage.at(place).is_dir():
-                raise UserError(
-                    f"answers.others.{name}: {place} is a folder; give the file of answers in it, or {{source: {place}}} for a model"
-                )
+                remedy = f"give the file of answers in it, or {{source: {place}}} where it is a model"
+                raise UserError(f"answers.others.{name}: {place} is a folder; {remedy}")
             if isinstance(place, str):
                 found = file.read(place, prompts, name, f"answers.others.{name}").within(asked)
             else:
