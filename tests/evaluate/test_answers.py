@@ -66,7 +66,7 @@ def test_answers_of_files_and_what_the_training_records_have_of_the_prompts(sett
     by_rule = {line["rule"]: line for line in found["scores"]}
     assert (by_rule["equal"]["all"], by_rule["equal"]["without"]) == (pytest.approx(0.6), pytest.approx(0.4))
     said = capsys.readouterr().out
-    assert "one: 1 prompts have no answer (p2)" in said
+    assert "one: prompts without an answer: 1 (p2)" in said
     assert "compare: preference of one on asked: 0.6000, without the 1 of 3 that are touched (equal) 0.4000" in said
     page = (tmp_path / "run" / "evaluate" / "report.html").read_text()
     assert "Contamination" in page and f"Say &lt;b&gt;{RUN}&lt;/b&gt;." in page and "answer 1" in page
@@ -99,7 +99,7 @@ def test_one_bad_file_leaves_the_others(settings, tmp_path, capsys):
     settings["answers"]["others"]["bad"] = written(tmp_path / "bad.jsonl", [{"id": "q", "output": "x"}])
     scores = evaluated(settings)
     assert [each["name"] for each in scores["answers"]["sets"]] == ["one", "two"]
-    assert "none of its 1 answers is to one of the 3" in scores["answers"]["failed"]["bad"]
+    assert "it has none to the 3" in scores["answers"]["failed"]["bad"]
     assert "bad is left out" in capsys.readouterr().err
 
 

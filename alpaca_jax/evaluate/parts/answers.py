@@ -113,8 +113,9 @@ def _rows(value: dict[str, Any]) -> list[list[str]]:
 def _remarks(value: dict[str, Any]) -> list[str]:
     notes = [f"{value['prompts']['name']}: {note}" for note in value["prompts"]["notes"]]
     for each in value["sets"]:
-        missing = [f"{len(each['missing'])} prompts have no answer ({listed(each['missing'])})"] if each["missing"] else []
-        notes += [f"{each['name']}: {note}" for note in (*missing, *each["notes"])]
+        missing = [f"prompts without an answer: {len(each['missing'])} ({listed(each['missing'])})"] if each["missing"] else []
+        long = [f"prompts too long for it, asked without their beginning: {each['shortened']}"] if each["shortened"] else []
+        notes += [f"{each['name']}: {note}" for note in (*missing, *long, *each["notes"])]
     notes += [f"{name} is left out: {problem}" for name, problem in value["failed"].items()]
     return notes + [f"{one} and {other} say the same to every prompt" for one, other in value["equal"]]
 
