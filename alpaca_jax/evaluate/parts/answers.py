@@ -21,7 +21,7 @@ from alpaca_jax.terminal import Console
 NAME = "answers"
 OWN = {"before": "baseline", "after": "model"}  # the names of the sets that models in memory give
 RESERVED = (*OWN.values(), "reference")  # the last is what the file of prompts holds as answers
-SHOWN = 6  # prompts on the page
+SHOWN, LONGEST = 6, 800  # prompts on the page, and characters of an answer there
 
 
 def wanted(config: Config, settings: Settings) -> bool:
@@ -79,9 +79,10 @@ def conclude(context: Context, before: AnswerSet | None, after: AnswerSet | None
 def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:
     """A row a set."""
     title = f"Answers to the {value['prompts']['number']} prompts of {value['prompts']['name']}"
-    table = Table(HEAD[0], *HEAD[2:], title=title, title_justify="left")
-    for row in _rows(value):
-        table.add_row(row[0], *row[2:])
+    head, rows = _table(value, without=("source",))
+    table = Table(*head, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for line in _remarks(value):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -91,7 +92,8 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
     """The table, what is odd about it, and the first answers side by side."""
     names = [each["name"] for each in value["sets"]]
     samples = [report.Sample(each["prompt"], [_shown(each["answers"].get(name)) for name in names]) for each in value["samples"]]
-    blocks: list[report.Block] = [report.Table(HEAD, _rows(value), range(2, len(HEAD)))]
+    head, rows = _table(value)
+    blocks: list[report.Block] = [report.Table(head, rows, range(2, len(head)))]
     blocks += [report.Prose(line) for line in _remarks(value)]
     blocks += [report.Samples(names, samples)] if names else []
     asked = value["prompts"]
@@ -101,13 +103,17 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
 HEAD = ("name", "source", "answered", "missing", "seeds", "empty", "cut", "chars", "tokens", "dollars")
 
 
-def _rows(value: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for each in value["sets"]:
-        counts = [str(number) for number in (each["answered"], len(each["missing"]), *(each[name] for name in ("seeds", "empty", "cut")))]
-        means = ["" if each[name] is None else f"{each[name]:.0f}" for name in ("mean_chars", "mean_tokens")]
-        rows.append([each["name"], each["source"], *counts, *means, f"{each['bill']['dollars']:.4f}" if each["bill"] else ""])
-    return rows
+def _table(value: dict[str, Any], without: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """The head and a row a set, without columns in which nothing stands."""
+    rows = [dict(zip(HEAD, _row(each), strict=True)) for each in value["sets"]]
+    head = [name for name in HEAD if name not in without and any(row[name] for row in rows)]
+    return head, [[row[name] for name in head] for row in rows]
+
+
+def _row(each: dict[str, Any]) -> list[str]:
+    counts = [str(number) for number in (each["answered"], len(each["missing"]), *(each[name] for name in ("seeds", "empty", "cut")))]
+    means = ["" if each[name] is None else f"{each[name]:.0f}" for name in ("mean_chars", "mean_tokens")]
+    return [each["name"], each["source"], *counts, *means, f"{each['bill']['dollars']:.4f}" if each["bill"] else ""]
 
 
 def _remarks(value: dict[str, Any]) -> list[str]:
@@ -122,7 +128,10 @@ def _remarks(value: dict[str, Any]) -> list[str]:
 
 def _first(answers: AnswerSet, id: str) -> str | None:
     found = answers.answers.get(id)
-    return found[0].text if found else None
+    if not found:
+        return None
+    text = found[0].text
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _shown(text: str | None) -> str:

@@ -25,7 +25,7 @@ from alpaca_jax.terminal import Console
 NAME = "contamination"
 SCORES = "per_item.json"  # what another part leaves in its folder: {set: {model: {id: score}}}
 WORST = 10
-LONGEST = 1500  # characters of a text that is shown
+LONGEST = 800  # characters of a text that is shown
 HEAD = ("set", "items", "equal", "13 words", "8 words", "ROUGE-L")  # in the order of RULES
 
 

@@ -75,7 +75,7 @@ class AnswerSet:
         return max(map(len, self.answers.values()), default=0)
 
     def figures(self) -> dict[str, Any]:
-        """What is counted of it, as a JSON value: answers and those that are empty, cut or shortened, their mean length, missing prompts."""
+        """What is counted of it, as a JSON value: answers, those empty, cut or shortened, their mean length, missing prompts."""
         all_answers = [answer for answers in self.answers.values() for answer in answers]
         counted = [answer.tokens for answer in all_answers if answer.tokens is not None]
         number = len(all_answers)
