@@ -10,17 +10,18 @@ from alpaca_jax.recipe.marker import Marker
 from alpaca_jax.recipe.sections import Outputs
 from alpaca_jax.recipe.units import count, duration, gigabytes, or_none
 from alpaca_jax.report import Card, Cards, Section
+from alpaca_jax.scores import page as scored
 
 
 def build(summary: dict[str, Any], outputs: Outputs, markers: Sequence[Marker]) -> str:
     """Returns the page as HTML, without the sections of stages that didn't run."""
     parts = [Section("", [Cards(_cards(summary, outputs))])]
     if outputs["scores"].get("heldout"):
-        parts.append(sections.heldout(outputs["scores"]))
+        parts.append(scored.heldout(outputs["scores"]))
     if outputs["metrics"]:
         parts.append(sections.training(outputs))
     if outputs["scores"].get("samples"):
-        parts.append(sections.samples(outputs["scores"]))
+        parts.append(scored.samples(outputs["scores"]))
     if outputs["manifest"]:
         parts.append(sections.data(outputs))
     parts += [sections.bill(summary, outputs, markers), sections.environment(summary, outputs), sections.again(summary, markers)]

@@ -12,20 +12,6 @@ from alpaca_jax.report import Bar, Bars, Block, Code, Pair, Sample, Samples, Sec
 Outputs = dict[str, Any]  # what `outcome.read` returns
 
 
-def heldout(scores: dict[str, Any]) -> Section:
-    heldout = scores["heldout"]
-    before, after = heldout.get("before"), heldout["after"]
-    bars = [Bar("before", before["loss"], f"{before['loss']:.4f}", "before")] if before else []
-    bars.append(Bar("after", after["loss"], f"{after['loss']:.4f}"))
-    caption = (
-        f"Nats a token over {count(after['examples'])} examples, {count(after['tokens'])} response tokens, each with the same weight; "
-        f"perplexity {after['perplexity']:.2f}" + (f", before {before['perplexity']:.2f}." if before else ".")
-    )
-    if before and not heldout.get("comparable", True):
-        caption += " The two models have different tokenizers, so their losses per token are not comparable."
-    return Section("Held-out loss", [Bars(bars, caption)], "The loss on answers that the student was not trained on; lower is better.")
-
-
 def training(outputs: Outputs) -> Section:
     lines = [line for line in outputs["metrics"] if line.get("loss") is not None and "tokens_real" in line]
     scored = [(_tokens_at(lines, line["step"]), line["heldout_loss"]) for line in outputs["metrics"] if "heldout_loss" in line]
@@ -82,14 +68,6 @@ def _training_table(train: dict[str, Any], lines: Sequence[dict[str, Any]]) -> r
         ("compiling", or_none(train.get("compile_seconds"), duration)),
     ]
     return report.Table([], [(name, text) for name, text in rows if text])
-
-
-def samples(scores: dict[str, Any]) -> Section:
-    samples = scores["samples"]
-    both = samples[0].get("before") is not None
-    labels = ["before", "after"] if both else ["after"]
-    blocks = [Sample(sample["prompt"], [sample[label] or "(no text)" for label in labels]) for sample in samples]
-    return Section("Samples", [Samples(labels, blocks)], "Greedy answers to fixed prompts; each ends by itself or at the token limit.")
 
 
 def data(outputs: Outputs) -> Section:

@@ -169,3 +169,27 @@ def test_a_baseline_is_checked_too(settings, trained, tmp_path):
     changed = {"model": settings["model"], "baseline": str(tmp_path / "run" / "train"), "data": data}
     with pytest.raises(UserError, match=r"run was trained on 5 of these 9"):
         run(parse(Config, settings | changed))
+
+
+def test_a_part_alone_leaves_the_others_as_they_are(settings, tmp_path, capsys):
+    both = run(parse(Config, settings))
+    again = run(parse(Config, settings | {"parts": ["samples"]}))
+    assert again["heldout"] == both["heldout"] and again["data"] == both["data"]
+    assert again["samples"] == both["samples"]
+    assert "Held-out response loss" not in capsys.readouterr().out.split("Count.")[-1]
+    page = (tmp_path / "run" / "evaluate" / "report.html").read_text()
+    assert "Held-out loss" in page and "Samples" in page
+
+
+def test_scores_of_another_model_are_replaced(settings, capsys):
+    run(parse(Config, settings))
+    other = run(parse(Config, settings | {"model": {"source": settings["baseline"]}, "parts": ["samples"]}))
+    assert other["heldout"] is None
+    assert "they are replaced" in capsys.readouterr().err
+
+
+def test_a_part_without_settings_is_named(settings):
+    with pytest.raises(
+        UserError, match=r"parts=\['nothing'\]: there are no settings for nothing; those that have some are heldout, samples"
+    ):
+        run(parse(Config, settings | {"parts": ["nothing"]}))

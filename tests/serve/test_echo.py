@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import socket
 import urllib.error
 import urllib.request
 
@@ -14,6 +15,7 @@ import pytest
 from decoding import batch_of
 
 from alpaca_jax.decode.generation import Generation, Options
+from alpaca_jax.listening import listen
 from alpaca_jax.model import llama
 from alpaca_jax.serve.echo import Echo
 from alpaca_jax.serve.scheduler import Job, Scheduler
@@ -184,6 +186,11 @@ def test_tokenize_and_back(server, tokenizer):
     ):
         found, answer = post(path, **body)
         assert (found, answer["error"]["param"]) == (status, param), body
+
+
+def test_answers_are_sent_at_once():
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # asyncio looks at nothing else before it turns Nagle's algorithm off
 
 
 def test_bos_goes_before_a_text_once():
