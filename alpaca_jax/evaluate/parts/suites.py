@@ -43,7 +43,7 @@ def with_model(context: Context, loaded: Loaded) -> dict[str, Result | str]:
 
 def conclude(context: Context, before: Mapping[str, Result | str] | None, after: Mapping[str, Result | str] | None) -> dict[str, Any]:
     """For each suite its rows, with the difference of both models on the same questions; `error` where there is none."""
-    value = {}
+    value: dict[str, Any] = {}
     for name, suite in context.config.suites.items():
         old, new = (found.get(name) if found else None for found in (before, after))
         if new is None or isinstance(new, str):

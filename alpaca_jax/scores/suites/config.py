@@ -29,3 +29,7 @@ class SuiteConfig:
             raise ValueError("a suite has either tasks or is our own; choose one by its name, suites=[mmlu], or give tasks=[arc_easy]")
         if self.base_url and self.via != "serve":
             raise ValueError("base_url names a server, which needs via=serve")
+
+    def shots(self, own: int | None) -> int:
+        """How many examples go before the questions of a task that has `own` ones; a task with 0 never has any, as in the harness."""
+        return own or 0 if own == 0 or self.num_fewshot is None else self.num_fewshot

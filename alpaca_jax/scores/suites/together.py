@@ -57,7 +57,7 @@ def rows(before: Result | None, after: Result, metrics: Collection[str] = ()) ->
 
 
 def difference(before: Result, after: Result, row: Row) -> Difference | None:
-    """That of a row: of a task over its questions, of a group over its tasks', each weighing as the harness weighs it; None without samples."""
+    """That of a row: a task's over its questions, a group's over its tasks, weighed as the harness weighs them; None without samples."""
     tasks = _leaves(after.members, row.task)
     parts = [_paired(*(each.values.get((task, row.metric, row.filter), {}) for each in (before, after))) for task in tasks]
     if not parts or any(part is None for part in parts):
