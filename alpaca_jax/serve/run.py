@@ -21,6 +21,8 @@ from alpaca_jax import rundir
 from alpaca_jax.decode import ahead, weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
+from alpaca_jax.decode.scoring import Scoring
+from alpaca_jax.decode.weights import Weights
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.model import Pretrained
@@ -52,25 +54,26 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
     # There is no use in storing weights wider than they are computed with.
     model = config.model.settled()
     dtype = model.compute_dtype if model.dtype == "float32" else model.dtype
-    batch = _batch(config, opened, Program.on(opened.architecture, Layout.of_one_device(), dtype))
+    program = Program.on(opened.architecture, Layout.of_one_device(), dtype)
+    own = _weights(opened, program)
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
-    scheduler = Scheduler(batch)
+    scheduler = Scheduler(Batch(program, own, config.slots, config.max_length), Scoring(program, own, config.max_length))
     name = config.name or _name(opened.source)
     return Service(name, opened.tokenizer, frozenset(opened.eos_ids), opened.architecture.vocab_size, scheduler), scheduler
 
 
-def _batch(config: Config, opened: Pretrained, program: Program) -> Batch:
-    """A batch whose programs are compiled, so that the first answer doesn't wait for them."""
+def _weights(opened: Pretrained, program: Program) -> Weights:
+    """The weights, with the programs compiled, so that the first answer doesn't wait for them."""
     a, dtype = opened.architecture, program.dtype
     if not program.tuning.columns:
         own = weights.unstacked(a, pretrained.load_params(opened, dtype))
         ahead.compile_smallest(program, own)
-        return Batch(program, own, config.slots, config.max_length)
+        return own
     with ThreadPoolExecutor(1) as pool:  # the weights are read in the meantime
         compiled = pool.submit(lambda: ahead.compile_smallest(program, weights.blank(a, dtype)))
         own = weights.fused(a, functools.partial(pretrained.read_weight, opened, dtype=dtype), dtype, threads=os.cpu_count() or 1)
         compiled.result()
-    return Batch(program, own, config.slots, config.max_length)
+    return own
 
 
 def _name(source: str) -> str:

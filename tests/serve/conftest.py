@@ -9,6 +9,7 @@ import openai
 import pytest
 from decoding import batch_of
 
+from alpaca_jax.decode.scoring import Scoring
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
@@ -62,7 +63,7 @@ def running(architecture, tokenizer):
 
     @contextlib.contextmanager
     def run(batch):
-        scheduler = Scheduler(batch)
+        scheduler = Scheduler(batch, Scoring(batch._program, batch._weights, batch.max_length))
         service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
         with _listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
