@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from alpaca_jax.decode.generation import Token
+from alpaca_jax.listening import LOOPBACK
 from alpaca_jax.serve import protocol
 from alpaca_jax.serve.echo import Echo, one_greedy_token, scored
 from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
@@ -26,7 +27,6 @@ from alpaca_jax.serve.text import Answer, Piece
 from alpaca_jax.serve.tokenization import DetokenizeRequest, TokenizeRequest, tokenizer_info
 from alpaca_jax.tokenizer import Tokenizer
 
-LOOPBACK = ("127.0.0.1", "localhost")
 PAGE = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import functools
 import os
 import signal
@@ -17,16 +16,15 @@ from pathlib import Path
 import psutil
 import uvicorn
 
-from alpaca_jax import rundir
+from alpaca_jax import listening, rundir
 from alpaca_jax.decode import ahead, weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
 from alpaca_jax.decode.scoring import Scoring
 from alpaca_jax.decode.weights import Weights
-from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.model import Pretrained
-from alpaca_jax.serve.app import LOOPBACK, Service
+from alpaca_jax.serve.app import Service
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.scheduler import Scheduler
 from alpaca_jax.sharding import Layout
@@ -42,7 +40,9 @@ def run(config: Config) -> None:
         ready.unlink(missing_ok=True)  # of a server that was killed
     _follow(config.parent)
     # Bound before the model is loaded: a port in use is heard of at once.
-    with _listen(config.host, config.port) as listener:
+    with listening.listen(config.host, config.port) as listener:
+        if not listening.is_loopback(config.host):
+            console.print(f"host={config.host}: everyone who reaches this address can use the model, there is no key", style="yellow")
         service, scheduler = _load(config)
         Server(service, scheduler, config.host, listener, ready).run()
 
@@ -97,8 +97,7 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._listener = listener
         self._interrupted = False
-        address = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        self.url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
+        self.url = listening.url(host, listener)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers requests until `end` or a signal; raises what ended the scheduler early."""
@@ -152,31 +151,6 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self._interrupted |= number == signal.SIGINT
         self.end()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; a UserError where there can't be one."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server just ended leaves its port waiting
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port={port}: something else listens on {host}:{port}; give another port, or port=0 for any free one"
-            ) from error
-        if error.errno == errno.EACCES:
-            raise UserError(f"port={port}: this user may not listen there; give a port from 1024 on, or port=0 for any free one") from error
-        raise UserError(f"host={host}: can't listen there ({error.strerror or error}); give an address of this machine") from error
-    if host not in LOOPBACK and host != "::1":
-        console.print(f"host={host}: everyone who reaches this address can use the model, there is no key", style="yellow")
-    return listener
 
 
 def _follow(parent: int | None) -> None:

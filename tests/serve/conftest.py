@@ -10,10 +10,11 @@ import pytest
 from decoding import batch_of
 
 from alpaca_jax.decode.scoring import Scoring
+from alpaca_jax.listening import listen
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
-from alpaca_jax.serve.run import Server, _listen
+from alpaca_jax.serve.run import Server
 from alpaca_jax.serve.scheduler import Scheduler
 
 TEMPLATE = (
@@ -65,7 +66,7 @@ def running(architecture, tokenizer):
     def run(batch):
         scheduler = Scheduler(batch, Scoring(batch._program, batch._weights, batch.max_length))
         service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
-        with _listen("127.0.0.1", 0) as listener:
+        with listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
             thread = threading.Thread(target=server.run)
             thread.start()

@@ -1,6 +1,5 @@
 """Log-probabilities of the prompt's own tokens over HTTP, as evaluation harnesses ask for them, against the training's forward pass."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
