@@ -13,7 +13,7 @@ from alpaca_jax.decode.scoring import Scoring
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.rundir import RunDir
 from alpaca_jax.scores.loaded import Loaded
-from alpaca_jax.scores.suites import harness, results, tasks
+from alpaca_jax.scores.suites import harness, own, results, tasks
 from alpaca_jax.scores.suites.backend import Backend, Told
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.scores.suites.endpoint import HttpBackend
@@ -27,19 +27,44 @@ from alpaca_jax.terminal import Console
 UNASKED = ("metrics", "slots", "via", "base_url")  # settings that change no result
 
 
-def run(name: str, suite: SuiteConfig, loaded: Loaded, folder: RunDir, console: Console, title: str = "") -> Result:
-    """Returns the result of the suite called `name` for a model, whose files are in folder/evaluate/suites/NAME/MODEL.
+def run(
+    name: str,
+    suite: SuiteConfig,
+    loaded: Loaded,
+    folder: RunDir | None,
+    console: Console,
+    title: str = "",
+    place: tuple[str, ...] | None = None,
+) -> Result:
+    """Returns the result of the suite called `name` for a model; its files are in folder/evaluate/suites/NAME/MODEL, or in `place`.
 
-    A UserError where a task, its data or what it needs isn't there.
+    Without a folder nothing is read or written. A UserError where a task, its data or what it needs isn't there.
     """
-    place, key = results.place(name, loaded.source), _key(suite, loaded)
-    if (found := results.find(folder, place, key)) is not None:
+    place, key = place or results.place(name, loaded.source), _key(suite, loaded)
+    if folder is not None and (found := results.find(folder, place, key)) is not None:
         return found
+    raw, facts = (_own if suite.own else _harness)(name, suite, loaded, f"{title}{name}", console)
+    return results.of(raw, facts) if folder is None else results.write(folder, place, raw, {"key": key, "facts": facts})
+
+
+def _own(name: str, suite: SuiteConfig, loaded: Loaded, title: str, console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
+    assert suite.own is not None
+    raw = own.evaluated(loaded, suite.own, title, console)
+    return raw, {
+        "chat_template": raw["template"],
+        "bos": "as in training",
+        "via": "process",
+        "seconds": raw["seconds"],
+        "chance": raw["chance"],
+    }
+
+
+def _harness(name: str, suite: SuiteConfig, loaded: Loaded, title: str, console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
     start = time.perf_counter()
-    with console.status(f"{title}{name}: loading its tasks"):
+    with console.status(f"{title}: loading its tasks"):
         chosen = tasks.load(name, suite)
-    with _answering(suite, loaded, f"{title}{name}", console) as backend:
-        model = _model(suite, loaded, backend, f"{title}{name}", console)
+    with _answering(suite, loaded, title, console) as backend:
+        model = _model(suite, loaded, backend, title, console)
         raw = harness.evaluated(model, chosen, suite)
     facts = {
         "bos": model.bos,
@@ -49,8 +74,7 @@ def run(name: str, suite: SuiteConfig, loaded: Loaded, folder: RunDir, console: 
         "via": suite.base_url or suite.via,
         "seconds": round(time.perf_counter() - start, 3),
     }
-    described = _described(suite, loaded, model, raw) | {"total_evaluation_time_seconds": str(facts["seconds"])}
-    return results.write(folder, place, {**raw, **described}, {"key": key, "facts": facts})
+    return {**raw, **_described(suite, loaded, model, raw), "total_evaluation_time_seconds": str(facts["seconds"])}, facts
 
 
 def _key(suite: SuiteConfig, loaded: Loaded) -> dict[str, Any]:
@@ -60,7 +84,7 @@ def _key(suite: SuiteConfig, loaded: Loaded) -> dict[str, Any]:
     files = sorted(data.rglob("*.jsonl")) if data else []
     digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     identity = loaded.identity()
-    if not suite.chat:
+    if not suite.chat and not suite.own:
         identity.pop("template")
     return {"suite": settings, "model": identity, "data": digests, "lm_eval": harness.version()}
 
