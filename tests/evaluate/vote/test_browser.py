@@ -1,6 +1,7 @@
 """The page in a real browser: keys, going back, reloading, two voters, strange answers, a phone."""
 
 import contextlib
+import dataclasses
 import json
 import threading
 
@@ -13,11 +14,10 @@ from alpaca_jax.evaluate.vote.app import Page
 from alpaca_jax.evaluate.vote.server import Server
 from alpaca_jax.scores.people.booth import Booth
 from alpaca_jax.scores.people.questions import Question
+from alpaca_jax.scores.people.tables import Table
 from alpaca_jax.terminal import Console
 
-RESULTS = [
-    {"title": "What people prefer", "note": "Said at the end.", "head": ["model", "votes"], "rows": [[MODELS[0], "3"]], "numbers": [1]}
-]
+RESULTS = [dataclasses.asdict(Table("What people prefer", "Said at the end.", ("model", "votes"), ((MODELS[0], "3"),), (1,)))]
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>\n" + "long " * 4000
 READY = "!document.getElementById('vote').hidden && !document.body.classList.contains('busy')"
 

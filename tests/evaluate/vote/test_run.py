@@ -60,6 +60,7 @@ def test_without_a_judge_every_two_models_are_compared(folder):
 def test_too_little_to_vote_on(folder):
     scores = json.loads((folder / "scores.json").read_text())
     scores["answers"]["sets"].pop()
+    scores["compare"]["comparisons"].pop()
     (folder / "scores.json").write_text(json.dumps(scores))
     with pytest.raises(UserError, match="has the answers of model alone; people compare two models"):
         material.read(folder, 0)
