@@ -62,17 +62,22 @@ def _agreements(votes: Sequence[Vote], questions: Mapping[str, Question], judged
     by_question = defaultdict[str, list[str]](list)
     for key, voter in sorted(points):
         by_question[key].append(voter)
+    prompt = {key: questions[key].prompt for key in by_question}
     people = [
-        (points[key, one], points[key, other], key)
+        (points[key, one], points[key, other], prompt[key])
         for key, voters in by_question.items()
         for one, other in itertools.combinations(voters, 2)
     ]
     ruled = {key: float(_longer(questions[key])) for key in by_question}
     judges = dict(zip(judged, map(float, statistics.outcomes(list(judged.values()))), strict=True))
+
+    def beside(said: Mapping[str, float]) -> list[tuple[float, float, str]]:
+        return [(points[key, voter], said[key], prompt[key]) for key, voter in sorted(points) if key in said]
+
     return [
         _agreement("people with people", people),
-        _agreement("judge with people", [(points[at], judges[at[0]], at[0]) for at in sorted(points) if at[0] in judges]),
-        _agreement("the longer one wins, with people", [(points[at], ruled[at[0]], at[0]) for at in sorted(points)]),
+        _agreement("judge with people", beside(judges)),
+        _agreement("the longer one wins, with people", beside(ruled)),
     ]
 
 

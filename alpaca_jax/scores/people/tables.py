@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+FEW = 6  # voters, who are named
 AGREEMENT = (
-    "Agreement is the share of equal verdicts among win, tie and loss, over all pairs of verdicts on the same two answers; kappa takes out "
-    "what two raters with their habits would agree on by chance. The last column leaves out every tie. A judge is as good as a person where "
-    "it agrees with people as they agree with one another, and knows more than length where it exceeds the last row. Intervals are 95%, "
+    "Agreement is the share of equal verdicts among win, tie and loss, over all pairs of verdicts on the same two answers; kappa takes "
+    "out what two raters with their habits would agree on by chance. The last column leaves out every tie. A judge is as good as a person "
+    "if it agrees with people as they agree with one another, and knows more than length if it exceeds the last row. Intervals are 95%, "
     "clustered by prompt."
 )
 
@@ -34,8 +35,11 @@ def tables(value: Mapping[str, Any]) -> list[Table]:
 
 def summary(value: Mapping[str, Any]) -> str:
     """Returns in a sentence who has voted on how much."""
-    voters = ", ".join(f"{name} {count}" for name, count in value["voters"].items())
-    return f"{value['votes']} votes on {value['voted']} of {value['questions']} questions ({voters})" if voters else "nobody has voted yet"
+    if not value["votes"]:
+        return "nobody has voted yet"
+    voters = value["voters"]
+    who = ", ".join(f"{name} {count}" for name, count in voters.items()) if len(voters) <= FEW else f"{len(voters)} voters"
+    return f"{value['votes']} votes on {value['voted']} of {value['questions']} questions ({who})"
 
 
 def _preferences(value: Mapping[str, Any]) -> Table:
