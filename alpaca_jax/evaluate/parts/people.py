@@ -57,8 +57,7 @@ def show(value: dict[str, Any] | None, scores: dict[str, Any], console: Console)
     """A table each of preferences, agreement and, of more than two models, their ranking."""
     if value is None:
         return
-    if not value["votes"]:
-        console.print(tables.summary(value), highlight=False)
+    console.print(f"People: {tables.summary(value)}", highlight=False, soft_wrap=True)
     for each in tables.tables(value):
         table = Table(title=each.title, title_justify="left", caption=each.note, caption_justify="left")
         for number, head in enumerate(each.head):
@@ -70,5 +69,5 @@ def show(value: dict[str, Any] | None, scores: dict[str, Any], console: Console)
 
 def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]:
     """The same tables."""
-    blocks = [report.Table(each.head, each.rows, each.numbers, f"{each.title}. {each.note}") for each in tables.tables(value)]
-    return [Section("People", blocks, f"{tables.summary(value)}, blind: without names, and in an order of their own for each voter.")]
+    blocks = [report.Table(each.head, each.rows, each.numbers, each.note) for each in tables.tables(value)]
+    return [Section("People", blocks, f"{tables.summary(value)}, blind: no names, and an order of their own for each voter.")]

@@ -62,7 +62,7 @@ def _preferences(value: Mapping[str, Any]) -> Table:
             )
         )
     position = value["ranking"]["position"]
-    note = f"{summary(value)}. Win rates in percent with 95% intervals; a tie counts a half."
+    note = "Win rates in percent with 95% intervals; a tie counts a half."
     if position:
         note += f" Being shown first adds {figure(position, 2)} to the log odds."
     return Table("What people prefer", note, head, rows, tuple(range(2, len(head))))

@@ -127,7 +127,7 @@ def test_two_voters_then_ctrl_c_and_the_scores_have_their_kappa(folder, tmp_path
     for row, items in zip(value["agreement"], (2, 2, 4), strict=True):
         assert (row["all"]["items"], row["all"]["agreed"]["value"]) == (items, 100.0)
     assert value["pairs"][0]["rate"]["estimate"]["value"] == 0.0
-    assert "What people prefer" in (folder / "report.html").read_text()
+    assert "people with people" in (folder / "report.html").read_text()
 
 
 def test_an_object_store_is_refused(folder, monkeypatch):
