@@ -1,10 +1,11 @@
 """The settings of `alpaca-jax train`."""
 
+from dataclasses import field
 from typing import Literal
 
 from alpaca_jax import storage
 from alpaca_jax.checkpoint import CheckpointConfig
-from alpaca_jax.config import configclass
+from alpaca_jax.config import configclass, suggestion
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.distributed import DistributedConfig
 from alpaca_jax.formats.config import ModelConfig
@@ -12,7 +13,9 @@ from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
 from alpaca_jax.ranges import Above0, Positive, Seed
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.suites.basics import BasicsConfig
 from alpaca_jax.sharding import MeshConfig
+from alpaca_jax.train.stopping import StoppingConfig
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 
@@ -30,6 +33,8 @@ class Config:
     evaluate_every: Positive | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
     export: Literal["float32", "bfloat16", "float16"] | None = None  # each kept checkpoint becomes a Hugging Face folder in this dtype too
     samples: SamplesConfig = SamplesConfig()
+    suites: dict[str, BasicsConfig] = field(default_factory=dict)  # by name; scored with each evaluation
+    early_stopping: StoppingConfig | None = None
     guard: GuardConfig = GuardConfig()
     profile: ProfileConfig | None = None
     model: ModelConfig
@@ -45,12 +50,27 @@ class Config:
     def __post_init__(self) -> None:
         if self.batch.rows is not None and self.batch.rows % self.microbatches:
             raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
-        if self.evaluate_every is not None and not self.data.heldout and not self.samples.prompts:
+        if self.evaluate_every is not None and not self.data.heldout and not self.samples.prompts and not self.suites:
             raise ValueError(
-                f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout or samples.prompts, or null"
+                f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout, suites or samples.prompts, or null"
+            )
+        if self.early_stopping is not None and self.early_stopping.metric not in (known := figures(self)):
+            name = self.early_stopping.metric
+            raise ValueError(
+                f"early_stopping.metric={name}: this run doesn't measure it{suggestion(name, known)}; "
+                + (f"it measures {', '.join(known)}" if known else "give evaluate_every=N, with data.heldout or suites")
             )
         if self.export is not None and storage.is_remote(self.dir):
             raise ValueError(
                 f"export={self.export} writes to a disk, and dir={self.dir} is none: leave it null, and "
                 f"`alpaca-jax convert source={self.dir}/train target=FOLDER` afterwards"
             )
+
+
+def figures(config: Config) -> list[str]:
+    """Returns the names of the figures that each evaluation of such a run measures; none where there are no evaluations."""
+    if config.evaluate_every is None:
+        return []
+    losses = ["heldout_loss"] * bool(config.data.heldout)
+    losses += ["heldout_loss_ema"] * bool(config.data.heldout and config.optimizer.ema)
+    return losses + [f"suites/{name}/{metric}" for name, suite in config.suites.items() for metric in suite.figures]

@@ -1,4 +1,4 @@
-"""What is measured along the way: the held-out loss, and answers to fixed prompts."""
+"""What is measured along the way: the held-out loss, suites, and answers to fixed prompts."""
 
 import functools
 import json
@@ -10,10 +10,13 @@ from alpaca_jax.data import template
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
-from alpaca_jax.distributed import beat
+from alpaca_jax.distributed import beat, is_lead
+from alpaca_jax.errors import UserError
 from alpaca_jax.model import llama
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Scorer
+from alpaca_jax.scores.loaded import Loaded
+from alpaca_jax.scores.suites import basics
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.setup import Setup
 
@@ -23,6 +26,7 @@ class Evaluation:
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self._config, self._setup = config, setup
+        self._folder = rundir.RunDir(config.dir).path("train", "suites")
         self._scorer: Scorer | None = None
         if config.evaluate_every is None:
             return
@@ -30,6 +34,11 @@ class Evaluation:
         if "heldout" in setup.data.examples:
             examples, length = setup.data.examples["heldout"], config.batch.sequence_length
             self._scorer = Scorer(setup.architecture, examples, setup.batches.rows, length, setup.layout, config.model.compute_dtype)
+        stopping = config.early_stopping
+        if stopping is not None and stopping.metric.startswith("heldout_loss") and not (self._scorer and self._scorer.examples):
+            raise UserError(
+                f"early_stopping.metric={stopping.metric}, but none of the records is held out: give a larger data.heldout, or more records"
+            )
 
     def due(self, step: int) -> bool:
         """True after the steps that are evaluated."""
@@ -43,6 +52,35 @@ class Evaluation:
         score = functools.partial(self._scorer.score, progress=lambda done: beat(step))  # the watchdog hears each batch
         losses = {"heldout_loss": score(params).loss}
         return losses if average is None else losses | {"heldout_loss_ema": score(average).loss}
+
+    def suites(self, step: int, params: llama.Params) -> dict[str, float]:
+        """Returns the figures of each suite under names such as `suites/basics/score`, and keeps its answers where the lead writes."""
+        found: dict[str, float] = {}
+        for name, suite in self._config.suites.items():
+            value = basics.score(self._loaded(step, params), suite, lambda done, of: beat(step))
+            samples = value.pop("samples")
+            found |= {f"suites/{name}/{metric}": value["metrics"][metric]["value"] for metric in suite.figures[1:]}
+            found[f"suites/{name}/score"] = value["score"]
+            if is_lead():
+                lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+                rundir.write_atomic(self._folder / f"{step}-{name}.jsonl", lines)
+        return found
+
+    def _loaded(self, step: int, params: llama.Params) -> Loaded:
+        """The weights of this step as a model that can be asked; nobody may keep it, since the next step overwrites them."""
+        config, setup = self._config, self._setup
+        return Loaded(
+            source=f"{config.dir}/train",
+            format=f"step {step}",
+            tokenizer=setup.tokenizer,
+            template_name=config.data.template,
+            architecture=setup.architecture,
+            layout=setup.layout,
+            dtype=config.model.compute_dtype,
+            compute_dtype=config.model.compute_dtype,
+            eos_ids=setup.eos_ids,
+            load=lambda: params,
+        )
 
     def samples(self, params: llama.Params) -> list[dict[str, str]]:
         """Returns the greedy answer to each of `samples.prompts`."""
