@@ -92,6 +92,8 @@ def _load(config: DataConfig, source: Source, tokenizer: Tokenizer) -> _Stored:
         "max_length": recipe.max_length,
         "truncation": recipe.truncation,
     }
+    if source.beyond is not None:
+        of_tokens["limit"] = config.limit
     name = f"examples/{origin.digest(of_tokens)}"
     folder, copy = cache / name, copies and copies / name
     if not folder.is_dir() and not fetch_copy(copy, folder, COUNTS):

@@ -27,6 +27,7 @@ class DataConfig:
     records: str | None = None  # a file or folder; null: the run's own dir/records
     template: str = "auto"  # which follows the records: the tokenizer's chat template for conversations, Alpaca's for instructions
     heldout: Natural = 0  # number of records kept out of training, chosen by the hash of their id
+    limit: Positive | None = None  # most records to train on (of each source), by the same hash, after those held out; null: all
     on_error: Literal["stop", "skip"] = "stop"  # what to do at a broken record
     max_length: Annotated[Example, OrAuto()] = 512  # most tokens of an example, BOS and EOS included
     truncation: Literal["truncate", "drop", "split"] = "truncate"  # what to do with a longer one

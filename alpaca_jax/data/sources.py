@@ -17,7 +17,7 @@ from alpaca_jax.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One set of records; `heldout` and `left_out` (both bool [N]) are None where no record is."""
+    """One set of records; `heldout`, `left_out` and `beyond` (bool [N]) are None where no record is."""
 
     config: SourceConfig
     origin: Origin
@@ -26,11 +26,12 @@ class Source:
     heldout: np.ndarray | None
     left_out: np.ndarray | None  # of training, as copies of what is held out of another source
     moved: bool  # whether other records are held out than by an earlier version, which tore copies apart
+    beyond: np.ndarray | None = None  # of training, too, by data.limit
 
     @property
     def trained(self) -> np.ndarray | None:
         """Which records are trained on, bool [N]; None: all of them."""
-        apart = [each for each in (self.heldout, self.left_out) if each is not None]
+        apart = [each for each in (self.heldout, self.left_out, self.beyond) if each is not None]
         return ~np.logical_or.reduce(apart) if apart else None
 
     @property
@@ -58,7 +59,8 @@ def find(config: DataConfig, path: str | Path, tokenizer: Tokenizer) -> dict[str
         if written == template.AUTO:
             written = template.following(surveyed.counted, len(surveyed.texts), tokenizer)
         heldout, moved = (None, False) if split is None else (split.heldout, split.moved)
-        found[name] = Source(source, records, surveyed, written, heldout, None, moved)
+        beyond = None if config.limit is None else _beyond(config.limit, surveyed.ranks, heldout)
+        found[name] = Source(source, records, surveyed, written, heldout, None, moved, beyond)
     return _apart(found) if len(found) > 1 and config.heldout else found
 
 
@@ -88,3 +90,12 @@ def _apart(sources: dict[str, Source]) -> dict[str, Source]:
             left_out &= ~source.heldout
         apart[name] = dataclasses.replace(source, left_out=left_out if left_out.any() else None)
     return apart
+
+
+def _beyond(limit: int, ranks: np.ndarray, heldout: np.ndarray | None) -> np.ndarray | None:
+    """The records, bool [N], that aren't held out and come after the first `limit` of those by their ranks; None where none does."""
+    order = np.argsort(ranks, kind="stable")
+    trained = order if heldout is None else order[~heldout[order]]
+    beyond = np.zeros(len(ranks), bool)
+    beyond[trained[limit:]] = True
+    return beyond if beyond.any() else None

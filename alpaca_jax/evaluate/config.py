@@ -6,9 +6,14 @@ from typing import Annotated, Any, Literal
 
 from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.data.config import BatchConfig, DataConfig, Example
+from alpaca_jax.evaluate.vote.config import VoteConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
+from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.contamination import ContaminationConfig
+from alpaca_jax.scores.judge.config import JudgeConfig
+from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
 
 
@@ -30,7 +35,7 @@ class ScoredData(DataConfig):
         """These settings, with those that a run was trained with, or else the defaults, in the place of what is null."""
         given = self._given()
         names = {field.name for field in dataclasses.fields(DataConfig)} - {"cache"}
-        places = {"records", "sources"} if {"records", "sources"} & given.keys() else set()
+        places = {"records", "sources", "limit"} if {"records", "sources"} & given.keys() else set()
         of_run = {name: value for name, value in trained.items() if name in names - places}
         own = {name: value for name, value in to_mapping(self).items() if name in given}
         return parse(DataConfig, of_run | own, where)
@@ -45,7 +50,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    action: Literal["score"] = "score"
+    action: Literal["score", "vote"] = "score"
     parts: tuple[str, ...] | None = None  # of `score`: the parts to measure now; null: all that have settings
     seed: Seed = 0
     model: ModelConfig
@@ -54,3 +59,8 @@ class Config:
     batch: BatchConfig
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
+    answers: AnswersConfig = AnswersConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)
+    compare: JudgeConfig | None = None
+    vote: VoteConfig = VoteConfig()  # of `vote`

@@ -17,7 +17,7 @@ class ModelConfig:
     cache: str | None = None  # folder of downloaded models; null: ~/.cache/alpaca_jax/models
     keep_layers: Positive | None = None  # use only the first N layers
     architecture: Architecture | None = None  # the sizes of random weights; with a source, the sizes it must have
-    tokenizer: str | None = None  # a folder or file; null: the source's own
+    tokenizer: str | None = None  # a folder, a file or the name of a known model; null: the source's own
     # auto: chosen when a verb starts, before anything is computed with it
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"  # of the stored weights
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"

@@ -43,7 +43,7 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
     A UserError says what is wrong with the source, and the remedy.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(source=os.fspath(model))
-    tokenizer = Tokenizer.load(Path(config.tokenizer).expanduser()) if config.tokenizer is not None else None
+    tokenizer = None if config.tokenizer is None else read_tokenizer(config.tokenizer, config.cache)
     if config.source is None:
         pretrained = _random(config.architecture, tokenizer)
     else:
@@ -151,6 +151,13 @@ def _check_sizes(pretrained: Pretrained, wanted: Architecture | None) -> None:
             f"{pretrained.source} is not the model of model.architecture: it has {', '.join(differing)}; give the model= of its "
             "size, or model.architecture=null to accept it as it is"
         )
+
+
+def read_tokenizer(name: str, cache: str | None = None) -> Tokenizer:
+    """Returns the tokenizer in a folder or file, or that of a known model; a UserError where there is none."""
+    if name in sources.KNOWN and not Path(name).exists():
+        return gguf.open_file(sources.resolve(name, cache), None).tokenizer
+    return Tokenizer.load(Path(name).expanduser())
 
 
 def _random(architecture: Architecture | None, tokenizer: Tokenizer | None) -> Pretrained:

@@ -61,7 +61,7 @@ def _tokenizer(config: Config) -> tuple[Tokenizer, int | None]:
     """The model's tokenizer, and the most tokens that it takes, as far as that is known."""
     if config.model.tokenizer is not None:  # enough, whatever model.source says
         a = config.model.architecture
-        return Tokenizer.load(Path(config.model.tokenizer).expanduser()), a.max_positions if a else None
+        return pretrained.read_tokenizer(config.model.tokenizer, config.model.cache), a.max_positions if a else None
     opened = pretrained.open(config.model)
     return opened.tokenizer, opened.architecture.max_positions
 

@@ -48,6 +48,7 @@ class Config:
     dir: str
     seed: Seed = 0
     experiment: str | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # an experiment's own, which its stages refer to
     stages: dict[str, Stage]
 
     def __post_init__(self) -> None:

@@ -156,7 +156,7 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
         return source.architecture, source.tokenizer
     if config.model.architecture is None or config.model.tokenizer is None:
         raise UserError("give model.source=NAME, or model.architecture and model.tokenizer to start from random weights")
-    tokenizer = Tokenizer.load(Path(config.model.tokenizer).expanduser())
+    tokenizer = pretrained.read_tokenizer(config.model.tokenizer, config.model.cache)
     if tokenizer.vocab_size > config.model.architecture.vocab_size:
         raise UserError(
             f"{config.model.tokenizer} has {tokenizer.vocab_size} tokens, model.architecture.vocab_size only "

@@ -25,26 +25,40 @@ def summed_cross_entropy(
 ) -> Float[Array, ""]:
     """The fp32 sum over tokens of weight x cross-entropy; rows of `weight_VD` from `vocab_size` on are padding and score nothing."""
 
-    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        hidden_BCD, targets_BC, weights_BC = part
-        loss, _ = _chunk_loss(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
-        return total + loss, None
-
-    total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    total, _ = cross_entropies(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk)
     return total
+
+
+def cross_entropies(
+    hidden_BTD: Float[Array, "B T D"],
+    weight_VD: Float[Array, "V D"],
+    targets_BT: Int[Array, "B T"],
+    weights_BT: Float[Array, "B T"],
+    vocab_size: int,
+    chunk: int,
+) -> tuple[Float[Array, ""], Float[Array, "B T"]]:
+    """The sum of `summed_cross_entropy`, and what each token adds to it: weight x cross-entropy, fp32."""
+
+    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        hidden_BCD, targets_BC, weights_BC = part
+        losses_BC, _ = _chunk_losses(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
+        return total + losses_BC.sum(), losses_BC
+
+    total, losses = jax.lax.scan(add, jnp.zeros((), jnp.float32), _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    return total, jnp.moveaxis(losses, 0, 1).reshape(targets_BT.shape)
 
 
 def _forward(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk):  # type: ignore[no-untyped-def]
     def add(carry, part):  # type: ignore[no-untyped-def]
         total, grad_DV = carry
         hidden_BCD, targets_BC, weights_BC = part
-        loss, grad_BCV = _chunk_loss(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
+        losses_BC, grad_BCV = _chunk_losses(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
         grad_BCV = grad_BCV.astype(hidden_BCD.dtype)
         grad_BCD = jnp.einsum("bcv,vd->bcd", grad_BCV, weight_VD)
         # In this order the narrow side is the one that is transposed (see model.linear).
         tokens = (((0, 1), (0, 1)), ((), ()))
         grad_DV += jax.lax.dot_general(hidden_BCD, grad_BCV, tokens, preferred_element_type=jnp.float32)
-        return (total + loss, grad_DV), grad_BCD
+        return (total + losses_BC.sum(), grad_DV), grad_BCD
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros(weight_VD.shape[::-1], jnp.float32))
     (total, grad_DV), grads = jax.lax.scan(add, start, _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
@@ -74,8 +88,8 @@ def _scores(hidden_BCD: jax.Array, weight_VD: jax.Array, vocab_size: int) -> jax
     return jnp.where(jnp.arange(weight_VD.shape[0]) < vocab_size, scores_BCV, -jnp.inf)
 
 
-def _chunk_loss(scores_BCV: jax.Array, targets_BC: jax.Array, weights_BC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The chunk's weighted loss and its gradient with respect to the scores."""
+def _chunk_losses(scores_BCV: jax.Array, targets_BC: jax.Array, weights_BC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The weighted losses of the chunk's tokens, and the gradient of their sum with respect to the scores."""
     highest = scores_BCV.max(axis=-1, keepdims=True)
     exponents = jnp.exp(scores_BCV - highest)
     sums = exponents.sum(axis=-1, keepdims=True)
@@ -83,4 +97,4 @@ def _chunk_loss(scores_BCV: jax.Array, targets_BC: jax.Array, weights_BC: jax.Ar
     target_score = jnp.take_along_axis(scores_BCV, targets_BC[..., None], axis=-1)[..., 0]
     losses = jnp.log(sums[..., 0]) + highest[..., 0] - target_score
     gradient = (exponents / sums - is_target.astype(jnp.float32)) * weights_BC[..., None]
-    return (losses * weights_BC).sum(), gradient
+    return losses * weights_BC, gradient

@@ -11,7 +11,7 @@ from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.data.pack import collate
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.scores.heldout import Scorer
+from alpaca_jax.scores.heldout import Scorer, Spread
 from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.objectives.sft import response_loss
 
@@ -55,3 +55,16 @@ def test_progress_hears_of_every_batch(params):
 
 def test_no_example_gives_no_number(params):
     assert math.isnan(Scorer(TINY, Examples.of([]), 1, 16, layout()).score(params).loss)
+
+
+def test_the_spread_is_over_examples_in_their_order(params):
+    made = examples(LENGTHS)
+    score = Scorer(TINY, Examples.of(made), 2, 16, layout()).score(params)
+    loss = jax.jit(lambda params, batch: response_loss(Forward(TINY), params, batch))
+    alone = np.array([[float(part) for part in loss(params, collate([example], 1, 16))] for example in made])
+    np.testing.assert_allclose(score.each.losses, alone[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(score.each.tokens, alone[:, 1])
+    assert score.loss == pytest.approx(score.each.losses.sum() / score.each.tokens.sum(), rel=1e-6)
+    # Two examples of one token each: half their difference.
+    assert Spread(np.array([1.0, 3.0]), np.ones(2)).stderr == pytest.approx(1.0)
+    assert Spread(np.array([1.0]), np.ones(1)).stderr is None

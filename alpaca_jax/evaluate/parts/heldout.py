@@ -13,6 +13,7 @@ from alpaca_jax.evaluate.context import Context
 from alpaca_jax.evaluate.settings import Settings
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.report import Section
+from alpaca_jax.rundir import write_json
 from alpaca_jax.scores import page, trained
 from alpaca_jax.scores.heldout import Score, Scorer
 from alpaca_jax.scores.loaded import Loaded
@@ -53,6 +54,8 @@ def with_model(context: Context, loaded: Loaded) -> Measured:
     what = f"{context.label}: held-out loss of {loaded.source}"
     with ProgressBar(what, len(scorer.batches), console=context.console, transient=True) as progress:
         score = scorer.score(params, progress.update)
+    each = {"losses": score.each.losses.round(6).tolist(), "tokens": score.each.tokens.astype(int).tolist()}
+    write_json(context.folder.path("evaluate", NAME, f"{context.label}.json"), {"data": data.fingerprint, **each})
     return Measured(score, loaded.tokenizer.fingerprint, data.fingerprint, seen)
 
 
@@ -92,7 +95,13 @@ def data(context: Context, before: Measured | None, after: Measured | None, temp
 
 
 def _figures(score: Score) -> dict[str, Any]:
-    return dataclasses.asdict(score) | {"perplexity": score.perplexity}
+    return {
+        "loss": score.loss,
+        "tokens": score.tokens,
+        "examples": score.examples,
+        "stderr": score.stderr,
+        "perplexity": score.perplexity,
+    }
 
 
 def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:

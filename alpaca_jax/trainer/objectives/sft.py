@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from alpaca_jax.model import llama
 from alpaca_jax.model.tree import Tree
 from alpaca_jax.trainer.forward import Batch, Forward
-from alpaca_jax.trainer.loss import CHUNK, summed_cross_entropy
+from alpaca_jax.trainer.loss import CHUNK, cross_entropies, summed_cross_entropy
 from alpaca_jax.trainer.objectives import Objective, Terms
 from alpaca_jax.trainer.weights import Fixed, whole
 
@@ -31,3 +31,15 @@ def response_loss(forward: Forward, params: llama.Params, batch: Batch, chunk: i
     with jax.named_scope("loss"):
         total = summed_cross_entropy(hidden_BTD, weight_VD, batch["targets"], batch["weights"], forward.architecture.vocab_size, chunk)
     return total, batch["weights"].sum()
+
+
+def token_losses(
+    forward: Forward, params: llama.Params, batch: Batch, chunk: int = CHUNK
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "B T"]]:
+    """What `response_loss` returns, and the loss of each token times its weight, fp32."""
+    hidden_BTD, weight_VD = forward.hidden(params, batch), forward.head(params)
+    with jax.named_scope("loss"):
+        total, losses_BT = cross_entropies(
+            hidden_BTD, weight_VD, batch["targets"], batch["weights"], forward.architecture.vocab_size, chunk
+        )
+    return total, batch["weights"].sum(), losses_BT
