@@ -19,6 +19,9 @@ from alpaca_jax.train.stopping import StoppingConfig
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 
+# What the summary of every run has.
+ALWAYS = ("loss", "final_loss", "tokens_real", "seconds", "compile_seconds", "skipped_steps", "rollbacks", "steps", "goodput.", "memory.")
+
 
 @configclass
 class Config:
@@ -65,6 +68,12 @@ class Config:
                 f"export={self.export} writes to a disk, and dir={self.dir} is none: leave it null, and "
                 f"`alpaca-jax convert source={self.dir}/train target=FOLDER` afterwards"
             )
+
+    @property
+    def objectives(self) -> list[str]:
+        """The figures of a finished run that a sweep may rank its jobs by; one that ends in `.` stands for those inside it."""
+        best = ["best_value"] if self.early_stopping else []
+        return [*figures(self), *best, *ALWAYS, *(["dollars"] if self.hardware.dollars_per_hour is not None else [])]
 
 
 def figures(config: Config) -> list[str]:
