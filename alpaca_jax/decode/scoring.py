@@ -177,7 +177,9 @@ class Scoring:
         while self._waiting and self._idle and len(later) < 3 * len(self._held) and _length(self._waiting[0]) <= self._length:
             reading = self._waiting.popleft()
             others = [(row, other, self._common(reading, other)) for row, other in enumerate(self._held) if other is not None]
-            usable, source = max(((_usable(reading, other, same, other.cached), row) for row, other, same in others), default=(0, -1))
+            # Of several that help as much the one that has least to lose, should its row be taken.
+            helpful = ((_usable(reading, other, same, other.cached), -other.cached, row) for row, other, same in others)
+            usable, _, source = max(helpful, default=(0, 0, -1))
             soon = max((_usable(reading, other, same, other.end) for row, other, same in others if row in self._going), default=0)
             if soon >= usable + SHARED:
                 later.append(reading)  # another is about to read that
