@@ -1,4 +1,4 @@
-"""What is measured along the way: the held-out loss, suites, and answers to fixed prompts."""
+"""What is measured along the way: the held-out loss, suites, a comparison, and answers to fixed prompts."""
 
 import functools
 import json
@@ -10,13 +10,15 @@ from alpaca_jax.data import template
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
-from alpaca_jax.distributed import beat, is_lead
+from alpaca_jax.distributed import beat
 from alpaca_jax.errors import UserError
 from alpaca_jax.model import llama
 from alpaca_jax.scores import samples
 from alpaca_jax.scores.heldout import Scorer
 from alpaca_jax.scores.loaded import Loaded
-from alpaca_jax.scores.suites import basics
+from alpaca_jax.terminal import Console
+from alpaca_jax.train import suites
+from alpaca_jax.train.comparison import Comparison
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.setup import Setup
 
@@ -24,16 +26,19 @@ from alpaca_jax.train.setup import Setup
 class Evaluation:
     """Held-out loss (of the averaged weights as well, where there are any) and samples, every `evaluate_every` steps and at the last."""
 
-    def __init__(self, config: Config, setup: Setup) -> None:
-        self._config, self._setup = config, setup
-        self._folder = rundir.RunDir(config.dir).path("train", "suites")
+    def __init__(self, config: Config, setup: Setup, console: Console) -> None:
+        self._config, self._setup, self._console = config, setup, console
+        self._folder = rundir.RunDir(config.dir)
         self._scorer: Scorer | None = None
+        self._comparison: Comparison | None = None
         if config.evaluate_every is None:
             return
         self._program = Program.on(setup.architecture, setup.layout, config.model.compute_dtype)
         if "heldout" in setup.data.examples:
             examples, length = setup.data.examples["heldout"], config.batch.sequence_length
             self._scorer = Scorer(setup.architecture, examples, setup.batches.rows, length, setup.layout, config.model.compute_dtype)
+        if config.compare is not None:
+            self._comparison = Comparison(config.answers, config.compare, self._folder, console)
         stopping = config.early_stopping
         if stopping is not None and stopping.metric.startswith("heldout_loss") and not (self._scorer and self._scorer.examples):
             raise UserError(
@@ -53,25 +58,16 @@ class Evaluation:
         losses = {"heldout_loss": score(params).loss}
         return losses if average is None else losses | {"heldout_loss_ema": score(average).loss}
 
-    def suites(self, step: int, params: llama.Params) -> dict[str, float]:
-        """Returns the figures of each suite under names such as `suites/basics/score`, and keeps its answers where the lead writes."""
-        found: dict[str, float] = {}
-        for name, suite in self._config.suites.items():
-            value = basics.score(self._loaded(step, params), suite, lambda done, of: beat(step))
-            samples = value.pop("samples")
-            found |= {f"suites/{name}/{metric}": value["metrics"][metric]["value"] for metric in suite.figures[1:]}
-            found[f"suites/{name}/score"] = value["score"]
-            if is_lead():
-                lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-                rundir.write_atomic(self._folder / f"{step}-{name}.jsonl", lines)
-        return found
-
-    def _loaded(self, step: int, params: llama.Params) -> Loaded:
-        """The weights of this step as a model that can be asked; nobody may keep it, since the next step overwrites them."""
+    def asked(self, step: int, batch_index: int, params: llama.Params) -> dict[str, float]:
+        """Returns the figures of the suites and of the comparison, those of the lead alone where only it asks."""
         config, setup = self._config, self._setup
-        return Loaded(
+        if not config.suites and self._comparison is None:
+            return {}
+        beat(step)
+        # Nobody may keep this: the next step overwrites the weights. Of the same step, a rollback has other weights after another batch.
+        loaded = Loaded(
             source=f"{config.dir}/train",
-            format=f"step {step}",
+            format=f"step {step}, batch {batch_index}",
             tokenizer=setup.tokenizer,
             template_name=config.data.template,
             architecture=setup.architecture,
@@ -81,6 +77,9 @@ class Evaluation:
             eos_ids=setup.eos_ids,
             load=lambda: params,
         )
+        found = suites.figures(config.suites, loaded, step, self._folder, self._console)
+        beat(step)
+        return found if self._comparison is None else found | self._comparison.figures(loaded, step)
 
     def samples(self, params: llama.Params) -> list[dict[str, str]]:
         """Returns the greedy answer to each of `samples.prompts`."""

@@ -58,7 +58,7 @@ class Loop:
         self.goodput = Goodput(start.progress.goodput)
         self.throughput = Throughput(None if setup.chip.peak_flops is None else setup.chip.peak_flops * jax.device_count())
         self.profile = Profile(config.profile, writer.folder / "profile" if writer else ".") if is_lead() else Profile(None, ".")
-        self.evaluation = Evaluation(config, setup)
+        self.evaluation = Evaluation(config, setup, console)
         self.rollbacks = 0
         self.stopped = False
         self._programs = programs
@@ -256,7 +256,7 @@ class Loop:
         with self.goodput.spent("evaluate"):
             params = whole(self.state.trained, self.fixed)
             average = None if self.state.ema is None else join(self.state.ema, self.fixed[BASE])
-            figures = self.evaluation.losses(self.step, params, average) | self.evaluation.suites(self.step, params)
+            figures = self.evaluation.losses(self.step, params, average) | self.evaluation.asked(self.step, self.batch_index, params)
             self.heldout, self.evaluated = from_lead(figures), self.step
             self._write(self.step, self.heldout)
             answered = self.evaluation.samples(params)

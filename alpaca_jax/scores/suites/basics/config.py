@@ -24,9 +24,9 @@ class BasicsConfig:
     metric: Metric = "lenient"  # the score
 
     @property
-    def figures(self) -> tuple[str, ...]:
-        """The names of what is measured, the score first."""
-        return ("score", *(GENERATED if self.generate else ()), *(CHOSEN if self.choose else ()))
+    def measured(self) -> tuple[str, ...]:
+        """The metrics that are measured."""
+        return (*(GENERATED if self.generate else ()), *(CHOSEN if self.choose else ()))
 
     def __post_init__(self) -> None:
         for name in self.categories:
