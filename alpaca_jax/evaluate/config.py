@@ -9,6 +9,7 @@ from alpaca_jax.data.config import BatchConfig, DataConfig, Example
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.frontier.config import FrontierConfig
 from alpaca_jax.sharding import MeshConfig
 
 
@@ -45,7 +46,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    action: Literal["score"] = "score"
+    action: Literal["score", "frontier"] = "score"
     parts: tuple[str, ...] | None = None  # of `score`: the parts to measure now; null: all that have settings
     seed: Seed = 0
     model: ModelConfig
@@ -54,3 +55,4 @@ class Config:
     batch: BatchConfig
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
+    frontier: FrontierConfig = FrontierConfig()

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from alpaca_jax.evaluate import score
+from alpaca_jax.evaluate import frontier, score
 from alpaca_jax.evaluate.config import Config
 
-ACTIONS: dict[str, Callable[[Config], dict[str, Any]]] = {"score": score.run}
+ACTIONS: dict[str, Callable[[Config], dict[str, Any]]] = {"score": score.run, "frontier": frontier.run}
 
 
 def run(config: Config) -> dict[str, Any]:
