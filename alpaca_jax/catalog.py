@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ class Catalog:
 
     def groups(self) -> dict[str, str | None]:
         """The verb's groups and the default option of each (None: the verb's own YAML has the group's defaults)."""
-        entries = [entry for primary in self.primaries for entry in self._defaults(primary) if isinstance(entry, dict)]
-        return {group: option for entry in entries for group, option in entry.items() if group != EXPERIMENT}
+        return {group: option for group, option in self._chosen() if group != EXPERIMENT and "@" not in group}
+
+    def lists(self) -> dict[str, str]:
+        """The verb's keys that take several files of a folder, each under a name of its own, and the folder: suites, of suite/."""
+        return {key: folder for folder, at, key in (group.partition("@") for group, _ in self._chosen()) if at}
 
     def all_groups(self) -> set[str]:
         """The groups of every verb."""
@@ -55,6 +58,10 @@ class Catalog:
             for file in sorted((folder / EXPERIMENT).glob(f"**/{self.base}.yaml")):
                 files.setdefault(file.parent.relative_to(folder / EXPERIMENT).as_posix(), file)
         return files
+
+    def _chosen(self) -> Iterator[tuple[str, Any]]:
+        for entry in (entry for primary in self.primaries for entry in self._defaults(primary)):
+            yield from entry.items() if isinstance(entry, dict) else ()
 
     @staticmethod
     def _defaults(primary: Path) -> list[Any]:

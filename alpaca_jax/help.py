@@ -57,7 +57,11 @@ def verb_help(catalog: Catalog, words: Sequence[str] = ()) -> str:
         for group, default in catalog.groups().items()
         for option in catalog.options(group)
     }
-    return "\n".join([*lines, *_columns(choices)])
+    lines += _columns(choices)
+    for key, folder in catalog.lists().items():
+        lines += ["", f"{key} ({key}=[NAME, ...]):"]
+        lines += _columns({f"{key}=[{option}]": catalog.file(f"{folder}/{option}.yaml") for option in catalog.options(folder)})
+    return "\n".join(lines)
 
 
 def _known(group: str, choice: str, options: Collection[str]) -> str:

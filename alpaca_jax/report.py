@@ -57,26 +57,29 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One bar: its name, its length, the figure written beside it, and its colour."""
+    """One bar: its name, its length, the figure written beside it, its colour, and the ends of its interval where it has one."""
 
     label: str
     value: float
     text: str
     colour: Literal["accent", "before", "muted"] = "accent"
+    interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Bars:
-    """Horizontal bars that start at zero; the longest fills the width."""
+    """Horizontal bars that start at zero; `whole` fills the width (None: the longest), and a line stands at `mark`."""
 
     bars: Sequence[Bar]
     caption: str = ""
+    whole: float | None = None
+    mark: float | None = None
     kind: str = "bars"
 
-    def share(self, bar: Bar) -> float:
-        """The bar's length as a percentage of the longest."""
-        longest = max((other.value for other in self.bars), default=0.0)
-        return 100.0 * bar.value / longest if longest else 0.0
+    def share(self, value: float) -> float:
+        """The length of a value as a percentage of the width."""
+        whole = self.whole if self.whole is not None else max((bar.value for bar in self.bars), default=0.0)
+        return min(100.0, max(0.0, 100.0 * value / whole)) if whole else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

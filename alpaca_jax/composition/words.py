@@ -49,9 +49,30 @@ def _override(catalog: Catalog, word: str, multirun: bool) -> str:
         if not (key.startswith("~") and not value):
             check_choices(bare, choices, catalog.options(bare))
         return word
+    lists = catalog.lists()
+    if bare in lists and key == bare and not value.startswith("{"):
+        return _listed(catalog, key, lists[bare], value, multirun)
+    if bare in lists.values():
+        raise UserError(f"{word}: give a list, {next(name for name, folder in lists.items() if folder == bare)}=[{value}]")
     if bare in catalog.all_groups():
         raise UserError(f"{word}: {catalog.verb} has no group {bare} (it has: {', '.join(groups) or 'none'})")
     return word if key == EXPERIMENT or key != bare else _forced(key, value, multirun)
+
+
+def _listed(catalog: Catalog, key: str, folder: str, value: str, multirun: bool) -> str:
+    """A choice of several files (in a sweep: several choices) as Hydra spells it, FOLDER@KEY=[NAME,...]."""
+    known, made = catalog.options(folder), []
+    for one in re.findall(r"\[[^\]]*\]?|[^,\[\]]+", value) if multirun else [value]:
+        names = [name.strip(" '\"") for name in one.strip(" []").split(",")]
+        names = [name for name in names if name not in ("", "null")]
+        if unknown := [name for name in names if name not in known]:
+            hint = suggestion(unknown[0], known)
+            raise UserError(
+                f"{key}={value}: there is no {folder} {unknown[0]!r}{hint} (there are: {', '.join(known)}); "
+                f"one of your own is written as {key}.NAME.KEY=VALUE, or into DIR/{folder}/NAME.yaml with --config-dir DIR"
+            )
+        made.append(f"[{','.join(names)}]")
+    return f"{folder}@{key}={','.join(made) or '[]'}"
 
 
 def check_choices(group: str, choices: Collection[str], known: Collection[str]) -> None:

@@ -146,6 +146,16 @@ def prompt_ids(template: Template, tokenizer: Tokenizer, instruction: str, input
     return [*_bos(template, tokenizer), *tokenizer.encode(text, special=template.special, after=after)]
 
 
+def turn_ids(template: Template, tokenizer: Tokenizer, record: Record) -> list[int]:
+    """Returns the ids that precede the last answer of a conversation in training: BOS, and all turns before, answers with their end."""
+    pieces = template.pieces(record)
+    last = max(number for number, piece in enumerate(pieces) if piece.learnt)
+    ids = list(_bos(template, tokenizer))
+    for piece, own in zip(pieces[:last], _encoded([pieces[:last]], Recipe(template, tokenizer, 1)), strict=True):
+        ids += [*own, template.end_id] if piece.learnt else own
+    return ids
+
+
 def _bos(template: Template, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.bos_id] if template.bos and tokenizer.bos_id is not None else []
 

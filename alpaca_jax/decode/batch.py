@@ -104,13 +104,13 @@ class Batch:
     def _fit(self) -> None:
         """Makes the cache as large as the coming step needs, and smaller where it needs half or less."""
         least = self._program.row_multiple
-        rows = min(_up(len(self._live), least), _multiple(self.slots, least))
+        rows = min(rounded_up(len(self._live), least), _multiple(self.slots, least))
         # A piece of a prompt may reach beyond its end; XLA would move a write that reaches beyond the cache.
         ahead = (
             max(self._program.tuning.stride, SINGLE[1]) if generation.unread else self._program.tuning.stride for generation in self._live
         )
         length = max(len(one.prompt) + len(one.tokens) + more for one, more in zip(self._live, ahead, strict=True))
-        length = _up(length, LEAST_LENGTH, halves=True)
+        length = rounded_up(length, LEAST_LENGTH, halves=True)
         rows = rows if rows > self._rows or 2 * rows <= self._rows else self._rows
         length = length if length > self._length or 2 * length <= self._length else self._length
         if (rows, length) == (self._rows, self._length):
@@ -213,7 +213,7 @@ class Batch:
             generation.finish_reason = "length"
 
 
-def _up(need: int, least: int, halves: bool = False) -> int:
+def rounded_up(need: int, least: int, halves: bool = False) -> int:
     """`need` rounded up to a power of two times `least`, or (`halves`) to one and a half of one: few shapes, little waste."""
     for power in itertools.count():
         if need <= least << power:

@@ -37,6 +37,14 @@ class Chosen(NamedTuple):
     top_logprobs_RP: Float[Array, "R P"]
 
 
+class Judged(NamedTuple):
+    """What the model says of Q given tokens, and of the likeliest ones in their place (P = 1 at least, the likeliest first)."""
+
+    logprobs_Q: Float32[Array, " Q"]
+    top_ids_QP: Int[Array, "Q P"]
+    top_logprobs_QP: Float32[Array, "Q P"]
+
+
 @dataclass(frozen=True)
 class Program:
     """A model's functions for decoding in `dtype` on the devices of `layout`, where its weights lie and its cache is to lie."""
@@ -176,6 +184,31 @@ class Program:
         ids_R, logprobs_R = sampling.sample(logits_RV, draw, drawn, self.tuning.blocked_argmax)
         top_RP, top_ids_RP = jax.lax.top_k(jax.nn.log_softmax(logits_RV), min(top, logits_RV.shape[1]))
         return jax.tree.map(self._everywhere, Chosen(ids_R, logprobs_R, top_ids_RP, top_RP))
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def judge(
+        self,
+        top: int,
+        norm: Float[Array, " D"],
+        head_VD: Float[Array, "V D"],
+        x_MD: Float[Array, "M D"],
+        places_Q: Int[Array, " Q"],
+        given_Q: Int[Array, " Q"],
+    ) -> Judged:
+        """How likely each of `given_Q` is after the token at its place of the stream, and the `top` likeliest; float32."""
+        logits_QV = self.logits(norm, head_VD, x_MD[places_Q])
+        best_Q = jnp.max(logits_QV, axis=1)
+        ids_V = jnp.arange(logits_QV.shape[1], dtype=jnp.int32)
+        # The first of the largest, as argmax gives it, which is slow on a CPU.
+        first_Q = jnp.min(jnp.where(logits_QV == best_Q[:, None], ids_V, ids_V[-1]), axis=1)
+        spread_Q = jnp.log(jnp.sum(jnp.exp(logits_QV - best_Q[:, None]), axis=1))
+        # Written alike for all of them: whoever compares a token's value with the largest must find it equal where it is that token.
+        logprob = lambda logits_QP: logits_QP - best_Q[:, None] - spread_Q[:, None]  # noqa: E731
+        given = logprob(jnp.take_along_axis(logits_QV, given_Q[:, None], axis=1))[:, 0]
+        if top <= 1:
+            return jax.tree.map(self._everywhere, Judged(given, first_Q[:, None], logprob(best_Q[:, None])))
+        likeliest_QP, ids_QP = jax.lax.top_k(logits_QV, min(top, logits_QV.shape[1]))
+        return jax.tree.map(self._everywhere, Judged(given, ids_QP, logprob(likeliest_QP)))
 
     def _layer(self, weights: Params, number: Any) -> Params:
         """The weights of a layer, cut out of the stack and placed as the computation wants them."""

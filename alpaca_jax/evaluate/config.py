@@ -6,9 +6,14 @@ from typing import Annotated, Any, Literal
 
 from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.data.config import BatchConfig, DataConfig, Example
+from alpaca_jax.evaluate.vote.config import VoteConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
+from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.contamination import ContaminationConfig
+from alpaca_jax.scores.judge.config import JudgeConfig
+from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.scores.frontier.config import FrontierConfig
 from alpaca_jax.sharding import MeshConfig
 
@@ -46,7 +51,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    action: Literal["score", "frontier"] = "score"
+    action: Literal["score", "vote", "frontier"] = "score"
     parts: tuple[str, ...] | None = None  # of `score`: the parts to measure now; null: all that have settings
     seed: Seed = 0
     model: ModelConfig
@@ -55,4 +60,9 @@ class Config:
     batch: BatchConfig
     mesh: MeshConfig = MeshConfig()  # over which the model is spread
     samples: SamplesConfig = SamplesConfig()
-    frontier: FrontierConfig = FrontierConfig()
+    answers: AnswersConfig = AnswersConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)
+    compare: JudgeConfig | None = None
+    vote: VoteConfig = VoteConfig()  # of `vote`
+    frontier: FrontierConfig = FrontierConfig()  # of `frontier`

@@ -140,6 +140,7 @@ def _loaded(context: Context, model: ModelConfig, source: Pretrained, layout: La
         dtype=model.dtype,
         compute_dtype=model.compute_dtype,
         eos_ids=tuple(source.eos_ids),
+        stamp=source.identity[:16],
         load=load,
     )
 

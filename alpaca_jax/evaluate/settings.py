@@ -27,7 +27,9 @@ class Settings:
     def nothing(self, config: Config) -> UserError:
         """The error where no part is asked for."""
         none = f"{self.run.dir} held no records out" if self.run and config.data.heldout is None else "data.heldout=0"
-        return UserError(f"{none} and samples.prompts=[]: there is nothing to score; give data.records with data.heldout=N, or prompts")
+        return UserError(
+            f"{none} and samples.prompts=[]: there is nothing to score; give data.records with data.heldout=N, prompts, or suites"
+        )
 
 
 def no_model(config: Config) -> UserError:

@@ -1,11 +1,10 @@
 """`generate`: asks a teacher for instruction records, keeps the sensible ones, and says what they cost."""
 
-import contextlib
 import datetime
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 import alpaca_jax
-from alpaca_jax import lock, records, storage
+from alpaca_jax import lock, records
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import methods
@@ -23,18 +22,17 @@ from alpaca_jax.generate.dedupe import RougeSeen
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import Manifest
 from alpaca_jax.rundir import RunDir, write_yaml
-from alpaca_jax.spool import Spool
 from alpaca_jax.teacher.bill import Bill, prices
 from alpaca_jax.teacher.client import Client, key
-from alpaca_jax.teacher.config import Prices, TeacherConfig
-from alpaca_jax.teacher.local import Endpoint, serving
+from alpaca_jax.teacher.config import Prices
+from alpaca_jax.teacher.growing import growing
+from alpaca_jax.teacher.local import listening
 from alpaca_jax.teacher.log import AnswerLog, files
 from alpaca_jax.terminal import Console
 
 LOG = "answers"  # a folder
 OLDER_LOG = "answers.jsonl"  # one file, as it was written until there were shards
 SHOWN = 10  # damaged lines that are named
-SPOOL = "~/.cache/alpaca_jax/spool"
 
 
 def run(config: Config) -> Manifest:
@@ -49,7 +47,7 @@ def run(config: Config) -> Manifest:
     method = methods.make(config)
     run_dir = RunDir(config.dir)
     bill = Bill(_prices(config, run_dir), config.budget.dollars, config.budget.requests)
-    with lock.held(config.dir, "records", "generate"), _growing(run_dir) as folder:
+    with lock.held(config.dir, "records", "generate"), growing(run_dir.path("records", LOG).parent, _logged) as folder:
         return _collect(config, run_dir, folder, method, bill, start)
 
 
@@ -73,7 +71,10 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
     collector.judge_log(skip_gaps=config.replay)
     stopped_by = "count" if collector.complete else "log"
     if not collector.complete and not config.replay:
-        with ProgressBar("records", config.count) as bar, _endpoint(config.teacher, method.longest, folder, bar) as endpoint:
+        with (
+            ProgressBar("records", config.count) as bar,
+            listening(config.teacher, method.longest, folder / "teacher.log", bar.notice) as endpoint,
+        ):
             teacher, rates = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice), _rates(bill, collector)
             stopped_by = collector.fill(teacher, lambda: bar.update(len(collector.kept), rates()))
     why = f"{collector.fruitless()} " if stopped_by == "patience" else ""
@@ -98,16 +99,6 @@ def _name_damaged(log: AnswerLog) -> None:
         )
 
 
-@contextlib.contextmanager
-def _endpoint(teacher: TeacherConfig, max_length: int, folder: Path, bar: ProgressBar) -> Iterator[Endpoint]:
-    """Where the teacher listens; our own is started for it."""
-    if teacher.source is None:
-        yield Endpoint(teacher.base_url, str(teacher.model))
-    else:
-        with serving(teacher, max_length, folder / "teacher.log", bar.notice) as endpoint:
-            yield endpoint
-
-
 def _rates(bill: Bill, collector: Collector) -> Callable[[], str]:
     """Returns what says how many requests were asked, the tokens a second from now on, and the dollars."""
     start, tokens = time.monotonic(), bill.completion_tokens
@@ -120,23 +111,9 @@ def _rates(bill: Bill, collector: Collector) -> Callable[[], str]:
     return rates
 
 
-@contextlib.contextmanager
-def _growing(run_dir: RunDir) -> Iterator[Path]:
-    """The folder of a disk in which the files that are appended to lie: `dir/records` itself where it is on one."""
-    folder = run_dir.path("records", LOG).parent
-    if not storage.is_remote(folder):
-        yield folder
-        return
-    here = Path(SPOOL).expanduser() / hashlib.sha256(str(folder).encode()).hexdigest()[:24]
-    spool = Spool(folder, lambda message: Console(stderr=True).print(message, highlight=False), folder=here)
-    try:
-        (here / LOG).mkdir(exist_ok=True)
-        for name in sorted(storage.objects(folder)):
-            if name == OLDER_LOG or name.startswith(f"{LOG}/"):
-                spool.fetch(name)
-        yield here
-    finally:
-        spool.close()
+def _logged(name: str) -> bool:
+    """Whether a file of the records' folder belongs to the log of answers."""
+    return name == OLDER_LOG or name.startswith(f"{LOG}/")
 
 
 def _open_log(config: Config, folder: Path, bill: Bill) -> AnswerLog:

@@ -108,6 +108,8 @@ def _word(override: str) -> str:
     """Hydra's override in the syntax of our command line."""
     override = override.removeprefix("++")
     key, _, value = override.partition("=")
+    if "@" in key:  # FOLDER@KEY, a list of files
+        return f"{key.partition('@')[2]}={value}"
     return f"{key}={value.rpartition('/')[0]}" if key == "experiment" and "/" in value else override
 
 

@@ -34,6 +34,7 @@ class Loaded:
     compute_dtype: str  # in which a loss is computed
     eos_ids: tuple[int, ...]
     load: Callable[[], llama.Params]
+    stamp: str = ""  # of the files of weights: other weights have another
 
     @functools.cached_property
     def params(self) -> llama.Params:
@@ -64,6 +65,7 @@ class Loaded:
         return {
             "source": self.source,
             "format": self.format,
+            "weights": self.stamp,
             "tokenizer": self.tokenizer.fingerprint,
             "template": self.template_name,
             "dtype": self.dtype,

@@ -30,6 +30,11 @@ class Finding:
         return f"{self.run.dir} was trained on {self.trained} of these {self.scored} held-out records"
 
 
+def records_of(run: Run) -> Iterator[records.Record]:
+    """Yields the records that a run was trained on, those that it held out left out; a UserError where they are gone."""
+    yield from _records(run.records(), run.heldout, _on_error(run), held=False)
+
+
 def find(source: str, data: DataConfig, places: Mapping[str, str], fingerprint: str) -> list[Finding]:
     """What the run of `source`, and the runs that it started from, have seen of the held-out records of `data` at `places`.
 
@@ -67,6 +72,11 @@ def _split(places: Mapping[str, str], heldout: int, on_error: records.OnError) -
 
 def _texts(places: Mapping[str, str], heldout: int, on_error: records.OnError, held: bool) -> Iterator[bytes]:
     """The hash of each record's text that is held out, or that is not."""
+    yield from map(_text, _records(places, heldout, on_error, held))
+
+
+def _records(places: Mapping[str, str], heldout: int, on_error: records.OnError, held: bool) -> Iterator[records.Record]:
+    """The records that are held out, or that are not."""
     for place in places.values():
         found = origin.find(place, on_error)
         stream = found.stream(Counter())
@@ -75,7 +85,7 @@ def _texts(places: Mapping[str, str], heldout: int, on_error: records.OnError, h
             stream = itertools.compress(stream, chosen if held else ~chosen)
         elif held:
             continue
-        yield from map(_text, stream)
+        yield from stream
 
 
 def _text(record: records.Record) -> bytes:

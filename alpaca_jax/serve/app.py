@@ -17,14 +17,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from alpaca_jax.decode.generation import Token
+from alpaca_jax.listening import LOOPBACK
 from alpaca_jax.serve import protocol
+from alpaca_jax.serve.echo import Echo, one_greedy_token, scored
 from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
 from alpaca_jax.serve.scheduler import Job, Scheduler
 from alpaca_jax.serve.shape import ChatShape, CompletionShape, Shape, usage
 from alpaca_jax.serve.text import Answer, Piece
+from alpaca_jax.serve.tokenization import DetokenizeRequest, TokenizeRequest, tokenizer_info
 from alpaca_jax.tokenizer import Tokenizer
 
-LOOPBACK = ("127.0.0.1", "localhost")
 PAGE = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 
@@ -48,12 +50,20 @@ class Service:
                 Route("/health", self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
+                *self._of_tokens(),
                 Route("/v1/completions", self._completions, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ],
             middleware=trusted,
             exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _unexpected},
         )
+
+    def _of_tokens(self) -> list[Route]:
+        """Where vLLM has them, and where a client looks for them that knows `base_url` only."""
+        routes = {"tokenize": (self._tokenize, "POST"), "detokenize": (self._detokenize, "POST"), "tokenizer_info": (self._info, "GET")}
+        return [
+            Route(f"{place}/{name}", function, methods=[method]) for place in ("", "/v1") for name, (function, method) in routes.items()
+        ]
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
@@ -73,6 +83,17 @@ class Service:
     def _description(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self._created, "owned_by": "alpaca_jax"}
 
+    async def _tokenize(self, request: Request) -> Response:
+        asked = protocol.parse(TokenizeRequest, await _body(request), self.name)
+        return JSONResponse(asked.answer(self.tokenizer, self.scheduler.max_length))
+
+    async def _detokenize(self, request: Request) -> Response:
+        asked = protocol.parse(DetokenizeRequest, await _body(request), self.name)
+        return JSONResponse(asked.answer(self.tokenizer, self._vocab_size))
+
+    async def _info(self, request: Request) -> Response:
+        return JSONResponse(tokenizer_info(self.tokenizer, self.scheduler.max_length))
+
     async def _completions(self, request: Request) -> Response:
         asked = protocol.parse(CompletionRequest, await _body(request), self.name)
         return await self._answer(request, asked, asked.prompts(self.tokenizer), CompletionShape(self.tokenizer, self.name, asked))
@@ -89,8 +110,17 @@ class Service:
         ]
         stop_ids = self._stop_ids | frozenset(special)
         wanted = protocol.wanted(asked, prompts, stop_ids, self._vocab_size, self.scheduler.max_length)
-        answers = [Answer(index, self.tokenizer, stops) for index in range(len(wanted))]
-        pieces = self._pieces(wanted, answers)
+        if isinstance(asked, CompletionRequest) and asked.echo:
+            echoes = [
+                echo
+                for given, ids in zip(asked.given, prompts, strict=True)
+                for echo in [Echo.of(self.tokenizer, given if isinstance(given, str) else None, ids)] * (asked.n or 1)
+            ]
+            answers = [Answer(index, self.tokenizer, stops, echo.text) for index, echo in enumerate(echoes)]
+            pieces = self._echoed(asked, echoes, wanted, answers)
+        else:
+            answers = [Answer(index, self.tokenizer, stops) for index in range(len(wanted))]
+            pieces = self._pieces(wanted, answers)
         count = lambda: usage(sum(map(len, prompts)), sum(answer.count for answer in answers))  # noqa: E731
         if asked.stream:
             return StreamingResponse(_events(pieces, shape, count if asked.with_usage else None), media_type="text/event-stream")
@@ -99,6 +129,25 @@ class Service:
             return Response(status_code=499)  # nobody is there to read it
         choices = [shape.choice(index, collected[index]) for index in range(len(wanted))]
         return JSONResponse(shape.envelope(shape.kind, choices) | {"usage": count()})
+
+    async def _echoed(
+        self, asked: CompletionRequest, echoes: Sequence[Echo], wanted: Sequence[Wanted], answers: Sequence[Answer]
+    ) -> AsyncIterator[Piece]:
+        """Each answer's prompt, and what `_pieces` gives after it; a single greedy token comes with the prompt's scores."""
+        each = asked.n or 1
+        found = [echo for echo in await scored(self.scheduler, echoes[::each], asked) for _ in range(each)]
+        for index, echo in enumerate(found):
+            yield echo.piece(index, "length" if asked.max_tokens == 0 else None)
+        if asked.max_tokens == 0:
+            return
+        if not one_greedy_token(asked):
+            async with contextlib.aclosing(self._pieces(wanted, answers)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    yield piece
+            return
+        for echo, answer, one in zip(found, answers, wanted, strict=True):
+            assert echo.following is not None
+            yield answer.add_only(echo.following, one.options.stop_ids)
 
     async def _pieces(self, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> AsyncIterator[Piece]:
         """What each step adds to each answer, until all are finished; left early, it takes its sequences out of the batch."""
@@ -120,7 +169,7 @@ class Service:
                 if answers[index].finish_reason is not None:
                     continue  # a step that was under way when a stop string ended the answer
                 if reason == "abort":
-                    raise ApiError(503, "the server is shutting down: ask again when it is back")
+                    raise protocol.shutting_down()
                 yield (piece := answers[index].add(tokens, reason))
                 if piece.finish_reason is not None and reason is None:
                     self.scheduler.cancel(jobs[index])

@@ -32,10 +32,18 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Request(BaseModel):
-    # What a field can't mean here is refused and not ignored: a penalty without effect would be a silent lie.
+class Body(BaseModel):
+    """What a client sends. What a field can't mean here is refused and not ignored: a penalty without effect would be a silent lie."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    model: str | None = None
+
+    def check(self) -> None:
+        """Raises an ApiError where the request asks for what isn't there."""
+
+
+class _Request(Body):
     model: str
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
@@ -50,7 +58,6 @@ class _Request(BaseModel):
     frequency_penalty: float | None = None
 
     def check(self) -> None:
-        """Raises an ApiError where the request asks for what isn't there."""
         for name in ("presence_penalty", "frequency_penalty"):
             if getattr(self, name):
                 raise ApiError(400, f"{name} is not supported: leave it out", name)
@@ -70,8 +77,9 @@ class CompletionRequest(_Request):
     """POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
-    echo: Literal[False] | None = None
+    echo: bool | None = None
     best_of: int | None = None
     suffix: None = None
 
@@ -79,12 +87,18 @@ class CompletionRequest(_Request):
         super().check()
         if self.best_of not in (None, self.n or 1):
             raise ApiError(400, "best_of is not supported beyond n: leave it out", "best_of")
+        if self.max_tokens == 0 and not self.echo:
+            raise ApiError(400, "max_tokens=0 leaves nothing to answer with: give at least 1, or echo=true for the prompt", "max_tokens")
+
+    @property
+    def given(self) -> list[str | list[int]]:
+        """Each prompt as it was given."""
+        alone = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
+        return [self.prompt] if alone else self.prompt  # type: ignore[list-item, return-value]
 
     def prompts(self, tokenizer: Tokenizer) -> list[list[int]]:
         """The ids of each prompt; the text of a special token becomes that token, BOS goes first where the tokenizer wants it."""
-        many = [self.prompt] if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)) else self.prompt
-        start = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-        return [start + tokenizer.encode(one, special=True) if isinstance(one, str) else list(one) for one in many]  # type: ignore[arg-type]
+        return [text_ids(tokenizer, one) if isinstance(one, str) else list(one) for one in self.given]
 
 
 class Part(BaseModel):
@@ -120,14 +134,30 @@ class ChatRequest(_Request):
 
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
         """The ids of the chat up to the assistant's turn, by the tokenizer's template."""
-        text = lambda content: content if isinstance(content, str) else "".join(part.text for part in content)  # noqa: E731
-        try:
-            return tokenizer.apply_chat([{"role": one.role, "content": text(one.content)} for one in self.messages])
-        except ValueError as error:
-            raise ApiError(400, str(error), "messages") from error
+        return chat_ids(tokenizer, self.messages)
 
 
-R = TypeVar("R", bound=_Request)
+def text_ids(tokenizer: Tokenizer, text: str, bos: bool = True) -> list[int]:
+    """The ids of a text with special tokens as such; `bos`: with BOS before it where the tokenizer wants it."""
+    start = [tokenizer.bos_id] if bos and tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    return start + tokenizer.encode(text, special=True)
+
+
+def chat_ids(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    """The ids of a chat by the tokenizer's template; an ApiError where that refuses it."""
+    text = lambda content: content if isinstance(content, str) else "".join(part.text for part in content)  # noqa: E731
+    try:
+        return tokenizer.apply_chat([{"role": one.role, "content": text(one.content)} for one in messages], add_generation_prompt)
+    except ValueError as error:
+        raise ApiError(400, str(error), "messages") from error
+
+
+R = TypeVar("R", bound=Body)
+
+
+def shutting_down() -> ApiError:
+    """The error for a request that the server's end leaves unanswered."""
+    return ApiError(503, "the server is shutting down: ask again when it is back")
 
 
 def no_such_model(name: str, served: str) -> ApiError:
@@ -147,8 +177,8 @@ def parse(cls: type[R], body: bytes, model: str) -> R:
         unknown = problem["type"] == "extra_forbidden"
         message = "this parameter is not supported" if unknown else problem["msg"]
         raise ApiError(400, f"{'.'.join(map(str, problem['loc'])) or 'body'}: {message}", param) from error
-    if request.model != model:
-        raise no_such_model(request.model, model)
+    if request.model not in (None, model):
+        raise no_such_model(str(request.model), model)
     request.check()
     return request
 
@@ -164,10 +194,11 @@ def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[
     """The n sequences of each prompt, in the order of their choices; an ApiError for a prompt that can't be continued."""
     if len(prompts) * (request.n or 1) > MAX_SEQUENCES:
         raise ApiError(400, f"{len(prompts)} prompts with n={request.n or 1} are more than {MAX_SEQUENCES} answers: ask for fewer", "n")
+    only_prompt = isinstance(request, CompletionRequest) and request.max_tokens == 0
     for prompt in prompts or [[]]:
         if not prompt:
             raise ApiError(400, "the prompt has no tokens: give at least one", "prompt")
-        if len(prompt) >= max_length:
+        if len(prompt) >= max_length + only_prompt:
             message = f"the prompt has {len(prompt)} tokens, but this server's maximum context length is {max_length}, answer included"
             raise ApiError(400, message, "prompt", "context_length_exceeded")
         if not all(0 <= id < vocab_size for id in prompt):
@@ -177,7 +208,7 @@ def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[
         top = request.top_logprobs or 0
     else:
         assert isinstance(request, CompletionRequest)
-        most = request.max_tokens or DEFAULT_COMPLETION_TOKENS
+        most = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
         top = request.logprobs or 0
     temperature = 1.0 if request.temperature is None else request.temperature
     top_p = 1.0 if request.top_p is None else request.top_p

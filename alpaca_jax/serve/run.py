@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import functools
 import os
 import signal
@@ -17,14 +16,15 @@ from pathlib import Path
 import psutil
 import uvicorn
 
-from alpaca_jax import rundir
+from alpaca_jax import listening, rundir
 from alpaca_jax.decode import ahead, weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
-from alpaca_jax.errors import UserError
+from alpaca_jax.decode.scoring import Scoring
+from alpaca_jax.decode.weights import Weights
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.model import Pretrained
-from alpaca_jax.serve.app import LOOPBACK, Service
+from alpaca_jax.serve.app import Service
 from alpaca_jax.serve.config import Config
 from alpaca_jax.serve.scheduler import Scheduler
 from alpaca_jax.sharding import Layout
@@ -40,7 +40,9 @@ def run(config: Config) -> None:
         ready.unlink(missing_ok=True)  # of a server that was killed
     _follow(config.parent)
     # Bound before the model is loaded: a port in use is heard of at once.
-    with _listen(config.host, config.port) as listener:
+    with listening.listen(config.host, config.port) as listener:
+        if not listening.is_loopback(config.host):
+            console.print(f"host={config.host}: everyone who reaches this address can use the model, there is no key", style="yellow")
         service, scheduler = _load(config)
         Server(service, scheduler, config.host, listener, ready).run()
 
@@ -52,25 +54,26 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
     # There is no use in storing weights wider than they are computed with.
     model = config.model.settled()
     dtype = model.compute_dtype if model.dtype == "float32" else model.dtype
-    batch = _batch(config, opened, Program.on(opened.architecture, Layout.of_one_device(), dtype))
+    program = Program.on(opened.architecture, Layout.of_one_device(), dtype)
+    own = _weights(opened, program)
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
-    scheduler = Scheduler(batch)
+    scheduler = Scheduler(Batch(program, own, config.slots, config.max_length), Scoring(program, own, config.max_length))
     name = config.name or _name(opened.source)
     return Service(name, opened.tokenizer, frozenset(opened.eos_ids), opened.architecture.vocab_size, scheduler), scheduler
 
 
-def _batch(config: Config, opened: Pretrained, program: Program) -> Batch:
-    """A batch whose programs are compiled, so that the first answer doesn't wait for them."""
+def _weights(opened: Pretrained, program: Program) -> Weights:
+    """The weights, with the programs compiled, so that the first answer doesn't wait for them."""
     a, dtype = opened.architecture, program.dtype
     if not program.tuning.columns:
         own = weights.unstacked(a, pretrained.load_params(opened, dtype))
         ahead.compile_smallest(program, own)
-        return Batch(program, own, config.slots, config.max_length)
+        return own
     with ThreadPoolExecutor(1) as pool:  # the weights are read in the meantime
         compiled = pool.submit(lambda: ahead.compile_smallest(program, weights.blank(a, dtype)))
         own = weights.fused(a, functools.partial(pretrained.read_weight, opened, dtype=dtype), dtype, threads=os.cpu_count() or 1)
         compiled.result()
-    return Batch(program, own, config.slots, config.max_length)
+    return own
 
 
 def _name(source: str) -> str:
@@ -94,8 +97,7 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._listener = listener
         self._interrupted = False
-        address = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        self.url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
+        self.url = listening.url(host, listener)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers requests until `end` or a signal; raises what ended the scheduler early."""
@@ -149,31 +151,6 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self._interrupted |= number == signal.SIGINT
         self.end()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; a UserError where there can't be one."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server just ended leaves its port waiting
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port={port}: something else listens on {host}:{port}; give another port, or port=0 for any free one"
-            ) from error
-        if error.errno == errno.EACCES:
-            raise UserError(f"port={port}: this user may not listen there; give a port from 1024 on, or port=0 for any free one") from error
-        raise UserError(f"host={host}: can't listen there ({error.strerror or error}); give an address of this machine") from error
-    if host not in LOOPBACK and host != "::1":
-        console.print(f"host={host}: everyone who reaches this address can use the model, there is no key", style="yellow")
-    return listener
 
 
 def _follow(parent: int | None) -> None:

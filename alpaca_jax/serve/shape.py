@@ -8,7 +8,7 @@ from typing import Any
 
 from alpaca_jax.decode.generation import Token
 from alpaca_jax.serve.protocol import ChatRequest, CompletionRequest
-from alpaca_jax.serve.text import Piece
+from alpaca_jax.serve.text import First, Piece
 from alpaca_jax.tokenizer import Tokenizer
 
 
@@ -92,10 +92,21 @@ def _completion_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[
     return {
         "tokens": [_text(tokenizer, token.id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        # The chosen token is always among them, as in OpenAI's answers.
-        "top_logprobs": [{_text(tokenizer, id): logprob for id, logprob in (*token.top, token[:2])} for token in tokens],
+        "top_logprobs": [_likeliest(tokenizer, token) for token in tokens],
         "text_offset": [offset for piece in pieces for offset in piece.offsets],
     }
+
+
+def _likeliest(tokenizer: Tokenizer, token: Token | First) -> dict[str, float] | None:
+    # The chosen token is always among them, as in OpenAI's answers. Of several with the same text (parts of characters) the likeliest
+    # counts: clients compare the chosen one with the largest of these to see whether it is the likeliest of all.
+    if isinstance(token, First):
+        return None
+    found: dict[str, float] = {}
+    for id, logprob in (*token.top, token[:2]):
+        text = _text(tokenizer, id)
+        found[text] = max(found.get(text, logprob), logprob)
+    return found
 
 
 def _chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -107,7 +118,7 @@ def _chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, A
     def whole(token: Token) -> dict[str, Any]:
         return entry(token.id, token.logprob) | {"top_logprobs": [entry(*likely) for likely in token.top]}
 
-    return {"content": [whole(token) for piece in pieces for token in piece.tokens], "refusal": None}
+    return {"content": [whole(token) for piece in pieces for token in piece.tokens if isinstance(token, Token)], "refusal": None}
 
 
 def _text(tokenizer: Tokenizer, id: int) -> str:

@@ -7,12 +7,20 @@ from alpaca_jax.decode.generation import Token
 from alpaca_jax.tokenizer import TextStream, Tokenizer
 
 
+class First(NamedTuple):
+    """The first token of a prompt: nothing goes before it that could make it likely."""
+
+    id: int
+    logprob: None = None
+    top: None = None
+
+
 class Piece(NamedTuple):
     """What one step added to one choice (by its index). `offsets`: where in the text of the choice its tokens begin."""
 
     choice: int
     text: str
-    tokens: list[Token]
+    tokens: Sequence[Token | First]
     offsets: list[int]
     finish_reason: str | None
 
@@ -20,13 +28,13 @@ class Piece(NamedTuple):
 class Answer:
     """One choice: `add` turns tokens into text, cuts it before a stop string and holds back what might become one."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str], before: str = "") -> None:
         self.index = index
         self.count = 0  # tokens generated, those of a stop string included
         self.finish_reason: str | None = None
         self._stream = TextStream(tokenizer)
         self._stops = stops
-        self._given = 0  # characters of text handed out
+        self._given = len(before)  # characters of text handed out, with those of the prompt where it goes before
         self._held = ""  # text that may be the beginning of a stop string
         self._pending: list[tuple[Token, int]] = []  # tokens whose text is not handed out, with their offsets
 
@@ -44,6 +52,13 @@ class Answer:
         if self._cut():
             return self._give(len(self._held), "stop")
         return self._give(len(self._held), finish_reason)
+
+    def add_only(self, token: Token, stop_ids: frozenset[int]) -> Piece:
+        """The answer of one token. One that stops has no text and is listed all the same: who asks for one counts on one."""
+        if token.id not in stop_ids:
+            return self.add([token], "length")
+        self.count, self.finish_reason = 1, "stop"
+        return Piece(self.index, "", [token], [self._given], "stop")
 
     def _cut(self) -> bool:
         """Cuts the held text before the first stop string in it and drops the tokens after it; False where there is none."""

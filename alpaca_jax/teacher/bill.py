@@ -90,7 +90,7 @@ class Bill:
 
     def worst(self, request: Request) -> float:
         """The most that one attempt of this request can cost, in dollars, as far as the answers so far show."""
-        prompt = len((request.system + request.prompt).encode("utf-8", "replace")) + TEMPLATE_TOKENS
+        prompt = len("".join(request.texts).encode("utf-8", "replace")) + TEMPLATE_TOKENS * (1 + len(request.earlier))
         return (prompt * self.prices.dearest_prompt + request.max_tokens * self.prices.completion) / 1e6 + self._beyond
 
     def cost(self, request: Request, answer: Answer) -> float:

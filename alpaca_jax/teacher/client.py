@@ -1,5 +1,6 @@
 """Any OpenAI-compatible endpoint through the official client, with visible and bounded retries."""
 
+import itertools
 import os
 import random
 import threading
@@ -17,7 +18,7 @@ from alpaca_jax.teacher.address import address, shown
 from alpaca_jax.teacher.bill import Bill
 from alpaca_jax.teacher.bounded import BoundedClient
 from alpaca_jax.teacher.config import TeacherConfig, is_here
-from alpaca_jax.teacher.protocol import Answer, Entry, Reply, Request
+from alpaca_jax.teacher.protocol import Answer, Entry, Refused, Reply, Request
 
 MAX_WAIT = 60.0  # seconds before another attempt; a server that asks for more counts as lost
 CONNECT_SECONDS = 10.0
@@ -166,28 +167,34 @@ class Client:
             settings["top_p"] = request.top_p
         if request.stop:
             settings["stop"] = list(request.stop)
+        if request.top_logprobs:
+            chat = {"logprobs": True, "top_logprobs": request.top_logprobs}
+            settings |= chat if request.endpoint == "chat" else {"logprobs": request.top_logprobs}
         start = time.monotonic()
         if request.endpoint == "chat":
             system = [{"role": "system", "content": request.system}] if request.system else []
-            messages: Any = [*system, {"role": "user", "content": request.prompt}]
+            said = [*(text for turn in request.earlier for text in turn), request.prompt]
+            turns = [{"role": role, "content": text} for role, text in zip(itertools.cycle(("user", "assistant")), said, strict=False)]
+            messages: Any = [*system, *turns]
             received = self._openai.chat.completions.with_raw_response.create(messages=messages, **settings)
         else:
             received = self._openai.completions.with_raw_response.create(prompt=request.prompt, **settings)
         return Reply(body=received.content, model=self._model, seconds=round(time.monotonic() - start, 3))
 
-    def _refused(self, error: openai.APIStatusError) -> UserError:
-        """The refusal as a UserError, without the key, which the server's message may contain."""
+    def _refused(self, error: openai.APIStatusError) -> Refused:
+        """The refusal without the key, which the server's message may contain."""
         status = error.status_code
         if status in (401, 403):
             remedy = (
                 f"set {self._teacher.key_env} to a valid key" if self._teacher.key_env else "name the key's variable in teacher.key_env"
             )
-            return UserError(f"the teacher at {self._where} answered {status}, it doesn't accept the key: {remedy}.")
+            message = f"the teacher at {self._where} answered {status}, it doesn't accept the key: {remedy}."
+            return Refused(message, status, "it doesn't accept the key")
         message = str(error.message)
         for secret in self._secrets:
             message = message.replace(secret, "[key]")
         hint = {404: f"Is teacher.model={self._model!r} served there?", 429: "Is the account paid up?"}.get(status, "Correct the request.")
-        return UserError(f"the teacher at {self._where} answered {status}: {message[:500]}. {hint}")
+        return Refused(f"the teacher at {self._where} answered {status}: {message[:500]}. {hint}", status, message[:500])
 
 
 def _unsent(error: openai.APIError) -> bool:

@@ -27,6 +27,9 @@ def written(request: Request, received: Reply) -> dict[str, Any]:
     except UnicodeDecodeError:
         body = {"base64": base64.b64encode(received.body).decode()}
     asked = {**dataclasses.asdict(request), "stop": list(request.stop)}
+    for name in ("earlier", "top_logprobs"):
+        if not asked[name]:
+            del asked[name]  # as in the logs from before requests had them
     return {"request": asked, "answer": {**body, "model": received.model, "seconds": received.seconds}}
 
 
@@ -104,10 +107,18 @@ def _request(fields: Mapping[str, Any]) -> Request:
         raise ValueError("its request isn't one: a text is due")
     if not all(type(fields.get(name)) in (int, float) and math.isfinite(fields[name]) for name in NUMBERS) or fields["max_tokens"] < 0:
         raise ValueError("its request isn't one: a number is due")
+    if type(fields.get("top_logprobs", 0)) is not int:
+        raise ValueError("its request isn't one: a number of top_logprobs is due")
     try:
-        return Request(**{**fields, "stop": tuple(fields.get("stop", []))})
+        return Request(**{**fields, "stop": tuple(fields.get("stop", [])), "earlier": _earlier(fields.get("earlier", []))})
     except TypeError as problem:
         raise ValueError(f"its request isn't one: {problem}") from None
+
+
+def _earlier(turns: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and [type(text) for text in turn] == [str, str] for turn in turns):
+        raise ValueError("its request isn't one: earlier turns are due as pairs of texts")
+    return tuple((user, assistant) for user, assistant in turns)
 
 
 def _read_before(fields: Mapping[str, Any]) -> Answer:

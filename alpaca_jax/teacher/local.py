@@ -28,6 +28,16 @@ class Endpoint:
 
 
 @contextlib.contextmanager
+def listening(teacher: TeacherConfig, max_length: int, log: Path, notice: Callable[[str], None]) -> Iterator[Endpoint]:
+    """Where the teacher listens; our own is started for it, as in `serving`."""
+    if teacher.source is None:
+        yield Endpoint(teacher.base_url, str(teacher.model))
+    else:
+        with serving(teacher, max_length, log, notice) as endpoint:
+            yield endpoint
+
+
+@contextlib.contextmanager
 def serving(
     teacher: TeacherConfig, max_length: int, log: Path, notice: Callable[[str], None], patience: float = 600.0
 ) -> Iterator[Endpoint]:

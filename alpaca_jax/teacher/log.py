@@ -69,6 +69,16 @@ class AnswerLog:
         """Reads the answers of one index, in the order of the steps."""
         return [answer for _, answer in self.asked(index)]
 
+    def first_requests(self) -> Iterator[tuple[int, Request, Answer]]:
+        """Reads each index that has an answer: the first of its requests, or of those that damage left, with its answer."""
+        for shard, steps in self._places.items():
+            for offset, place in enumerate(steps[0]):
+                if place:
+                    yield shard * SHARD + offset, *self._read(shard * SHARD + offset, place)
+        for index, found in self._unsure.items():
+            if found:
+                yield index, *self._read(index, min(found)[1])
+
     def follow(self, index: int, advance: Advance[T], known: list[Answer] | None = None) -> tuple[list[Answer], Request | T]:
         """The answers of one index, and what comes next: the first request without an answer, or the result; `known` are its first answers.
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import threading
+from collections.abc import Mapping
 from typing import Literal, Protocol
+
+from alpaca_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request: a raw text to continue (`completions`) or a single user turn (`chat`)."""
+    """One request: a raw text to continue (`completions`), or a user's turn (`chat`) after the `earlier` turns."""
 
     endpoint: Literal["completions", "chat"]
     prompt: str
@@ -17,6 +20,13 @@ class Request:
     seed: int
     stop: tuple[str, ...] = ()
     system: str = ""  # the system message of a chat; empty: the server's default
+    top_logprobs: int = 0  # the likeliest tokens to tell at each position of the answer, with their log-probabilities
+    earlier: tuple[tuple[str, str], ...] = ()  # the turns of a chat before this one: what the user and the assistant said
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts of the prompt."""
+        return (self.system, *(text for turn in self.earlier for text in turn), self.prompt)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +54,15 @@ class Answer:
     cached_tokens: int = 0  # of the prompt's, those that the server had in its cache
     dollars: float = 0.0  # what the server itself says that it charges
     reasoning: str = ""  # what the model thought before the text, where the server shows it
+    top: tuple[Mapping[str, float], ...] = ()  # the log-probabilities of the likeliest tokens, by position; empty where none were given
+
+
+class Refused(UserError):
+    """The teacher understood a request and won't answer it; `status` is the number of its refusal, `said` are its words."""
+
+    def __init__(self, message: str, status: int, said: str) -> None:
+        super().__init__(message)
+        self.status, self.said = status, said
 
 
 class Entry(Protocol):
@@ -70,7 +89,7 @@ class Teacher(Protocol):
     """Anything that answers."""
 
     def ask(self, request: Request, stop: threading.Event, entry: Entry) -> Answer:
-        """The answer, which is in `entry` already; raises Lost if the teacher is gone, UserError if it refuses, OverBudget if the budget
+        """The answer, which is in `entry` already; raises Lost if the teacher is gone, Refused if it won't answer, OverBudget if the budget
         forbids the request.
         """
         ...

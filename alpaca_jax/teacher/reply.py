@@ -8,6 +8,8 @@ from typing import Any
 from alpaca_jax.teacher.protocol import Answer, Reply, Request
 
 LONGEST_NAME = 200  # characters of a model's name, which each record repeats
+MOST_POSITIONS = 64  # of an answer, whose likeliest tokens are read
+ROUNDING = 1e-3  # above 0, where a log-probability can be by rounding
 MOST_TOKENS = 10_000_000  # of one prompt or answer: above every context there is
 
 
@@ -32,6 +34,7 @@ def read(reply: Reply, request: Request) -> Answer:
         cached_tokens=cached,
         dollars=_dollars(_object(content.get("usage")).get("cost")),
         reasoning=_text(reasoning) or "",
+        top=_top(_object(choice.get("logprobs"))) if request.top_logprobs else (),
     )
 
 
@@ -60,6 +63,33 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _top(logprobs: Mapping[str, Any]) -> tuple[Mapping[str, float], ...]:
+    """The log-probabilities of the likeliest tokens at each position, in the form of chats or that of completions, whichever came."""
+    content, before = logprobs.get("content"), logprobs.get("top_logprobs")
+    if isinstance(content, list):
+        positions = [_alternatives([place, *_list(_object(place).get("top_logprobs"))]) for place in content[:MOST_POSITIONS]]
+    else:
+        pairs = (
+            [{"token": token, "logprob": value} for token, value in _object(place).items()] for place in _list(before)[:MOST_POSITIONS]
+        )
+        positions = [_alternatives(found) for found in pairs]
+    return tuple(positions) if any(positions) else ()
+
+
+def _alternatives(found: list[Any]) -> Mapping[str, float]:
+    """Tokens with log-probabilities that can be true; of those that are spelled alike, as halves of a character are, the likeliest."""
+    top: dict[str, float] = {}
+    for item in map(_object, found):
+        token, value = _text(item.get("token")), item.get("logprob")
+        if token is not None and type(value) in (int, float) and -math.inf < value <= ROUNDING:
+            top[token] = max(top.get(token, -math.inf), float(value))
+    return top
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int]:

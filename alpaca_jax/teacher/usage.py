@@ -10,7 +10,7 @@ WORDS_OF_A_TOKEN = 4
 def problem(request: Request, answer: Answer) -> str | None:
     """Why the counts of an answer can't be true, or None."""
     for name, tokens, texts in (
-        ("prompt_tokens", answer.prompt_tokens, (request.system, request.prompt)),
+        ("prompt_tokens", answer.prompt_tokens, request.texts),
         ("completion_tokens", answer.completion_tokens, (answer.reasoning, answer.text or "")),
     ):
         if tokens is None:

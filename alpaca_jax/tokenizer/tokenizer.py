@@ -119,25 +119,31 @@ class Tokenizer:
         """Returns the ids of `render_chat`, with special tokens as such."""
         return self.encode(self.render_chat(messages, add_generation_prompt), special=True)
 
-    def files(self) -> dict[str, bytes]:
-        """Returns the files, by name, that `load` and the AutoTokenizer of `transformers` read."""
-        names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.backend.specials.get("<unk>")}
-        if self.pad_id != self.eos_id:
-            names["pad_token"] = self.pad_id
-        special = {name: self.backend.token(id) for name, id in names.items() if id is not None}
-        settings = {
-            **special,
+    def settings(self) -> dict[str, Any]:
+        """Returns the content of its tokenizer_config.json: the texts of its special tokens, and its chat template if it has one."""
+        template = {} if self.chat_template is None else {"chat_template": self.chat_template}  # transformers before 4.43 reads no file
+        return {
+            **self._special(),
             "add_bos_token": self.adds_bos,
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
             "tokenizer_class": "PreTrainedTokenizerFast",
+            **template,
         }
+
+    def _special(self) -> dict[str, str]:
+        names = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.backend.specials.get("<unk>")}
+        if self.pad_id != self.eos_id:
+            names["pad_token"] = self.pad_id
+        return {name: self.backend.token(id) for name, id in names.items() if id is not None}
+
+    def files(self) -> dict[str, bytes]:
+        """Returns the files, by name, that `load` and the AutoTokenizer of `transformers` read."""
         files = {name: self._with_bos(content) if name == "tokenizer.json" else content for name, content in self.backend.files().items()}
         if self.chat_template is not None:
-            settings["chat_template"] = self.chat_template  # transformers before 4.43 reads no file for it
             files["chat_template.jinja"] = self.chat_template.encode()
-        files["special_tokens_map.json"] = _json(special)
-        files["tokenizer_config.json"] = _json(settings)
+        files["special_tokens_map.json"] = _json(self._special())
+        files["tokenizer_config.json"] = _json(self.settings())
         return files
 
     def _with_bos(self, content: bytes) -> bytes:
@@ -160,8 +166,8 @@ class Tokenizer:
 class TextStream:
     """Decodes tokens that arrive one at a time; holds a character back until all of its bytes are there."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+        self._tokenizer, self._skip_special = tokenizer, skip_special
         self._ids: list[int] = []
         # Decoding starts at `_context`, since a token alone may lose the space before it; up to `_returned` the text is returned.
         self._context = self._returned = 0
@@ -182,8 +188,8 @@ class TextStream:
         return text
 
     def _pending(self) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._returned])
-        return self._tokenizer.decode(self._ids[self._context :])[len(before) :]
+        before = self._tokenizer.decode(self._ids[self._context : self._returned], self._skip_special)
+        return self._tokenizer.decode(self._ids[self._context :], self._skip_special)[len(before) :]
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from decoding import batch_of
 
-from alpaca_jax.decode.batch import SHARED, Batch, _up
+from alpaca_jax.decode.batch import SHARED, Batch, rounded_up
 from alpaca_jax.decode.generation import Options
 from alpaca_jax.decode.tuning import CPU, PLAIN
 from alpaca_jax.model import llama
@@ -176,5 +176,5 @@ def test_an_untied_padded_vocabulary(params):
 
 
 def test_sizes_are_few_and_close():
-    assert [_up(need, 1) for need in (1, 2, 3, 9)] == [1, 2, 4, 16]
-    assert [_up(need, 128, halves=True) for need in (1, 129, 193, 257, 400)] == [128, 192, 256, 384, 512]
+    assert [rounded_up(need, 1) for need in (1, 2, 3, 9)] == [1, 2, 4, 16]
+    assert [rounded_up(need, 128, halves=True) for need in (1, 129, 193, 257, 400)] == [128, 192, 256, 384, 512]

@@ -9,10 +9,12 @@ import openai
 import pytest
 from decoding import batch_of
 
+from alpaca_jax.decode.scoring import Scoring
+from alpaca_jax.listening import listen
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
-from alpaca_jax.serve.run import Server, _listen
+from alpaca_jax.serve.run import Server
 from alpaca_jax.serve.scheduler import Scheduler
 
 TEMPLATE = (
@@ -62,9 +64,9 @@ def running(architecture, tokenizer):
 
     @contextlib.contextmanager
     def run(batch):
-        scheduler = Scheduler(batch)
+        scheduler = Scheduler(batch, Scoring(batch._program, batch._weights, batch.max_length))
         service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
-        with _listen("127.0.0.1", 0) as listener:
+        with listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
             thread = threading.Thread(target=server.run)
             thread.start()

@@ -16,6 +16,7 @@ import pytest
 from decoding import batch_of
 
 from alpaca_jax.decode.generation import TOP, Options
+from alpaca_jax.decode.scoring import Scoring
 from alpaca_jax.model import llama
 from alpaca_jax.serve.app import PAGE
 from alpaca_jax.serve.scheduler import Job, Scheduler
@@ -111,7 +112,9 @@ def test_completion_logprobs(client, batch, tokenizer, architecture, params):
     prompt = tokenizer.encode("Once", special=True)
     rows = log_probabilities(architecture, params, prompt + expected.ids)[len(prompt) - 1 : -1]
     for id, row, top in zip(expected.ids, rows, logprobs.top_logprobs, strict=True):
-        likely = {tokenizer.decode([each], skip_special=False): float(row[each]) for each in (*np.argsort(-row)[:3].tolist(), id)}
+        likely = {}
+        for each in (*np.argsort(-row)[:3].tolist(), id):  # of the bytes that have no text of their own the likeliest counts
+            likely.setdefault(tokenizer.decode([each], skip_special=False), float(row[each]))
         assert top == pytest.approx(likely, abs=1e-4)
 
 
@@ -227,7 +230,9 @@ CALLS = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
         ("completions", {"prompt": "a", "temperature": -1}, 400, "temperature", None),
         ("completions", {"prompt": "a", "top_p": 1.5}, 400, "top_p", None),
         ("completions", {"prompt": "a", "logprobs": TOP + 1}, 400, "logprobs", None),
-        ("completions", {"prompt": "a", "echo": True}, 400, "echo", None),
+        ("completions", {"prompt": "a", "echo": True, "max_tokens": -1}, 400, "max_tokens", None),
+        ("completions", {"prompt": "a" * 201, "echo": True, "max_tokens": 0}, 400, "prompt", "context_length_exceeded"),
+        ("completions", {"prompt": "a", "echo": "yes"}, 400, "echo", None),
         ("completions", {"prompt": "a", "best_of": 3}, 400, "best_of", None),
         ("completions", {"prompt": "a", "presence_penalty": 1}, 400, "presence_penalty", None),
         ("completions", {"prompt": "a", "extra_body": {"beam_width": 3}}, 400, "beam_width", None),
@@ -353,7 +358,7 @@ def test_an_error_in_the_batch_ends_the_server_with_it(running, architecture, pa
         return []
 
     batch.step = fail
-    scheduler = Scheduler(batch)
+    scheduler = Scheduler(batch, Scoring(batch._program, batch._weights))
     reasons = queue.Queue()
     scheduler.submit(Job([1], Options(5), lambda tokens, reason: reasons.put(reason)))
     ended = threading.Event()

@@ -19,8 +19,9 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.model import in_memory
+from alpaca_jax.listening import listen
 from alpaca_jax.serve.config import Config
-from alpaca_jax.serve.run import _listen, _name
+from alpaca_jax.serve.run import _name
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +78,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_read(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=rf"port={port}: something else listens on 127.0.0.1:{port}; give another port"):
-            _listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
         # The source doesn't exist: it is not even looked for.
         command = [sys.executable, "-m", "alpaca_jax", "serve", "model.source=/not/there", f"port={port}"]
         root = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_read(tmp_path):
 
 def test_addresses_that_are_not_ours():
     with pytest.raises(UserError, match=r"host=203\.0\.113\.7: can't listen there"):
-        _listen("203.0.113.7", 0)
+        listen("203.0.113.7", 0)
 
 
 @pytest.mark.parametrize(("key", "value"), [("port", 70000), ("slots", 0), ("max_length", 1)])

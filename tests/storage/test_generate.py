@@ -7,6 +7,7 @@ from alpaca_jax import records, storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import run as verb
 from alpaca_jax.generate.config import Config, Magpie
+from alpaca_jax.spool import Spool
 from alpaca_jax.teacher import log
 from alpaca_jax.teacher.config import TeacherConfig
 
@@ -55,7 +56,7 @@ def test_a_run_whose_last_put_failed_goes_on_from_this_machine(gs, host, monkeyp
     with scripted_teacher() as server:
         home = host("one")
         with monkeypatch.context() as patch:
-            patch.setattr(verb.Spool, "_upload", lambda self: (_ for _ in ()).throw(ConnectionResetError("away")))
+            patch.setattr(Spool, "_upload", lambda self: (_ for _ in ()).throw(ConnectionResetError("away")))
             with pytest.raises(UserError, match=r"can't be reached .* are in"):
                 verb.run(config(gs, server, 4))
         (shard,) = home.rglob("00000000.jsonl")

@@ -16,6 +16,7 @@ from alpaca_jax.convert.config import Config as ConvertConfig
 from alpaca_jax.convert.run import run as convert
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
+from alpaca_jax.train.run import run
 
 STEPS = 24
 CHANGES = {"steps": STEPS, "checkpoint": {"every_steps": 4}}
@@ -37,7 +38,7 @@ def begun(files, folder):
     return process
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_killed_and_started_again_equals_the_run_on_a_disk(files, gs, tmp_path):
     process = begun(files, gs)
     process.kill()
@@ -47,14 +48,29 @@ def test_killed_and_started_again_equals_the_run_on_a_disk(files, gs, tmp_path):
     assert reached < STEPS
     training.finish(files, gs, **CHANGES)
     training.finish(files, tmp_path / "run", **CHANGES)
-    lines = [(line["step"], line["loss"]) for line in metrics.read(f"{gs}/train/metrics.jsonl") if "loss" in line]
-    assert lines == losses(tmp_path / "run") and len(lines) == STEPS
-    found, expected = (checkpoint.restore_params(f"{run}/train/checkpoints", STEPS) for run in (gs, tmp_path / "run"))
+    check_equal(gs, tmp_path / "run", STEPS)
+
+
+def check_equal(remote, local, steps):
+    """A run in the store is the run on the disk: its losses, its weights, and its files."""
+    lines = [(line["step"], line["loss"]) for line in metrics.read(f"{remote}/train/metrics.jsonl") if "loss" in line]
+    assert lines == losses(local) and len(lines) == steps
+    found, expected = (checkpoint.restore_params(f"{run}/train/checkpoints", steps) for run in (remote, local))
     assert jax.tree.all(jax.tree.map(np.array_equal, expected, found))
-    names = {name for name in storage.objects(storage.at(f"{gs}/train")) if not name.startswith(("checkpoints/", "model/", "events/"))}
+    names = {name for name in storage.objects(storage.at(f"{remote}/train")) if not name.startswith(("checkpoints/", "model/", "events/"))}
     assert names == {"config.yaml", "metrics.jsonl", "summary.json"}
-    assert any(name.startswith("events/") for name in storage.objects(storage.at(f"{gs}/train")))
-    assert json.loads((storage.at(gs) / "train" / "summary.json").read_bytes())["steps"] == STEPS
+    assert any(name.startswith("events/") for name in storage.objects(storage.at(f"{remote}/train")))
+    assert json.loads((storage.at(remote) / "train" / "summary.json").read_bytes())["steps"] == steps
+
+
+def test_a_run_there_equals_the_run_on_a_disk_and_is_read_from_there(files, gs, tmp_path, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: first)
+    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+    for place in (gs, tmp_path / "run"):
+        run(training.config(files, place, steps=4))
+    check_equal(gs, tmp_path / "run", 4)
+    assert run(training.config(files, gs, steps=4))["steps"] == 4
 
     from_gs, from_disk = pretrained.open(f"{gs}/train"), pretrained.open(str(tmp_path / "run" / "train"))
     path = ("embed", "weight")

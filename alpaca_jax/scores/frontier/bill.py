@@ -119,10 +119,12 @@ def _hourly(run: Run, config: FrontierConfig) -> tuple[float, str]:
 
 def _judge(run: Run) -> Item:
     compare = run.scores.get("compare")
-    dollars = next((value for keys in (("bill", "dollars"), ("dollars",)) if (value := number(at(compare, *keys))) is not None), None)
-    if compare and dollars is None:
+    if not compare:
+        return Item("judge", 0.0, "no judge was asked")
+    dollars = number(at(compare, "bill", "dollars"))
+    if dollars is None:
         raise PriceMissing("scores.json has a comparison but not what its judge cost; compare again with this version")
-    return Item("judge", dollars or 0.0, "its manifest" if compare else "no judge was asked")
+    return Item("judge", dollars, f"{whole(at(compare, 'bill', 'requests')):,} requests, {at(compare, 'judge', 'model')}")
 
 
 def _together(name: str, items: Sequence[Item]) -> Item:

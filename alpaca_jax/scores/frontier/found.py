@@ -1,7 +1,7 @@
 """The runs below a folder: those that its sweep.json lists, else every folder in which something was trained."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,11 @@ def at(value: Any, *keys: str) -> Any:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Returns the value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def sequence(value: Any) -> Sequence[Any]:
+    """Returns the value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def number(value: Any) -> float | None:

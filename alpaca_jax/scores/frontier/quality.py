@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from alpaca_jax import documents
 from alpaca_jax.errors import UserError
-from alpaca_jax.scores.frontier.found import Run, at, mapping, number
+from alpaca_jax.scores.frontier.found import Run, at, mapping, number, sequence
 
 Z = 1.959964  # of a two-sided interval of 95%
 
@@ -47,11 +46,7 @@ def of(run: Run) -> dict[Kind, Quality]:
     found: dict[Kind, Quality] = {}
     if (heldout := _heldout(run)) is not None:
         found[HELDOUT] = heldout
-    for name, score in _suites(run.scores.get("suites")).items():
-        found[Kind(f"suites.{name}", f"score on {name}", lower=False)] = score
-    if (rate := _win_rate(run.scores.get("compare"))) is not None:
-        found[Kind("compare", "win rate against the baseline", lower=False, unit="%")] = rate
-    return found
+    return found | _suites(run.scores.get("suites")) | _win_rates(run.scores.get("compare"))
 
 
 def difference(one: Quality, other: Quality) -> tuple[float, float | None]:
@@ -90,17 +85,30 @@ def _each(run: Run, on: str) -> np.ndarray | None:
     return each if content.get("data") == on and np.isfinite(each).all() else None
 
 
-def _suites(value: Any) -> dict[str, Quality]:
-    """The score of each suite with its standard error."""
+def _suites(value: Any) -> dict[Kind, Quality]:
+    """The first row of each suite's table, which is the suite as a whole in its first metric."""
     found = {}
-    for name, one in mapping(at(value, "after") or value).items():
-        score = next((figure for key in ("score", "accuracy", "value") if (figure := number(at(one, key))) is not None), None)
-        if score is not None:
-            found[str(name)] = Quality(score, number(at(one, "stderr")), str(at(one, "fingerprint") or name))
+    for name, suite in mapping(value).items():
+        row = next((row for row in sequence(at(suite, "rows")) if number(at(row, "value")) is not None), None)
+        if row is None:
+            continue
+        metric = str(at(row, "metric") or "score")
+        kind = Kind(f"suites.{name}", f"{metric} on {name}", lower=at(row, "higher_is_better") is False)
+        on = [at(row, key) for key in ("task", "version", "shots", "filter", "questions")]
+        found[kind] = Quality(number(row["value"]) or 0.0, number(at(row, "stderr")), str(on))
     return found
 
 
-def _win_rate(value: Any) -> Quality | None:
-    rates: Mapping[str, Any] = mapping(value)
-    rate = number(rates.get("win_rate"))
-    return None if rate is None else Quality(rate, number(rates.get("stderr")), str(rates.get("prompts") or ""))
+def _win_rates(value: Any) -> dict[Kind, Quality]:
+    """The win rate of the model in each comparison, with the position taken out where that could be done."""
+    found = {}
+    for comparison in sequence(at(value, "comparisons")):
+        rate = at(comparison, "position", "corrected") or at(comparison, "position", "plain") or at(comparison, "rate")
+        percent = number(at(rate, "value"))
+        if at(comparison, "model") != "model" or percent is None:
+            continue
+        against = str(at(comparison, "against"))
+        on = [at(value, "judge", "model"), at(value, "prompts", "fingerprint"), against]
+        kind = Kind(f"compare.{against}", f"win rate against {against}", lower=False, unit="%")
+        found[kind] = Quality(percent, number(at(rate, "standard_error")), str(on))
+    return found

@@ -1,0 +1,181 @@
+"""What the training records have in common with the prompts and suites of this evaluation, and the scores without it."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from alpaca_jax import records, report
+from alpaca_jax.errors import UserError
+from alpaca_jax.evaluate.config import Config
+from alpaca_jax.evaluate.context import Context
+from alpaca_jax.evaluate.settings import Settings
+from alpaca_jax.report import Section
+from alpaca_jax.rundir import read_json
+from alpaca_jax.scores import prompts, runs, trained
+from alpaca_jax.scores.contamination import RULES, Item, Touch, find, split, touched
+from alpaca_jax.scores.contamination.rules import IN_WORDS
+from alpaca_jax.scores.loaded import Loaded
+from alpaca_jax.terminal import Console
+
+NAME = "contamination"
+ITEMS, SCORES = "items.json", "per_item.json"  # what another part leaves in its folder: {set: {id: text}}, {set: {model: {id: score}}}
+WORST = 10
+LONGEST = 1500  # characters of a text that is shown
+HEAD = ("set", "items", *(IN_WORDS[rule] for rule in RULES))
+
+
+def wanted(config: Config, settings: Settings) -> bool:
+    """Whether there are prompts, and records that they may be among."""
+    known = config.contamination.records is not None or settings.run is not None
+    return config.contamination.check and config.answers.prompts is not None and known
+
+
+def needs_model(config: Config) -> bool:
+    """Never."""
+    return False
+
+
+def with_model(context: Context, loaded: Loaded) -> None:
+    """Nothing."""
+
+
+def conclude(context: Context, before: None, after: None) -> dict[str, Any]:
+    """How many items of each set each rule touches, the worst with both texts, and the scores with and without them."""
+    start, notes = time.perf_counter(), list[str]()
+    items = list(_items(context))
+    with context.console.status("contamination: comparing the training records with the prompts"):
+        touches, number = find(_records(context, notes), items)
+    limit = context.config.contamination.rouge_l
+    by_set = {name: [touch for touch in touches if touch.item.set == name] for name in dict.fromkeys(item.set for item in items)}
+    return {
+        "records": number,
+        "rouge_l": limit,
+        "notes": notes,
+        "sets": {name: _counted(own, limit) for name, own in by_set.items()},
+        "worst": [_worst(touch) for touch in sorted(touches, key=lambda touch: touch.rank, reverse=True)[:WORST]],
+        "scores": [line for name, own in by_set.items() for line in _splits(context, name, own, limit)],
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _items(context: Context) -> Iterator[Item]:
+    """The prompts, and what other parts asked."""
+    config = context.config.answers
+    if config.prompts is not None:
+        asked = prompts.read(config.prompts).first(config.limit)
+        yield from (Item(asked.name, prompt.id, prompt.text) for prompt in asked)
+    for _, found in _left(context, ITEMS):
+        for name, texts in found.items():
+            yield from (Item(name, id, text) for id, text in texts.items())
+
+
+def _left(context: Context, file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(part, content) of a file that other parts left."""
+    folder = context.folder.path("evaluate", "x").parent
+    for path in sorted(folder.glob(f"*/{file}")):
+        found = read_json(path)
+        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+            raise UserError(f"{path} doesn't hold what the part {path.parent.name} writes; delete it, and run that part again")
+        yield path.parent.name, found
+
+
+def _records(context: Context, notes: list[str]) -> Iterator[records.Record]:
+    """The records that the model, and those it started from, were trained on; or those that are given."""
+    places = context.config.contamination.records
+    if places is not None:
+        for place in places:
+            try:
+                yield from records.read(place).records
+            except UserError as problem:
+                raise UserError(f"contamination.records: {problem}") from None
+        notes.append(f"records of {', '.join(places)}")
+        return
+    source = context.settings.model.source if context.settings.model else None
+    for run in runs.lineage(str(source)) if source else ():
+        try:
+            yield from trained.records_of(run)
+            notes.append(f"records that {run.dir} was trained on ({', '.join(run.records().values())})")
+        except UserError as problem:
+            notes.append(f"the records that {run.dir} was trained on can't be read: {problem}")
+
+
+def _counted(touches: Sequence[Touch], limit: float) -> dict[str, Any]:
+    ids = {rule: [touch.item.id for touch in touches if touched(touch, rule, limit)] for rule in RULES}
+    return {"items": len(touches), **{rule: len(found) for rule, found in ids.items()}, "touched": ids}
+
+
+def _worst(touch: Touch) -> dict[str, Any]:
+    figures = {name: getattr(touch, name) for name in RULES}
+    texts: dict[str, Any] = {"record": None, "record_text": ""}
+    if touch.record is not None:
+        told = [touch.record.instruction, touch.record.input, touch.record.output]
+        texts = {"record": touch.record.place(), "record_text": _cut("\n\n".join(text for text in told if text))}
+    return {"set": touch.item.set, "id": touch.item.id, "text": _cut(touch.item.text), **texts, **figures}
+
+
+def _splits(context: Context, name: str, touches: Sequence[Touch], limit: float) -> Iterator[dict[str, Any]]:
+    for part, found in _left(context, SCORES):
+        for model, scores in found.get(name, {}).items():
+            for one in split(touches, scores, limit):
+                yield {"part": part, "set": name, "model": model, **dataclasses.asdict(one)}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:
+    """A row a set, and one a score that changes."""
+    table = Table(*HEAD, title=f"Touched by the {value['records']:,} training records", title_justify="left")
+    for row in _rows(value):
+        table.add_row(*row)
+    console.print(table)
+    for note in value["notes"]:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    for line in value["scores"]:
+        if line["touched"]:
+            console.print(_in_words(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]:
+    """The counts, the scores with and without what is touched, and the worst items beside their records."""
+    caption = (
+        f"Items that at least one of {value['records']:,} training records touches. Words are runs of letters and digits in lower case. "
+        "Equal: the same words in instruction and input. In a row: anywhere in instruction, input or answer. ROUGE-L: of what is asked, "
+        f"{value['rouge_l']:g} or more."
+    )
+    blocks: list[report.Block] = [report.Table(HEAD, _rows(value), range(1, len(HEAD)), caption)]
+    blocks += [report.Prose(note) for note in value["notes"]]
+    if value["scores"]:
+        head = ("part", "set", "model", "rule", "items", "touched", "all", "without", "touched alone")
+        rows = [
+            [line["part"], line["set"], line["model"], IN_WORDS[line["rule"]], str(line["items"]), str(line["touched"])]
+            + [_score(line[name]) for name in ("all", "without", "touched_alone")]
+            for line in value["scores"]
+        ]
+        blocks.append(report.Table(head, rows, range(4, len(head)), "Mean scores with and without the items that are touched."))
+    worst = value["worst"]
+    samples = [report.Sample(f"{each['set']}, {each['id']}: {_figures(each)}", [each["text"], each["record_text"]]) for each in worst]
+    blocks.append(report.Samples(["asked", "training record"], samples))
+    return [Section("Contamination", blocks, "How much of what is asked stands in the training records already, and the worst of it.")]
+
+
+def _rows(value: dict[str, Any]) -> list[list[str]]:
+    return [[name, *(str(counts[key]) for key in ("items", *RULES))] for name, counts in value["sets"].items()]
+
+
+def _figures(each: dict[str, Any]) -> str:
+    return f"equal {each['equal']}, 13 words {each['gram13']}, 8 words {each['gram8']}, ROUGE-L {each['rouge_l']:.2f}"
+
+
+def _in_words(line: dict[str, Any]) -> str:
+    what = f"{line['part']}: {line['model']} on {line['set']}"
+    rule = f"without the {line['touched']} of {line['items']} that are touched ({IN_WORDS[line['rule']]})"
+    return f"{what}: {_score(line['all'])}, {rule} {_score(line['without'])}"
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Suites of questions whose answers can be checked."""

@@ -1,0 +1,169 @@
+"""What came of a suite: the harness's own files, read back as the rows that people know and the value of each question."""
+
+import dataclasses
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alpaca_jax import documents, storage
+from alpaca_jax.errors import UserError
+from alpaca_jax.rundir import RunDir, read_json, write_atomic
+
+OURS = "alpaca_jax"  # the key of what we add to a results file
+NO_METRIC = ("alias", "name", "sample_len", "sample_count")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table: a metric of a task or of a group of tasks."""
+
+    task: str
+    alias: str  # the task's name as it is shown
+    depth: int  # how many groups it is in
+    version: str
+    filter: str  # which rule takes the answer out of a text
+    shots: int
+    metric: str
+    higher_is_better: bool | None
+    value: float
+    stderr: float | None
+    questions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A suite's rows; `values` has those of each question, by (task, metric, filter) and the question's number."""
+
+    file: str
+    rows: tuple[Row, ...]
+    values: Mapping[tuple[str, str, str], Mapping[str, float]]
+    members: Mapping[str, tuple[str, ...]]  # the tasks of each group
+    facts: Mapping[str, Any]  # BOS, chat template, questions cut short, seconds
+
+
+def write(folder: RunDir, place: tuple[str, ...], raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
+    """Writes results_DATE.json and a samples_TASK_DATE.jsonl for each task into `place`, as the harness does; the first, last."""
+    date = time.strftime("%Y-%m-%dT%H-%M-%S")
+    for task, samples in raw["samples"].items():
+        lines = (json.dumps(_plain(_sample(sample)), ensure_ascii=False) for sample in samples)
+        write_atomic(folder.path(*place, f"samples_{_safe(task)}_{date}.jsonl"), "".join(f"{line}\n" for line in lines))
+    whole = {key: value for key, value in raw.items() if key != "samples"} | {OURS: dict(ours)}
+    file = folder.path(*place, f"results_{date}.json")
+    write_atomic(file, json.dumps(_plain(whole), indent=2, ensure_ascii=False) + "\n")
+    return read(file)
+
+
+def find(folder: RunDir, place: tuple[str, ...], key: Mapping[str, Any]) -> Result | None:
+    """The newest result in `place` that was made of the same model by the same settings (`key`), if there is one."""
+    where = folder.root.joinpath(*place)
+    files = sorted(where.glob("results_*.json"), reverse=True) if where.is_dir() else []
+    return next((read(file) for file in files if _key(read_json(file)) == json.loads(json.dumps(key))), None)
+
+
+def _key(content: Any) -> Any:
+    ours = content.get(OURS) if isinstance(content, dict) else None
+    return ours.get("key") if isinstance(ours, dict) else None
+
+
+def read(file: Path) -> Result:
+    """The result in a file of ours or of the harness, with the samples beside it; a UserError where it isn't one."""
+    content = read_json(file)
+    try:
+        members = {group: tuple(tasks) for group, tasks in content.get("group_subtasks", {}).items() if tasks}
+        rows = tuple(_rows(content, members))
+        date = file.stem.removeprefix("results_")
+        tasks = {row.task for row in rows if row.task not in members}
+        found = {task: file.with_name(f"samples_{_safe(task)}_{date}.jsonl") for task in sorted(tasks)}
+        values = {key: own for task, samples in found.items() if samples.is_file() for key, own in _values(task, samples).items()}
+        return Result(str(file), rows, values, members, content.get(OURS, {}).get("facts", {}))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: is no results file of lm-evaluation-harness ({error!r}); delete it to have it made again") from error
+
+
+def _rows(content: Mapping[str, Any], members: Mapping[str, tuple[str, ...]]) -> Iterator[Row]:
+    inside = {task for tasks in members.values() for task in tasks}
+    waiting = [(task, 0) for task in content["results"] if task not in inside][::-1]
+    while waiting:
+        task, depth = waiting.pop()
+        waiting += [(each, depth + 1) for each in reversed(members.get(task, ()))]
+        own = content["results"].get(task, {})
+        for name in sorted(key for key in own if key not in NO_METRIC):
+            metric, _, rule = name.partition(",")
+            if metric.endswith("_stderr") or not isinstance(own[name], int | float):
+                continue
+            error = own.get(f"{metric}_stderr,{rule}")
+            yield Row(
+                task=task,
+                alias=str(own.get("alias", task)).strip().removeprefix("- "),
+                depth=depth,
+                version=str(content["versions"].get(task, "")),
+                filter=rule,
+                shots=int(content["n-shot"].get(task, 0)),
+                metric=metric,
+                higher_is_better=content.get("higher_is_better", {}).get(task, {}).get(metric),
+                value=float(own[name]),
+                stderr=float(error) if isinstance(error, int | float) else None,
+                questions=int(own.get("sample_len", 0)),
+            )
+
+
+def _values(task: str, file: Path) -> dict[tuple[str, str, str], dict[str, float]]:
+    """The value of each question by each metric that is one number."""
+    values: dict[tuple[str, str, str], dict[str, float]] = {}
+    for sample in lines(file):
+        for metric in sample.get("metrics", ()):
+            if isinstance(sample.get(metric), int | float):
+                values.setdefault((task, metric, sample.get("filter", "none")), {})[str(sample["doc_id"])] = float(sample[metric])
+    return values
+
+
+def lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The questions in a samples file, with all that was asked and answered."""
+    with storage.explained(file):
+        content = file.read_bytes()
+    for number, line in enumerate(content.splitlines(), start=1):
+        yield documents.json_object(line, f"{file}, line {number}")
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as the harness writes it: its arguments by name, responses as texts."""
+    arguments = {
+        f"gen_args_{number}": {f"arg_{place}": value for place, value in enumerate(own)} for number, own in enumerate(sample["arguments"])
+    }
+    texts = {key: _texts(sample[key]) for key in ("resps", "filtered_resps")}
+    return {**sample, **texts, "arguments": arguments, "target": str(sample["target"])}
+
+
+def _texts(value: Any) -> Any:
+    return [_texts(each) for each in value] if isinstance(value, list | tuple) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON: NumPy's numbers as Python's, no NaN, anything else as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int | None):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _safe(name: str) -> str:
+    """A name without signs that folders and files can't have; the harness's own rule."""
+    return re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name)
+
+
+def place(suite: str, source: str) -> tuple[str, ...]:
+    """Where the files of a suite and a model are, within a run's folder."""
+    return "evaluate", "suites", suite, _safe(source)
