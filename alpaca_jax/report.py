@@ -13,7 +13,15 @@ from typing import Any, Literal
 # Matplotlib draws in these colours, which become CSS variables in the page, so that a plot follows the reader's dark or light scheme.
 COLOURS = {"#000101": "ink", "#000102": "muted", "#000103": "line", "#000104": "accent", "#000105": "before", "#000106": "third"}
 _HEX = {name: colour for colour, name in COLOURS.items()}
-_LIGHT = {"ink": "#16202b", "muted": "#5d6b7a", "line": "#dfe4ea", "accent": "#0b7a75", "before": "#b9770e", "third": "#6750a4", "panel": "#ffffff"}
+_LIGHT = {
+    "ink": "#16202b",
+    "muted": "#5d6b7a",
+    "line": "#dfe4ea",
+    "accent": "#0b7a75",
+    "before": "#b9770e",
+    "third": "#6750a4",
+    "panel": "#ffffff",
+}
 _GROUPS, _MARKERS = ("accent", "before", "third", "ink"), ("o", "s", "^", "D", "v", "P")
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

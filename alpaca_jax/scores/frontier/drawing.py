@@ -73,7 +73,9 @@ def draw(runs: Sequence[Run], left_out: Sequence[LeftOut], config: FrontierConfi
         if point.qualities:
             points.append(point)
         else:
-            left.append(LeftOut(run.name, "has no figure in scores.json that runs can be compared by: score it with data.heldout or suites"))
+            left.append(
+                LeftOut(run.name, "has no figure in scores.json that runs can be compared by: score it with data.heldout or suites")
+            )
     kinds = dict.fromkeys(kind for point in points for kind in point.qualities)
     pictures = []
     for kind in kinds:
