@@ -133,6 +133,7 @@ def old_line(index, step, **changes):
         old_line(0, 0, text=3),
         old_line(0, 0).replace('"max_tokens": 5', '"max_tokens": -5'),
         old_line(0, 0).replace('"seed": 3', '"seed": "3"'),
+        old_line(0, 0).replace('"earlier": []', '"earlier": [["only the user"]]'),
         '{"index": 0, "step": 0, "may_cost": NaN}',
         '{"index": 0, "step": 0, "cost_at_most": -2}',
         '{"index": 0, "step": 0, "may_cost": "1"}',
