@@ -46,9 +46,8 @@ def folder(tmp_path, monkeypatch):
     run(configured(made, parts=["answers"], answers={"prompts": str(place), "others": others}))
     lines = [Fought(bout, Verdict(0.4), Verdict(0.1)).line() for bout in bouts(asked, *sets) if bout.prompt.id != "task_2"]
     write_atomic(made / "compare" / "preferences.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_json(
-        made / "scores.json", read_json(made / "scores.json") | {"compare": {"comparisons": [{"model": "student", "against": "teacher"}]}}
-    )
+    compared = {"compare": {"comparisons": [{"model": "student", "against": "teacher"}]}}
+    write_json(made / "scores.json", read_json(made / "scores.json") | compared)
     monkeypatch.setattr(page, "PARTS", (answers, people))  # a judge's own section needs more of its value
     return made
 
@@ -82,6 +81,7 @@ def test_what_a_judge_said_of_earlier_models_counts_no_more(folder):
 def test_too_little_to_vote_on(folder):
     scores = read_json(folder / "scores.json")
     scores["answers"]["sets"].pop()
+    del scores["compare"]
     write_json(folder / "scores.json", scores)
     with pytest.raises(UserError, match="has the answers of student alone; people compare two models"):
         material.read(folder, 0)
