@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alpaca_jax import storage
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.scores.answers import endpoint, file
 from alpaca_jax.scores.answers.answer import AnswerSet
 from alpaca_jax.scores.answers.config import AnswersConfig
@@ -44,7 +44,7 @@ class Others:
 def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Console) -> Others:
     """The answers of `config.others` to the first `config.limit` prompts, each set also written into `folder` as NAME.jsonl.
 
-    A file or an endpoint that can't be used is named and left out; the others go on.
+    A file that can't be used, or an endpoint that refuses or is lost, is named and left out; the others go on.
     """
     made, failed, asked = list[AnswerSet](), dict[str, str](), prompts.first(config.limit)
     for name, place in config.others.items():
@@ -56,7 +56,7 @@ def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Con
                 found = file.read(place, prompts, name, f"answers.others.{name}").within(asked)
             else:
                 found = endpoint.answer(name, place, asked, config, folder / name, console)
-        except UserError as problem:
+        except (UserError, Lost) as problem:
             failed[name] = str(problem)
             path(folder, name).unlink(missing_ok=True)  # of an earlier run: nobody is to take them for these
             console.print(f"{name} is left out: {problem}", highlight=False, markup=False, soft_wrap=True, style="red")
