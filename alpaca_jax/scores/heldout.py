@@ -97,7 +97,9 @@ def _by_example(batch: Batch, losses_BT: np.ndarray) -> np.ndarray:
     segments_BT = batch["segments"]
     count = int(segments_BT.max(initial=0)) + 1
     places_BT = np.arange(len(segments_BT))[:, None] * count + segments_BT
-    pairs = [np.bincount(places_BT.ravel(), np.float64(values).ravel(), len(segments_BT) * count) for values in (losses_BT, batch["weights"])]
+    pairs = [
+        np.bincount(places_BT.ravel(), np.float64(values).ravel(), len(segments_BT) * count) for values in (losses_BT, batch["weights"])
+    ]
     taken = np.bincount(places_BT.ravel(), minlength=len(segments_BT) * count) > 0
     taken[::count] = False  # empty slots
     return np.stack(pairs, axis=1)[taken]
