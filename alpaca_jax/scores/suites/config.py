@@ -4,9 +4,9 @@ from typing import Literal
 
 from alpaca_jax.config import configclass
 from alpaca_jax.ranges import Natural, Positive, Seed
-from alpaca_jax.scores.suites.basics import BasicsConfig
+from alpaca_jax.scores.suites.basics.config import CHOSEN, GENERATED, BasicsConfig
 
-METRICS = ("strict", "lenient", "choice", "choice_norm", "probability")  # of our own suite
+METRICS = (*GENERATED, *CHOSEN)  # of our own suite
 
 
 @configclass

@@ -5,8 +5,8 @@ from typing import Any
 
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.scores.loaded import Loaded
-from alpaca_jax.scores.suites import basics
-from alpaca_jax.scores.suites.basics import BasicsConfig
+from alpaca_jax.scores.suites.basics import score
+from alpaca_jax.scores.suites.basics.config import BasicsConfig
 from alpaca_jax.scores.suites.config import METRICS
 from alpaca_jax.terminal import Console
 
@@ -14,10 +14,10 @@ from alpaca_jax.terminal import Console
 def evaluated(loaded: Loaded, config: BasicsConfig, title: str, console: Console) -> dict[str, Any]:
     """Returns results, versions, shots, samples and more, as the harness's `evaluate` does; the suite is a group, a category a task."""
     with ProgressBar(title, None, console=console, transient=True) as progress:
-        value = basics.score(loaded, config, lambda done, of: progress.update(done))
+        value = score.score(loaded, config, lambda done, of: progress.update(done))
     suite = value["suite"]
     results: dict[str, dict[str, Any]] = {}
-    for row in basics.rows(value):
+    for row in score.rows(value):
         counted = value["items"] if row["task"] == suite else value["categories"][row["task"].removeprefix(f"{suite}_")]["items"]
         own = results.setdefault(row["task"], {"alias": row["task"].removeprefix(f"{suite}_"), "sample_len": counted})
         own[f"{row['metric']},{row['filter']}"] = row["value"]

@@ -7,7 +7,7 @@ from alpaca_jax.ranges import Positive, Seed
 from alpaca_jax.scores.suites.basics.questions import CATEGORIES
 
 Metric = Literal["strict", "lenient", "choice", "choice_norm", "probability"]
-GENERATED = ("strict", "lenient")
+GENERATED, CHOSEN = ("strict", "lenient"), ("choice", "choice_norm", "probability")
 
 
 @configclass
@@ -23,12 +23,15 @@ class BasicsConfig:
     template: str | None = None  # null: that of the model
     metric: Metric = "lenient"  # the score
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metrics that are measured."""
+        return (*(GENERATED if self.generate else ()), *(CHOSEN if self.choose else ()))
+
     def __post_init__(self) -> None:
         for name in self.categories:
             if name not in CATEGORIES:
-                raise ValueError(
-                    f"categories={name}: there is no such category{suggestion(name, CATEGORIES)}; give {', '.join(CATEGORIES)}"
-                )
+                raise ValueError(f"categories={name}: there is no such category{suggestion(name, CATEGORIES)}; give {', '.join(CATEGORIES)}")
         if not (self.generate if self.metric in GENERATED else self.choose):
             needed = "generate" if self.metric in GENERATED else "choose"
             raise ValueError(f"metric={self.metric} needs {needed}=true; give another metric, or {needed}=true")
