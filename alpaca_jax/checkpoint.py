@@ -63,6 +63,7 @@ class Checkpoints:
         self._failure: BaseException | None = None
         self._pruning = threading.Lock()
         self._held: int | None = None
+        self._favoured: list[int] = []  # the steps that were the best, the newest last
         self._last_save = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -142,6 +143,11 @@ class Checkpoints:
             self._held = None
         self._prune()
 
+    def favour(self, step: int) -> None:
+        """Keeps the checkpoint of this step, saved already or about to be, until another one is favoured and whole."""
+        with self._pruning:
+            self._favoured.append(step)
+
     def restore(self, step: int, items: dict[str, Tree]) -> tuple[dict[str, Tree], dict[str, Any]]:
         """The named items, restored into the shapes and shardings of the given ShapeDtypeStructs, and the checkpoint's `meta`."""
         args = self._ocp.args.Composite(**{name: self._ocp.args.StandardRestore(tree) for name, tree in items.items()})
@@ -191,8 +197,10 @@ class Checkpoints:
     def _prune(self) -> None:
         every, withdrawn = self.config.keep_every, []
         with self._pruning:
-            for step in steps(self.folder)[: -self.config.keep]:
-                if (every is None or step % every) and step != self._held:
+            saved = steps(self.folder)
+            best = next((step for step in reversed(self._favoured) if step in saved), None)
+            for step in saved[: -self.config.keep]:
+                if (every is None or step % every) and step not in (self._held, best):
                     withdrawn.append(withdraw(self.folder / str(step)))
         remove(withdrawn)
 

@@ -12,7 +12,8 @@ def listen(host: str, port: int, group: str = "") -> socket.socket:
     """Returns a listening socket; a UserError where there can't be one, which names the keys as those of `group`, such as "vote."."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends at once (TCP_NODELAY) on what it knows to be TCP only; else an answer after the first waits 40 ms for an ACK.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server just ended leaves its port waiting
             listener.bind(address)

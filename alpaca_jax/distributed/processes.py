@@ -1,6 +1,7 @@
 """Which process is the lead, who goes first, and what the processes agree on."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 import jax
@@ -19,6 +20,18 @@ def any_process(flag: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def from_lead(value: dict[str, float]) -> dict[str, float]:
+    """Returns the lead's mapping in every process, to the last bit; all have to call it, between the same two steps."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(value).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    own = np.frombuffer(text.ljust(size)[:size], np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(own).astype(np.uint8).tobytes())
 
 
 @contextlib.contextmanager

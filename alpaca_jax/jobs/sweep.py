@@ -11,6 +11,7 @@ from alpaca_jax.cluster.job import Backend, Job
 from alpaca_jax.config import configclass, parse
 from alpaca_jax.errors import UserError
 from alpaca_jax.jobs.backends import backend
+from alpaca_jax.metrics.direction import Mode
 
 FILE = "sweep.json"
 
@@ -39,6 +40,7 @@ class Sweep:
     parallel: int | None = None  # jobs at a time; None: all at once, since the backend has a queue
     entries: list[Entry] = dataclasses.field(default_factory=list)
     keep_going: bool = False  # start the rest although the first jobs died of the same mistake
+    mode: Mode = "min"  # which way the objective gets better
     single: bool = False  # one job that was launched without a sweep; it has no sweep.json
 
     def runs_on(self) -> Backend:
@@ -81,6 +83,7 @@ class _Written:
     objective: str
     parallel: int | None = None
     keep_going: bool = False
+    mode: Mode = "min"
     entries: tuple[Entry, ...]
     written: str = ""
 
@@ -103,7 +106,7 @@ def read(folder: Path) -> Sweep:
         raise UserError(f"{folder / FILE}: not a sweep of this version: {error}\n  give another dir=") from error
     # A folder may have been moved, or be mounted elsewhere on this host.
     entries = [dataclasses.replace(entry, job=dataclasses.replace(entry.job, folder=folder / entry.name)) for entry in written.entries]
-    return Sweep(folder, written.backend, written.verb, written.objective, written.parallel, entries, written.keep_going)
+    return Sweep(folder, written.backend, written.verb, written.objective, written.parallel, entries, written.keep_going, written.mode)
 
 
 def find(folder: Path) -> Sweep:

@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.metrics.direction import Mode
 from alpaca_jax.ranges import Duration, Natural, Positive
 
 
@@ -23,6 +24,7 @@ class LauncherConfig:
     folders: Literal["numbers", "keys"] = "numbers"
     folder: str | None = None
     objective: str = "heldout_loss"
+    mode: Mode | None = None  # null: as the objective's name says
     keep_going: bool = False
     detach: bool = False
     poll_seconds: Duration = 1.0

@@ -25,6 +25,7 @@ from alpaca_jax.jobs.status import INTERRUPTED, Row
 from alpaca_jax.jobs.sweep import Entry, Sweep
 from alpaca_jax.launcher import combinations, results, sweeper
 from alpaca_jax.launcher.config import LauncherConfig
+from alpaca_jax.launcher.objective import Objective
 from alpaca_jax.launcher.plugin import register
 from alpaca_jax.launcher.waiting import Detached, wait
 from alpaca_jax.masking import masked
@@ -82,6 +83,7 @@ class Multirun:
             base = hydra.compose_config(self.request.verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
         sweeper.check(base)
         settings = self._settings(OmegaConf.to_container(base.hydra.launcher, resolve=True))
+        self.objective = Objective.of(settings)
         folder = combinations.folder_of(settings, self._dir(base))
         target = OmegaConf.select(base, "hydra.sweeper._target_")
         self.searching = target != BASIC_SWEEPER
@@ -91,6 +93,8 @@ class Multirun:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} can't be made ({error.strerror or error}); give another dir=") from error
+        if self.searching:
+            overrides += sweeper.directed(overrides, self.objective)
         overrides += [f"hydra.sweep.dir={grammar.word(str(folder))}", "hydra.sweep.subdir=."]
         try:
             hydra.multirun(self.request.verb, self._launch, overrides, with_log_configuration=False)  # type: ignore[arg-type]
@@ -113,7 +117,7 @@ class Multirun:
         self._say(f"{self.sweep.folder / results.PAGE}")
         objectives = [(row.entry.result or {}).get("objective") for row in rows if not row.exit_code]
         if objectives and all(objective is None for objective in objectives):
-            self._say(f"no job has {self.sweep.objective}: train measures the held-out loss with evaluate_every=N")
+            self._say(f"no job has {self.sweep.objective}: train measures the held-out loss and suites with evaluate_every=N")
         return max(row.exit_code for row in rows)
 
     def _say(self, text: str) -> None:
@@ -146,6 +150,7 @@ class Multirun:
         _mask(Path(config.hydra.sweep.dir) / "multirun.yaml")
         if self.sweep is None:
             self.sweep = _renewed(combinations.folder_of(settings, dir), self.request.verb, settings)
+            self.sweep.mode = self.objective.mode
         nodes = settings.nodes or backends.nodes(settings.backend, combinations.options(settings))
         given = (self.fixed, self.request.arguments, dir, settings, nodes)
         entries = [combinations.entry(self.sweep, overrides, *given) for overrides in job_overrides]
@@ -160,10 +165,7 @@ class Multirun:
         return [self._returned(row, overrides) for row, overrides in zip(rows, job_overrides, strict=True)]
 
     def _parsed(self, mapping: Mapping[str, Any]) -> None:
-        config = self.request.parse(mapping)
-        assert self.sweep is not None
-        if self.searching and self.sweep.objective == "heldout_loss" and getattr(config, "evaluate_every", 1) is None:
-            raise UserError("evaluate_every: the sweeper needs the held-out loss, which null doesn't measure; give evaluate_every=N")
+        self.objective.check(self.request.verb, self.request.parse(mapping), needed=self.searching)
 
     def _run(self, jobs: Sweep, entries: Sequence[Entry], settings: LauncherConfig) -> Sequence[Row]:
         with lock.held(jobs.folder, "", f"{jobs.verb} -m"):  # two starts at once would start each job twice

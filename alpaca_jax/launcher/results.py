@@ -14,9 +14,12 @@ from alpaca_jax.jobs import figures, mistake, status
 from alpaca_jax.jobs.status import COLOURS, Row
 from alpaca_jax.jobs.sweep import Sweep
 from alpaca_jax.launcher import combinations
+from alpaca_jax.launcher.objective import WORDS
+from alpaca_jax.metrics.direction import Mode
 from alpaca_jax.report import Block, Code, Section, Series
 
 PAGE = "report.html"
+BEST = " (best)"
 
 
 def result(row: Row, objective: str) -> dict[str, Any]:
@@ -68,8 +71,9 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     for name in (sweep.objective, "exit", "hours", "dollars"):
         printed.add_column(Text(name), justify="right")
     printed.add_column("trouble", overflow="fold")
+    first = best(rows, sweep.mode)
     for row in rows:
-        cells = _cells(row, swept)
+        cells = _cells(row, swept, row is first)
         state = Text(cells[len(swept) + 1], style=COLOURS.get(row.status.state, ""))
         printed.add_row(*map(Text, cells[: len(swept) + 1]), state, *map(Text, cells[len(swept) + 2 :]))
     return printed
@@ -81,10 +85,11 @@ def write(sweep: Sweep, rows: Sequence[Row]) -> None:
     rundir.write_atomic(sweep.folder / PAGE, _page(sweep, rows))
 
 
-def best(rows: Sequence[Row]) -> Row | None:
-    """Returns the job with the smallest objective, None if none has one."""
+def best(rows: Sequence[Row], mode: Mode) -> Row | None:
+    """Returns the job with the smallest or largest objective, the first of equal ones, None if none has one."""
     scored = [row for row in rows if _objective(row) is not None]
-    return min(scored, key=lambda row: _objective(row) or 0.0, default=None)
+    sign = 1 if mode == "min" else -1
+    return min(scored, key=lambda row: sign * (_objective(row) or 0.0), default=None)
 
 
 def _page(sweep: Sweep, rows: Sequence[Row]) -> str:
@@ -92,17 +97,17 @@ def _page(sweep: Sweep, rows: Sequence[Row]) -> str:
     done = sum(row.status.state is State.done for row in rows)
     head = ["job", *swept, "state", sweep.objective, "exit code", "hours", "dollars", "trouble"]
     numbers = range(len(swept) + 2, len(swept) + 6)
-    sections = [Section("Results", [report.Table(head, [_cells(row, swept) for row in rows], numbers=numbers)])]
+    first = best(rows, sweep.mode)
+    sections = [Section("Results", [report.Table(head, [_cells(row, swept, row is first) for row in rows], numbers=numbers)])]
     plots = [plot for key in swept if (plot := _plot(sweep, rows, key)) is not None]
     if plots:
         sections.append(Section("What was swept", plots))
     failures: list[Block] = [Code(status.first_traceback(row), f"job {row.entry.name}") for row in rows if row.failure is not None]
     if failures:
         sections.append(Section("What failed", failures, "The first rank to fail in each job, and its message."))
-    smallest = best(rows)
     subtitle = f"{done} of {len(rows)} jobs are done."
-    if smallest is not None:
-        subtitle += f" Job {smallest.entry.name} has the smallest {sweep.objective}, {_objective(smallest):.4f}."
+    if first is not None:
+        subtitle += f" Job {first.entry.name} has the {WORDS[sweep.mode]} {sweep.objective}, {_objective(first):.4f}."
     return report.render(f"Sweep {sweep.folder.name}", subtitle, sections, [f"alpaca-jax {sweep.verb}", f"written {record.now()}"])
 
 
@@ -119,13 +124,13 @@ def _plot(sweep: Sweep, rows: Sequence[Row], key: str) -> report.Plot | None:
     return report.plot([Series("jobs", xs, ys, style="points")], key, sweep.objective)
 
 
-def _cells(row: Row, swept: Sequence[str]) -> list[str]:
+def _cells(row: Row, swept: Sequence[str], first: bool) -> list[str]:
     kept = row.entry.result or {}
     return [
         row.entry.name,
         *(row.entry.swept.get(key, "") for key in swept),
         row.status.state.value,
-        _format(kept.get("objective"), ".4f"),
+        _format(kept.get("objective"), ".4f") + (BEST if first else ""),
         _format(kept.get("exit_code"), "d"),
         _format(kept.get("hours"), ".3f"),
         _format(kept.get("dollars"), ".2f"),

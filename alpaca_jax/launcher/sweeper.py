@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
@@ -12,10 +12,12 @@ from alpaca_jax.composition import references
 from alpaca_jax.composition.plugins import check_settings
 from alpaca_jax.config import configclass, parse
 from alpaca_jax.errors import UserError
+from alpaca_jax.launcher.objective import Objective
 from alpaca_jax.ranges import Positive, Share
 
 MOST = 10_000  # combinations of a sweep
 Direction = Literal["minimize", "maximize"]
+DIRECTION = "hydra.sweeper.direction"
 
 
 @configclass
@@ -47,6 +49,19 @@ def check(base: DictConfig) -> None:
     if isinstance(own.get("direction"), enum.Enum):
         own["direction"] = own["direction"].name
     parse(SweeperConfig, own, "hydra.sweeper")
+
+
+def directed(overrides: Sequence[str], objective: Objective) -> list[str]:
+    """The override that has the sweeper look for the best of the objective, unless one is given; a UserError where that looks the other way."""
+    given = [override.partition("=")[2] for override in overrides if override.lstrip("+").startswith(f"{DIRECTION}=")]
+    if not given:
+        return [f"{DIRECTION}={objective.direction}"]
+    if given[-1] != objective.direction:
+        raise UserError(
+            f"{DIRECTION}={given[-1]}, but {objective.name} gets better the other way; leave it out, "
+            f"or say hydra.launcher.mode={given[-1].removesuffix('imize')}"
+        )
+    return []
 
 
 def check_size(overrides: Iterable[Override]) -> None:

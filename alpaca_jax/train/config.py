@@ -1,10 +1,11 @@
 """The settings of `alpaca-jax train`."""
 
+from dataclasses import field
 from typing import Literal
 
 from alpaca_jax import storage
 from alpaca_jax.checkpoint import CheckpointConfig
-from alpaca_jax.config import configclass
+from alpaca_jax.config import configclass, suggestion
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.distributed import DistributedConfig
 from alpaca_jax.formats.config import ModelConfig
@@ -12,9 +13,17 @@ from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
 from alpaca_jax.ranges import Above0, Positive, Seed
 from alpaca_jax.scores.config import SamplesConfig
+from alpaca_jax.scores.answers import AnswersConfig
+from alpaca_jax.scores.judge.config import JudgeConfig
+from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
+from alpaca_jax.train import figures
+from alpaca_jax.train.stopping import StoppingConfig
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
+
+# What the summary of every run has.
+ALWAYS = ("loss", "final_loss", "tokens_real", "seconds", "compile_seconds", "skipped_steps", "rollbacks", "steps", "goodput.", "memory.")
 
 
 @configclass
@@ -30,6 +39,10 @@ class Config:
     evaluate_every: Positive | None = None  # steps between held-out losses (needs data.heldout) and answers to samples.prompts
     export: Literal["float32", "bfloat16", "float16"] | None = None  # each kept checkpoint becomes a Hugging Face folder in this dtype too
     samples: SamplesConfig = SamplesConfig()
+    suites: dict[str, SuiteConfig] = field(default_factory=dict)  # by name; scored with each evaluation
+    answers: AnswersConfig = AnswersConfig()  # what is compared, with each evaluation
+    compare: JudgeConfig | None = None
+    early_stopping: StoppingConfig | None = None
     guard: GuardConfig = GuardConfig()
     profile: ProfileConfig | None = None
     model: ModelConfig
@@ -45,12 +58,38 @@ class Config:
     def __post_init__(self) -> None:
         if self.batch.rows is not None and self.batch.rows % self.microbatches:
             raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
-        if self.evaluate_every is not None and not self.data.heldout and not self.samples.prompts:
+        asked = self.samples.prompts or self.suites or self.compare
+        if self.evaluate_every is not None and not self.data.heldout and not asked:
             raise ValueError(
-                f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout or samples.prompts, or null"
+                f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout, suites or samples.prompts, or null"
+            )
+        if self.evaluate_every is None and (self.suites or self.compare):
+            raise ValueError("suites and compare are measured with each evaluation: give evaluate_every=N, or leave them out")
+        if self.compare is not None:
+            figures.check(self.answers, self.compare)
+        if self.early_stopping is not None and not figures.has(known := self.measured, self.early_stopping.metric):
+            name = self.early_stopping.metric
+            raise ValueError(
+                f"early_stopping.metric={name}: this run doesn't measure it{suggestion(name, known)}; "
+                + (f"it measures {', '.join(known)}" if known else "give evaluate_every=N, with data.heldout or suites")
             )
         if self.export is not None and storage.is_remote(self.dir):
             raise ValueError(
                 f"export={self.export} writes to a disk, and dir={self.dir} is none: leave it null, and "
                 f"`alpaca-jax convert source={self.dir}/train target=FOLDER` afterwards"
             )
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the figures that each evaluation measures (see `figures`); none where there are no evaluations."""
+        if self.evaluate_every is None:
+            return []
+        losses = ["heldout_loss"] * bool(self.data.heldout)
+        losses += ["heldout_loss_ema"] * bool(self.data.heldout and self.optimizer.ema)
+        return losses + figures.of_suites(self.suites) + figures.of_comparison(self.compare)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The figures of a finished run that a sweep may rank its jobs by; one that ends in `.` stands for those inside it."""
+        best = ["best_value"] if self.early_stopping else []
+        return [*self.measured, *best, *ALWAYS, *(["dollars"] if self.hardware.dollars_per_hour is not None else [])]

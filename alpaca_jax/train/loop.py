@@ -11,7 +11,7 @@ from rich.text import Text
 from alpaca_jax.checkpoint import Checkpoints
 from alpaca_jax.config import to_mapping
 from alpaca_jax.data.pack import Batch
-from alpaca_jax.distributed import StopSignals, beat, is_lead
+from alpaca_jax.distributed import StopSignals, beat, from_lead, is_lead
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import Goodput, MetricsWriter, Profile, Throughput, memory
 from alpaca_jax.model import flops
@@ -23,6 +23,7 @@ from alpaca_jax.train.programs import Programs
 from alpaca_jax.train.progress import Progress
 from alpaca_jax.train.setup import Setup
 from alpaca_jax.train.start import Start, latest
+from alpaca_jax.train.stopping import Stopping
 from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.weights import BASE, join, whole
 
@@ -57,7 +58,7 @@ class Loop:
         self.goodput = Goodput(start.progress.goodput)
         self.throughput = Throughput(None if setup.chip.peak_flops is None else setup.chip.peak_flops * jax.device_count())
         self.profile = Profile(config.profile, writer.folder / "profile" if writer else ".") if is_lead() else Profile(None, ".")
-        self.evaluation = Evaluation(config, setup)
+        self.evaluation = Evaluation(config, setup, console)
         self.rollbacks = 0
         self.stopped = False
         self._programs = programs
@@ -72,7 +73,7 @@ class Loop:
             while (end := self._stretch(stop, bar)) == "rollback":
                 self._roll_back()
         # Asked to stop after the last step, before it is evaluated: the next start does that, rather than end with an earlier figure.
-        self.stopped = end == "stopped" and (self.step < self.setup.steps or self._owes_evaluation())
+        self.stopped = end == "stopped" and not self.stopping.over and (self.step < self.setup.steps or self._owes_evaluation())
         self.profile.close()
         self._save()
         with self.goodput.spent("checkpoint"):
@@ -87,6 +88,7 @@ class Loop:
             loss_step=self.loss_step,
             heldout=self.heldout,
             evaluated=self.evaluated,
+            best=self.stopping.best,
             goodput=self.goodput.state(),
             fingerprints=self.setup.fingerprints,
             config=to_mapping(self.config),
@@ -108,6 +110,9 @@ class Loop:
         before = start.progress
         self.throughput.tokens, self.last_loss, self.skipped = before.tokens_real, before.loss, before.skipped_steps
         self.loss_step, self.heldout, self.evaluated = before.loss_step, before.heldout, before.evaluated
+        self.stopping = Stopping(self.config.early_stopping, before.best)
+        if self.stopping.best is not None and self.stopping.best.step is not None:
+            self.checkpoints.favour(self.stopping.best.step)
         self._unread.clear()
         if self.writer is not None:
             self.writer.rewind(self.step)
@@ -115,11 +120,11 @@ class Loop:
     # --- steps ---
 
     def _stretch(self, stop: StopSignals, bar: ProgressBar) -> End:
-        """Takes steps until the last one, a stop, or a bad one that calls for a rollback."""
+        """Takes steps until the last one, the end by `early_stopping`, a stop, or a bad one that calls for a rollback."""
         self.throughput.restart()
         if self._owes_evaluation():  # the run was stopped between this step and its evaluation
             self._evaluate()
-        for batch in self._batches():
+        for batch in () if self.stopping.over else self._batches():
             self._take(batch)
             looking = self.step % self.config.log_every == 0 or self.step == self.setup.steps
             if looking and self._look(bar) == "rollback":
@@ -127,9 +132,10 @@ class Loop:
             beat(self.step)
             if stop.now():
                 return self._look(bar) or "stopped"
-            if self.evaluation.due(self.step):
-                self._evaluate()
-            if self.checkpoints.due(self.step) and self.step < self.setup.steps:
+            best = self.evaluation.due(self.step) and self._evaluate()
+            if self.stopping.over:
+                return self._look(bar) or "done"
+            if (best or self.checkpoints.due(self.step)) and self.step < self.setup.steps:
                 if self._look(bar) == "rollback":
                     return "rollback"
                 self._save()
@@ -245,11 +251,13 @@ class Loop:
     def _owes_evaluation(self) -> bool:
         return self.evaluation.due(self.step) and self.evaluated != self.step
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Measures and writes the figures of this step; True where it is the best so far, so that its checkpoint is to be kept."""
         with self.goodput.spent("evaluate"):
             params = whole(self.state.trained, self.fixed)
             average = None if self.state.ema is None else join(self.state.ema, self.fixed[BASE])
-            self.heldout, self.evaluated = self.evaluation.losses(self.step, params, average), self.step
+            figures = self.evaluation.losses(self.step, params, average) | self.evaluation.asked(self.step, self.batch_index, params)
+            self.heldout, self.evaluated = from_lead(figures), self.step
             self._write(self.step, self.heldout)
             answered = self.evaluation.samples(params)
             for sample in answered:
@@ -257,6 +265,10 @@ class Loop:
             if self.writer is not None:
                 keep_samples(self.writer.folder / "samples", self.step, answered)
         self.throughput.restart()
+        best = self.stopping.heard(self.step, self.heldout)
+        if best:
+            self.checkpoints.favour(self.step)
+        return best
 
     def _save(self) -> None:
         items = states.to_items(self.state, self.fixed[BASE] if self.kept else None)

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 
 from alpaca_jax import grammar, rundir, storage
+from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.metrics import memory
 from alpaca_jax.terminal import Console
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.progress import Progress
 from alpaca_jax.train.setup import Setup
+from alpaca_jax.train.stopping import Best
 
 FILE = "summary.json"
 SHOWN = 8  # held-out losses that are printed; of more, the first and the last ones
@@ -39,6 +41,7 @@ def summary(config: Config, setup: Setup, loop: Loop) -> dict[str, Any]:
         **loop.heldout,
         **({"heldout_step": loop.evaluated} if loop.heldout else {}),
         "evaluated": loop.evaluated,
+        **_best(loop),
         "rollbacks": loop.rollbacks,
         "goodput": loop.goodput.share(),
         "memory": memory(),
@@ -53,6 +56,14 @@ def summary(config: Config, setup: Setup, loop: Loop) -> dict[str, Any]:
     }
 
 
+def _best(loop: Loop) -> dict[str, Any]:
+    """The best evaluation, in a run that looks for it, and what a later start needs to know of it."""
+    best, early = loop.stopping.best, loop.step < loop.setup.steps
+    if best is None:
+        return {}
+    return {"best_step": best.step, "best_value": best.value, "best_metric": best.metric, "stopped_early": early, "best": to_mapping(best)}
+
+
 def known(folder: Path, progress: Progress, step: int) -> Progress:
     """`progress` of the checkpoint of `step` with the evaluation that came after it, where a summary in `folder` has one of that step."""
     path = folder / FILE
@@ -61,8 +72,10 @@ def known(folder: Path, progress: Progress, step: int) -> Progress:
     found = rundir.read_json(path)
     if not isinstance(found, dict) or found.get("steps") != step or found.get("evaluated") != step:
         return progress
-    heldout = {name: found[name] for name in ("heldout_loss", "heldout_loss_ema") if isinstance(found.get(name), float)}
-    return dataclasses.replace(progress, heldout=heldout, evaluated=step)
+    measured = ("heldout_loss", "suites/", "compare/")
+    heldout = {name: value for name, value in found.items() if name.startswith(measured) and isinstance(value, float)}
+    best = parse(Best, found["best"], f"{path}: best") if isinstance(found.get("best"), dict) else None
+    return dataclasses.replace(progress, heldout=heldout, evaluated=step, best=best)
 
 
 def show(console: Console, config: Config, figures: dict[str, Any], lines: list[dict[str, Any]], already: bool) -> None:
@@ -70,11 +83,12 @@ def show(console: Console, config: Config, figures: dict[str, Any], lines: list[
     if already:
         what = f"this run had taken all its {figures['steps']} steps before, so there was nothing left to train"
     else:
-        what = f"trained {figures['steps']} steps"
+        what = f"trained {figures['steps']} steps" + (", and stopped early" if figures.get("stopped_early") else "")
     loss = "" if figures["loss"] is None else f"; loss {figures['loss']:.4f}{_at(figures['loss_step'])}"
     said = [
         what + loss,
         *heldout(lines),
+        *best(config, figures),
         f"it lies in {storage.at(config.dir)}; what to do next:",
         *(f"  {line}" for line in next_commands(config)),
     ]
@@ -101,6 +115,14 @@ def heldout(lines: list[dict[str, Any]]) -> list[str]:
     if len(shown) > SHOWN:
         shown = [shown[0], "...", *shown[1 - SHOWN :]]
     return [f"held-out loss (nats a response token): {', '.join(shown)}"] if shown else []
+
+
+def best(config: Config, figures: dict[str, Any]) -> list[str]:
+    """The best checkpoint of a run that looks for it, in a line, with how to take it; no line where there is none."""
+    if figures.get("best_step") is None:
+        return []
+    at = f"{config.dir}/train/checkpoints/{figures['best_step']}"
+    return [f"the best {figures['best_metric']} was {figures['best_value']:.4f} at step {figures['best_step']}; take it with source={at}"]
 
 
 def _at(step: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import alpaca_jax
 from alpaca_jax.config import configclass, parse, to_mapping
 from alpaca_jax.errors import UserError
+from alpaca_jax.train.stopping import Best
 
 SCHEMA = 2  # 1: no number of its own, and sums that can be computed from `goodput` (alpaca_jax 0.1.0)
 
@@ -24,8 +25,9 @@ class Progress:
     skipped_steps: int = 0
     loss: float | None = None  # of the last good step
     loss_step: int | None = None  # which one that was
-    heldout: dict[str, float] = dataclasses.field(default_factory=dict)  # the newest held-out losses
+    heldout: dict[str, float] = dataclasses.field(default_factory=dict)  # the figures of the newest evaluation
     evaluated: int | None = None  # the step of the newest evaluation, which measured them
+    best: Best | None = None  # the best evaluation, where the run looks for it
     goodput: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds of wall time by kind
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # what a run that resumes from here must have in common
     versions: dict[str, str] = dataclasses.field(default_factory=_versions)

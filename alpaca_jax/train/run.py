@@ -83,7 +83,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
         if config.export is not None:
             _await(exports, stop)
         if writer is not None:
-            outcome.show(console, config, summary, metrics.read(writer.path), already=loop.first == setup.steps)
+            outcome.show(console, config, summary, metrics.read(writer.path), already=loop.first == loop.step)
     return summary
 
 

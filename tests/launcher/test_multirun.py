@@ -145,7 +145,7 @@ class Stub:
         found.begin()
         found.end(1 if rate > 2.5 else 0)
         (job.folder / "train").mkdir(parents=True, exist_ok=True)
-        (job.folder / "train" / "summary.json").write_text(json.dumps({"heldout": {"loss": (rate - 2) ** 2}}))
+        (job.folder / "train" / "summary.json").write_text(json.dumps({"goodput": {"step": (rate - 2) ** 2}}))
         found.settle(State.failed if rate > 2.5 else State.done)
 
     def state(self, folder):
@@ -163,7 +163,7 @@ def stub(tmp_path, monkeypatch):
     monkeypatch.setenv(cli.CONFIG_DIR, "")  # which --config-dir sets: it is put back after the test
     own = tmp_path / "own" / "hydra" / "launcher"
     own.mkdir(parents=True)
-    (own / "stub.yaml").write_text("_target_: hydra_plugins.alpaca_jax.ClusterLauncher\nbackend: stub\nobjective: heldout.loss\n")
+    (own / "stub.yaml").write_text("_target_: hydra_plugins.alpaca_jax.ClusterLauncher\nbackend: stub\nobjective: goodput.step\nmode: min\n")
     common = [f"dir={tmp_path}/sweep", "hydra/launcher=stub", "--config-dir", str(tmp_path / "own")]
     return lambda *words: cli.main(["train", "-m", *common, *words])
 
@@ -193,13 +193,31 @@ def test_another_verb_or_backend_in_the_same_folder_is_refused(stub, tmp_path, c
 
 
 @pytest.mark.filterwarnings("ignore")  # of Optuna's old release, which the sweeper holds on to
-def test_optuna_looks_for_the_smallest_objective(stub, tmp_path, written):
+@pytest.mark.parametrize(("mode", "best_of"), [("min", min), ("max", max)])
+def test_optuna_looks_for_the_best_objective(stub, tmp_path, written, mode, best_of):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     space = ["optimizer.learning_rate=interval(0.0,2.4)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
-    assert stub("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1", *space, "evaluate_every=1", "data.heldout=8") == 0
-    assert len(written()) == 6
+    assert stub("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1", *space, f"hydra.launcher.mode={mode}") == 0
+    assert len(written()) == 6 and sweep.read(tmp_path / "sweep").mode == mode
     best = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
-    assert f"{min(entry.result['objective'] for entry in written().values())}" in best
+    assert f"{best_of(entry.result['objective'] for entry in written().values())}" in best
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", "1"), ("max", "0")])
+def test_table_and_page_mark_the_best_of_a_figure_either_way(stub, tmp_path, capsys, mode, best):
+    assert stub("optimizer.learning_rate=0.5,1.5", f"hydra.launcher.mode={mode}") == 0
+    value = {"0": "2.2500", "1": "0.2500"}[best]
+    assert capsys.readouterr().out.count("(best)") == 1
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    word = {"min": "smallest", "max": "largest"}[mode]
+    assert f"Job {best} has the {word} goodput.step, {value}." in page and page.count(f"{value} (best)") == page.count("(best)") == 1
+
+
+def test_an_objective_that_no_job_would_have_is_refused_before_any_starts(stub, tmp_path, capsys):
+    words = ["optimizer.learning_rate=1.0,2.0", "evaluate_every=1", "data.heldout=8", "hydra.launcher.objective=suites/basics/score"]
+    assert stub(*words) == 2
+    assert "train with these settings has no such figure; it has heldout_loss, " in capsys.readouterr().err
+    assert not list((tmp_path / "sweep").glob("*/job.json"))
 
 
 def interrupted(times):

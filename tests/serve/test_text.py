@@ -1,5 +1,6 @@
 """What is handed out of an answer, and when."""
 
+import bytewise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,3 +66,12 @@ def test_every_token_is_given_once(tokenizer, stops):
     _, pieces = feed(tokenizer, "some text — with signs", stops)
     ids = [token.id for piece in pieces for token in piece.tokens]
     assert ids == tokenizer.encode("some text — with signs")
+
+
+def test_a_single_token_that_stops_is_listed_without_a_text():
+    tokenizer = bytewise.tokenizer(["</s>"], eos="</s>")
+    stop, (letter,) = Token(tokenizer.eos_id, -1.0), tokenizer.encode("a")
+    answer = Answer(0, tokenizer, [], before="Once")
+    assert answer.add_only(stop, frozenset({stop.id})) == (0, "", [stop], [4], "stop")
+    assert answer.count == 1
+    assert Answer(0, tokenizer, [], before="Once").add_only(Token(letter, -1.0), frozenset({stop.id}))[1:4:2] == ("a", [4])

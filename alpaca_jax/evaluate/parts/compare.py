@@ -16,7 +16,8 @@ from alpaca_jax.evaluate.settings import Settings
 from alpaca_jax.records import MANIFEST, Manifest
 from alpaca_jax.report import Section
 from alpaca_jax.rundir import write_atomic, write_json
-from alpaca_jax.scores.answers import Answer, AnswerSet, file, gather
+from alpaca_jax.scores.answers import AnswerSet, file, gather
+from alpaca_jax.scores.answers.reference import REFERENCE, reference
 from alpaca_jax.scores.judge import page
 from alpaca_jax.scores.judge.asking import Judge, folder_name
 from alpaca_jax.scores.judge.compare import compare
@@ -29,7 +30,6 @@ from alpaca_jax.teacher.growing import growing
 from alpaca_jax.terminal import Console
 
 NAME = "compare"
-REFERENCE = "reference"  # the answers that the file of prompts holds
 PREFERENCES, PER_ITEM = "preferences.jsonl", "per_item.json"
 
 
@@ -102,25 +102,12 @@ def _answers(context: Context, name: str, whole: PromptSet, asked: PromptSet) ->
     """The set of that name, which the part `answers` left; the reference answers stand beside the prompts."""
     place = gather.path(context.folder.path("evaluate", answers.NAME, "x").parent, name)
     if name == REFERENCE:
-        found = _reference(asked)
+        found = reference(asked)
         file.write(place, found)
         return found
     if not place.exists():
         raise UserError(f"compare: the answers of {name} are not in {place}; run the part answers first, as without parts=[compare]")
     return file.read(place, whole, name, "compare").within(asked)
-
-
-def _reference(prompts: PromptSet) -> AnswerSet:
-    """The answers that the file of prompts holds beside them: `output` (Self-Instruct, AlpacaEval, records) or `reference` (MT-bench)."""
-    found = {}
-    for prompt in prompts:
-        given = prompt.source.get("output") or prompt.source.get("reference")
-        texts = [given] if isinstance(given, str) else given
-        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
-            found[prompt.id] = [Answer(texts[0], later=tuple(texts[1:]))]
-    if not found:
-        raise UserError(f"compare.against: {prompts.place} holds no reference answers; give the name of other answers")
-    return AnswerSet.of(REFERENCE, prompts.place, prompts, found)
 
 
 def _related(context: Context) -> dict[str, str]:

@@ -43,13 +43,13 @@ def with_model(context: Context, loaded: Loaded) -> dict[str, Result | str]:
 
 def conclude(context: Context, before: Mapping[str, Result | str] | None, after: Mapping[str, Result | str] | None) -> dict[str, Any]:
     """For each suite its rows, with the difference of both models on the same questions; `error` where there is none."""
-    value = {}
+    value: dict[str, Any] = {}
     for name, suite in context.config.suites.items():
         old, new = (found.get(name) if found else None for found in (before, after))
         if new is None or isinstance(new, str):
             value[name] = {"error": new or "no model was given", "rows": []}
             continue
-        rows = together.rows(old if isinstance(old, Result) else None, new, suite.metrics)
+        rows = together.rows(old if isinstance(old, Result) else None, new, suite.reported)
         value[name] = {
             "error": old if isinstance(old, str) else None,
             "rows": [dataclasses.asdict(row) for row in rows],
@@ -65,7 +65,7 @@ def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> Non
         if suite["rows"]:
             columns = page.head(suite["rows"])
             table = Table(*columns, title=f"Suite {name}", title_justify="left", padding=0)
-            for row in suite["rows"]:
+            for row in page.brief(suite["rows"]):
                 table.add_row(*page.cells(row, columns))
             console.print(table)
             console.print(page.facts(suite["facts"]["after"]), highlight=False, soft_wrap=True)

@@ -142,7 +142,8 @@ def _adjust(found: Sequence[dict[str, Any]]) -> None:
     for each, adjusted in zip(tested, statistics.holm([each["p_value"] for each in tested]), strict=True):
         each["p_adjusted"], said = adjusted, each["verdict"]
         if said["word"] != "can't tell" and adjusted >= LEVEL:
-            sentence = f"{said['sentence']} Among {len(tested)} comparisons that isn't enough (p = {adjusted:.3f} by Holm), so they can't be told apart."
+            so = f"Among {len(tested)} comparisons that isn't enough (p = {adjusted:.3f} by Holm), so they can't be told apart."
+            sentence = f"{said['sentence']} {so}"
             each["verdict"] = said | {"word": "can't tell", "sentence": sentence}
 
 
@@ -232,7 +233,6 @@ def _bill(judge: Judge) -> dict[str, Any]:
         "requests": bill.requests,
         "prompt_tokens": bill.prompt_tokens,
         "completion_tokens": bill.completion_tokens,
-        "tokens_a_verdict": bill.prompt_tokens / bill.requests if bill.requests else None,
         "dollars": round(bill.dollars, 6),
         "doubtful_dollars": round(bill.doubtful, 6),
         "unbelieved_answers": bill.unbelieved,

@@ -4,6 +4,9 @@ from typing import Literal
 
 from alpaca_jax.config import configclass
 from alpaca_jax.ranges import Natural, Positive, Seed
+from alpaca_jax.scores.suites.basics.config import CHOSEN, GENERATED, BasicsConfig
+
+METRICS = (*GENERATED, *CHOSEN)  # of our own suite
 
 
 @configclass
@@ -11,13 +14,13 @@ class SuiteConfig:
     """Tasks of lm-evaluation-harness, by their names there, or a suite of our own; null leaves a setting to the task."""
 
     tasks: tuple[str, ...] = ()  # tasks, groups or tags of the harness
-    own: Literal["basics"] | None = None  # a suite of ours, in the place of tasks
+    own: BasicsConfig | None = None  # in the place of tasks: our own suite, which needs no download; of the other keys it reads `metrics`
     folder: str | None = None  # of task YAML of one's own, in the place of those that come with the harness
     data: str | None = None  # a folder of JSONL to read in the place of the hub's data sets: FOLDER/[CONFIG/]SPLIT.jsonl
     num_fewshot: Natural | None = None  # solved examples before each question
     limit: Positive | None = None  # questions of each task, the first ones; null: all
     chat: bool = False  # questions in the model's chat template; else plain text, as base models are asked
-    metrics: tuple[str, ...] = ()  # to report; none: all
+    metrics: tuple[str, ...] = ()  # to report, the one that counts first; none: all
     max_tokens: Positive | None = None  # most tokens of an answer
     slots: Positive = 8  # answers that are generated, or requests that are under way, at once
     seed: Seed = 1234  # of the choice of examples; the harness's own default
@@ -29,3 +32,14 @@ class SuiteConfig:
             raise ValueError("a suite has either tasks or is our own; choose one by its name, suites=[mmlu], or give tasks=[arc_easy]")
         if self.base_url and self.via != "serve":
             raise ValueError("base_url names a server, which needs via=serve")
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The metrics to report, the one that counts first; none: all, as the tasks have them."""
+        if self.metrics or self.own is None:
+            return self.metrics
+        return (self.own.metric, *(name for name in METRICS if name != self.own.metric))
+
+    def shots(self, own: int | None) -> int:
+        """How many examples go before the questions of a task that has `own` ones; a task with 0 never has any, as in the harness."""
+        return own or 0 if own == 0 or self.num_fewshot is None else self.num_fewshot

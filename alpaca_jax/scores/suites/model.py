@@ -20,7 +20,7 @@ Progress = Callable[[str, int], AbstractContextManager[Told]]
 
 
 class HarnessModel:
-    """A tokenizer and a backend as the harness sees a model; `chat` is the template of its chats, None where texts are asked as they are."""
+    """A tokenizer and a backend as the harness sees a model; `chat` is the template of its chats, None where texts stay as they are."""
 
     rank, world_size, device = 0, 1, None  # the harness deals nothing out: all processes of a job ask the same
 
@@ -34,7 +34,7 @@ class HarnessModel:
         seed: int = 0,
     ) -> None:
         self._backend, self._tokenizer, self._progress = backend, tokenizer, progress
-        self._chat = chat and tokenizer.with_chat_template(chat.chat_template())
+        self._chat = None if chat is None else tokenizer.with_chat_template(chat.chat_template())
         self._max_tokens, self._seed = max_tokens, seed
         self.max_length = backend.max_length
         self.truncated = 0  # requests whose context lost its beginning

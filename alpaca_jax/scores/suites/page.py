@@ -15,6 +15,12 @@ def head(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return (*LABELS, *(TWO if any(row["before"] is not None for row in rows) else ONE))
 
 
+def brief(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows for a terminal: all of a suite as a whole, and of what it consists of the metric that counts."""
+    counts: dict[str, str] = {}
+    return [row for row in rows if counts.setdefault(row["task"], row["metric"]) == row["metric"] or row["depth"] == 0]
+
+
 def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """The texts of a row in these columns."""
     name = f"{' ' * row['depth']}- {row['alias']}" if row["depth"] else row["alias"]

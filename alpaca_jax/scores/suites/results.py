@@ -5,7 +5,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,37 @@ class Result:
     members: Mapping[str, tuple[str, ...]]  # the tasks of each group
     facts: Mapping[str, Any]  # BOS, chat template, questions cut short, seconds
 
+    def figures(self, metrics: Sequence[str] = ()) -> dict[str, float]:
+        """The values of the suite as a whole by `metric`, or `task/metric` where it has several tasks; of these metrics, in this order."""
+        rows = [row for row in self.ordered(metrics) if row.depth == 0]
+        one = len({row.task for row in rows}) == 1
+        return {row.metric if one else f"{row.task}/{row.metric}": row.value for row in rows}
+
+    def ordered(self, metrics: Sequence[str] = ()) -> list[Row]:
+        """The rows of these metrics, within each task in this order; none: all."""
+        tasks = list(dict.fromkeys(row.task for row in self.rows))
+        rows = [row for row in self.rows if not metrics or row.metric in metrics]
+        return sorted(rows, key=lambda row: (tasks.index(row.task), metrics.index(row.metric) if metrics else 0))
+
+
+def of(raw: Mapping[str, Any], facts: Mapping[str, Any], file: str = "") -> Result:
+    """The result of what the harness gives."""
+    content, samples = _plain({key: value for key, value in raw.items() if key != "samples"}), _plain(raw["samples"])
+    members = {group: tuple(tasks) for group, tasks in content.get("group_subtasks", {}).items() if tasks}
+    values = {key: own for task in samples for key, own in _values(task, samples[task]).items()}
+    return Result(file, tuple(_rows(content, members)), values, members, facts)
+
 
 def write(folder: RunDir, place: tuple[str, ...], raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
     """Writes results_DATE.json and a samples_TASK_DATE.jsonl for each task into `place`, as the harness does; the first, last."""
     date = time.strftime("%Y-%m-%dT%H-%M-%S")
     for task, samples in raw["samples"].items():
-        lines = (json.dumps(_plain(_sample(sample)), ensure_ascii=False) for sample in samples)
-        write_atomic(folder.path(*place, f"samples_{_safe(task)}_{date}.jsonl"), "".join(f"{line}\n" for line in lines))
+        text = "".join(f"{json.dumps(_plain(_sample(sample)), ensure_ascii=False)}\n" for sample in samples)
+        write_atomic(folder.path(*place, f"samples_{_safe(task)}_{date}.jsonl"), text)
     whole = {key: value for key, value in raw.items() if key != "samples"} | {OURS: dict(ours)}
     file = folder.path(*place, f"results_{date}.json")
     write_atomic(file, json.dumps(_plain(whole), indent=2, ensure_ascii=False) + "\n")
-    return read(file)
+    return of(raw, ours["facts"], str(file))
 
 
 def find(folder: RunDir, place: tuple[str, ...], key: Mapping[str, Any]) -> Result | None:
@@ -73,17 +93,17 @@ def read(file: Path) -> Result:
     """The result in a file of ours or of the harness, with the samples beside it; a UserError where it isn't one."""
     content = read_json(file)
     try:
-        members = {group: tuple(tasks) for group, tasks in content.get("group_subtasks", {}).items() if tasks}
-        rows = tuple(_rows(content, members))
-        date = file.stem.removeprefix("results_")
-        tasks = {row.task for row in rows if row.task not in members}
-        found = {task: file.with_name(f"samples_{_safe(task)}_{date}.jsonl") for task in sorted(tasks)}
-        values = {key: own for task, samples in found.items() if samples.is_file() for key, own in _values(task, samples).items()}
-        return Result(str(file), rows, values, members, content.get(OURS, {}).get("facts", {}))
+        samples = {task: list(lines(beside)) for task in content["results"] if (beside := samples_file(file, task)).is_file()}
+        return of({**content, "samples": samples}, content.get(OURS, {}).get("facts", {}), str(file))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file}: is no results file of lm-evaluation-harness ({error!r}); delete it to have it made again") from error
+
+
+def samples_file(file: Path, task: str) -> Path:
+    """Where the questions of a task are, beside a results file."""
+    return file.with_name(f"samples_{_safe(task)}_{file.stem.removeprefix('results_')}.jsonl")
 
 
 def _rows(content: Mapping[str, Any], members: Mapping[str, tuple[str, ...]]) -> Iterator[Row]:
@@ -113,10 +133,10 @@ def _rows(content: Mapping[str, Any], members: Mapping[str, tuple[str, ...]]) ->
             )
 
 
-def _values(task: str, file: Path) -> dict[tuple[str, str, str], dict[str, float]]:
+def _values(task: str, samples: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, float]]:
     """The value of each question by each metric that is one number."""
     values: dict[tuple[str, str, str], dict[str, float]] = {}
-    for sample in lines(file):
+    for sample in samples:
         for metric in sample.get("metrics", ()):
             if isinstance(sample.get(metric), int | float):
                 values.setdefault((task, metric, sample.get("filter", "none")), {})[str(sample["doc_id"])] = float(sample[metric])

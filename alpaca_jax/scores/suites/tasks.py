@@ -10,6 +10,7 @@ from typing import Any
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores.suites.config import SuiteConfig
+from alpaca_jax.scores.suites.harness import quiet
 from alpaca_jax.scores.suites.twin import Twin
 
 INSTALL = "pip install 'alpaca-jax[lm-eval]'"
@@ -22,7 +23,7 @@ def load(name: str, suite: SuiteConfig) -> Any:
 
     A UserError says which task there isn't, what isn't installed, or that the hub can't be reached, each with its remedy.
     """
-    with _explained(name, suite):
+    with _explained(name, suite), quiet():
         manager = _manager(name, suite)
         if suite.data:
             _localise(manager.task_index, suite)
@@ -109,13 +110,7 @@ def _localise(index: Any, suite: SuiteConfig) -> None:
         if entry.yaml_path is None or entry.kind.name != "TASK":
             continue
         config = load_yaml(entry.yaml_path)
-        entry.cfg, entry.yaml_path = Twin(folder, config, shots(suite, config)).config(), None
-
-
-def shots(suite: SuiteConfig, task: Any) -> int:
-    """How many examples go before a question: as the suite says, unless the task always has none."""
-    own = task.get("num_fewshot")
-    return own or 0 if own == 0 or suite.num_fewshot is None else suite.num_fewshot
+        entry.cfg, entry.yaml_path = Twin(folder, config, suite.shots(config.get("num_fewshot"))).config(), None
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,12 +39,10 @@ class Pair:
     difference_stderr: float | None
 
 
-def rows(before: Result | None, after: Result, metrics: Collection[str] = ()) -> Iterator[Pair]:
+def rows(before: Result | None, after: Result, metrics: Sequence[str] = ()) -> Iterator[Pair]:
     """The rows of `after` (of these metrics; none: all), each with that of `before` and their difference where both have it."""
     known = {(row.task, row.metric, row.filter): row for row in before.rows} if before else {}
-    for row in after.rows:
-        if metrics and row.metric not in metrics:
-            continue
+    for row in after.ordered(metrics):
         old = known.get((row.task, row.metric, row.filter))
         differs = difference(before, after, row) if before and old else None
         yield Pair(
@@ -57,7 +55,7 @@ def rows(before: Result | None, after: Result, metrics: Collection[str] = ()) ->
 
 
 def difference(before: Result, after: Result, row: Row) -> Difference | None:
-    """That of a row: of a task over its questions, of a group over its tasks', each weighing as the harness weighs it; None without samples."""
+    """That of a row: a task's over its questions, a group's over its tasks, weighed as the harness weighs them; None without samples."""
     tasks = _leaves(after.members, row.task)
     parts = [_paired(*(each.values.get((task, row.metric, row.filter), {}) for each in (before, after))) for task in tasks]
     if not parts or any(part is None for part in parts):

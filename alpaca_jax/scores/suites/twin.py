@@ -1,4 +1,4 @@
-"""A task's data from JSONL on disk, for machines that don't reach the hub: the task stays what it is, only its data set is read elsewhere."""
+"""A task's data from JSONL on disk, for machines that don't reach the hub: the task stays what it is."""
 
 import dataclasses
 import hashlib

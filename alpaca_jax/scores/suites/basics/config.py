@@ -7,7 +7,7 @@ from alpaca_jax.ranges import Positive, Seed
 from alpaca_jax.scores.suites.basics.questions import CATEGORIES
 
 Metric = Literal["strict", "lenient", "choice", "choice_norm", "probability"]
-GENERATED = ("strict", "lenient")
+GENERATED, CHOSEN = ("strict", "lenient"), ("choice", "choice_norm", "probability")
 
 
 @configclass
@@ -22,6 +22,11 @@ class BasicsConfig:
     max_tokens: Positive = 32  # of an answer
     template: str | None = None  # null: that of the model
     metric: Metric = "lenient"  # the score
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metrics that are measured."""
+        return (*(GENERATED if self.generate else ()), *(CHOSEN if self.choose else ()))
 
     def __post_init__(self) -> None:
         for name in self.categories:

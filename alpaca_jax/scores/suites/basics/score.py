@@ -9,7 +9,7 @@ from typing import Any
 from alpaca_jax.data import template
 from alpaca_jax.scores.loaded import Loaded
 from alpaca_jax.scores.suites.basics import ask
-from alpaca_jax.scores.suites.basics.config import GENERATED, BasicsConfig
+from alpaca_jax.scores.suites.basics.config import CHOSEN, GENERATED, BasicsConfig
 from alpaca_jax.scores.suites.basics.item import CHOICES, Item, lenient, strict
 from alpaca_jax.scores.suites.basics.items import VERSION, chosen, fingerprint
 
@@ -112,7 +112,7 @@ def _parts(items: Sequence[Item], samples: Sequence[Mapping[str, Any]], key: Cal
 
 
 def _metrics(items: Sequence[Item], samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    names = [name for name in (*GENERATED, "choice", "choice_norm", "probability") if name in samples[0]]
+    names = [name for name in (*GENERATED, *CHOSEN) if name in samples[0]]
     return {name: _figures([sample[name] for sample in samples], _chance(name, items)) for name in names}
 
 
