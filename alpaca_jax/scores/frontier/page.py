@@ -13,7 +13,7 @@ from alpaca_jax.scores.frontier.drawing import Frontier, Picture, Point
 from alpaca_jax.scores.frontier.halving import money
 from alpaca_jax.scores.frontier.quality import Quality
 
-PLACES = {"front": "on the front", "tied": "can't be told from it", "behind": "behind"}
+PLACES = {"front": "on the front", "tied": "can't be told from it", "behind": "behind it"}
 READING = (
     "A run is on the front if every run that costs as much or less is worse. One behind it can't be told from it if the 95% interval of "
     "its difference from the best front run within its dollars holds 0, paired over the held-out examples where both runs have theirs."
@@ -47,12 +47,12 @@ def plot(picture: Picture) -> report.Plot:
             group=f"taught by {point.teacher}",
             kind=point.run.student,
             text=f"{point.run.records:,}",
-            open=placed.place == "behind",
+            state=PLACES[placed.place],
         )
         for point, placed in zip(picture.points, picture.placed, strict=True)
     ]
     y_label = picture.kind.label + (f" ({picture.kind.unit})" if picture.kind.unit else "")
-    scatter = report.Scatter(points, "dollars a run", y_label, picture.along, "the front", "behind the front")
+    scatter = report.Scatter(points, "dollars a run", y_label, picture.along, "the front", list(PLACES.values()))
     lower = "lower is better" if picture.kind.lower else "higher is better"
     return report.scatter(scatter, f"The number of records stands beside each run; bars are 95% intervals; {lower}.")
 
@@ -98,11 +98,18 @@ def _picture(picture: Picture, drawn: report.Plot) -> Section:
     rows = []
     for point, placed in _by_dollars(picture):
         gap = "" if placed.gap is None else f"{placed.gap:.3f}" + (f" \u00b1 {placed.stderr:.3f}" if placed.stderr is not None else "")
-        cells = [point.run.name, point.run.student, point.teacher, f"{point.run.records:,}", money(point.bill.dollars)]
-        rows.append([*cells, _figure(point.qualities[picture.kind]), PLACES[placed.place], gap])
-    head = ["run", "student", "teacher", "records", "dollars", picture.kind.label, "place", "worse by"]
+        cells = [
+            point.run.name,
+            point.run.student,
+            point.teacher,
+            PLACES[placed.place],
+            f"{point.run.records:,}",
+            money(point.bill.dollars),
+        ]
+        rows.append([*cells, _figure(point.qualities[picture.kind]), gap])
+    head = ["run", "student", "teacher", "place", "records", "dollars", picture.kind.label, "worse by"]
     caption = "\u00b1 is a standard error. Worse by: than the best front run within the same dollars."
-    table = report.Table(head, rows, numbers=(3, 4, 5, 7), caption=caption)
+    table = report.Table(head, rows, numbers=(4, 5, 6, 7), caption=caption)
     return Section(f"Dollars against {picture.kind.label}", [drawn, Prose(picture.halving.sentence), table], READING)
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from alpaca_jax import config as configuration
 from alpaca_jax.errors import UserError
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.scores.frontier.computed import Assumed, compute
@@ -36,6 +38,14 @@ def test_without_a_list_price_nothing_is_computed() -> None:
         compute("nobody", "small", SMALL, 10, 1)
     with pytest.raises(UserError, match="'TPU v5e'"):
         compute("gpt-4.1", "small", SMALL, 10, 1, Assumed(chip="TPU v5e"))
+
+
+def test_the_experiment_is_the_one_that_is_computed() -> None:
+    text = (configuration.directory() / "experiment" / "frontier" / "recipe.yaml").read_text()
+    settings = yaml.safe_load(text)["settings"]
+    assert {name: settings[name]["epochs"] for name in frontier_cost.STUDENTS} == frontier_cost.STUDENTS
+    assert f"settings.records={','.join(map(str, frontier_cost.RECORDS))}" in text
+    assert all(f"teacher.model={teacher} " in text for teacher in frontier_cost.TEACHERS)
 
 
 def test_the_table_in_the_docs_is_the_computed_one() -> None:
