@@ -7,7 +7,6 @@ from training import config, losses
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
-from alpaca_jax.train.comparison import Comparison
 from alpaca_jax.train.run import run
 
 FIGURES = ("score", "choice", "choice_norm", "probability")
