@@ -26,6 +26,7 @@ NAME = "contamination"
 SCORES = "per_item.json"  # what another part leaves in its folder: {set: {model: {id: score}}}
 WORST = 10
 LONGEST = 800  # characters of a text that is shown
+NOTHING = "Contamination: no training record could be read, so nothing is known of it."
 HEAD = ("set", "items", "equal", "13 words", "8 words", "ROUGE-L")  # in the order of RULES
 
 
@@ -142,12 +143,15 @@ def _cut(text: str) -> str:
 
 def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:
     """A row a set, and one a score that changes."""
+    for note in value["notes"]:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if not value["records"]:
+        console.print(NOTHING)
+        return
     table = Table(*HEAD, title=f"Touched by the {value['records']:,} training records", title_justify="left")
     for row in _rows(value):
         table.add_row(*row)
     console.print(table)
-    for note in value["notes"]:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for line in value["scores"]:
         if line["touched"]:
             console.print(_in_words(line), highlight=False, markup=False, soft_wrap=True)
@@ -155,6 +159,9 @@ def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> Non
 
 def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]:
     """The counts, the scores with and without what is touched, and the worst items beside their records."""
+    title, lead = "Contamination", "How much of what is asked stands in the training records already, and the worst of it."
+    if not value["records"]:
+        return [Section(title, [report.Prose(text) for text in (*value["notes"], NOTHING)], lead)]
     caption = (
         f"Items that at least one of {value['records']:,} training records touches. Words are runs of letters and digits in lower case. "
         "Equal: the same words in instruction and input. In a row: anywhere in instruction, input or answer. ROUGE-L: of what is asked, "
@@ -173,7 +180,7 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
     worst = value["worst"]
     samples = [report.Sample(f"{each['set']}, {each['id']}: {_figures(each)}", [each["text"], each["record_text"]]) for each in worst]
     blocks.append(report.Samples(["asked", "training record"], samples))
-    return [Section("Contamination", blocks, "How much of what is asked stands in the training records already, and the worst of it.")]
+    return [Section(title, blocks, lead)]
 
 
 def _rows(value: dict[str, Any]) -> list[list[str]]:
