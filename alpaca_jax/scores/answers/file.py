@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
@@ -39,20 +40,23 @@ def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = N
     file has no answer to any of the prompts. `name` is by default the model's, where all answers name the same, else the file's.
     """
     place = str(storage.at(place))
-    found = _Found()
+    found, source = _Found(), place
     for number, (where, load) in enumerate(items(place, key)):
         try:
             value = load()
             if number == 0 and isinstance(value, dict) and value.keys() == {shapes.SETTINGS}:
+                source = _said(value, "source") or place
+                found.models.update(filter(None, [_said(value, "model")]))
                 continue
             _take(shapes.item(value), where, prompts, found)
         except ValueError as problem:
             found.damaged.append(f"{where}: {problem}")
     if not found.answers:
         raise UserError(f"{key}: {place} {_nothing(prompts, found)}")
-    answers = {id: _in_order(id, answers, found) for id, answers in found.answers.items()}
+    alike = len({len(each) for each in found.answers.values()}) == 1
+    answers = {id: _in_order(id, answers, alike, found) for id, answers in found.answers.items()}
     model = next(iter(found.models)) if len(found.models) == 1 else ""
-    made = AnswerSet.of(name or model or Path(place).name.split(".")[0], place, prompts, answers, model=model)
+    made = AnswerSet.of(name or model or Path(place).name.split(".")[0], source, prompts, answers, model=model)
     return dataclasses.replace(made, notes=_notes(found))
 
 
@@ -88,18 +92,23 @@ def _matching(item: shapes.Item, prompts: PromptSet) -> Sequence[str]:
     return ()  # an id of this set, with the text of another prompt
 
 
-def _in_order(id: str, answers: list[Answer], found: _Found) -> list[Answer]:
-    """One answer a seed. Where a file has as many answers to every prompt, without saying of which seed, they are of several seeds."""
-    if id in found.unnumbered:
-        counts = {len(each) for each in found.answers.values()}
-        if len(counts) == 1:
-            return [dataclasses.replace(answer, seed=seed) for seed, answer in enumerate(answers)]
+def _in_order(id: str, answers: list[Answer], alike: bool, found: _Found) -> list[Answer]:
+    """One answer a seed. Where every prompt has as many answers (`alike`) that don't say of which seed, they are of several seeds."""
+    if id in found.unnumbered and alike:
+        return [dataclasses.replace(answer, seed=seed) for seed, answer in enumerate(answers)]
     first: dict[int, Answer] = {}
     for answer in answers:
         first.setdefault(answer.seed, answer)
     if len(first) < len(answers):
         found.doubled.append(id)
     return [first[seed] for seed in sorted(first)]
+
+
+def _said(head: Mapping[str, Any], name: str) -> str:
+    """What the first line of our own files says of where the answers come from."""
+    settings = head[shapes.SETTINGS]
+    found = settings.get(name) if isinstance(settings, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _notes(found: _Found) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ def test_our_own_file_reads_as_it_was_written(tmp_path):
     several = {"p0": [Answer("3", 4, "stop", 2, ("more",)), Answer("4", 5, "length", 9)], "p2": [Answer("", 4, "stop", 0)]}
     made = file.AnswerSet.of("own", "runs/x", ASKED, several, model="m")
     file.write(tmp_path / "own.jsonl", made)
-    found = file.read(tmp_path / "own.jsonl", ASKED)
+    found = file.read(tmp_path / "own.jsonl", ASKED, "own")
+    assert (found.source, found.model) == ("runs/x", "m")
     assert (found.name, found.answers, found.missing, found.notes) == ("own", made.answers, ("p1",), ())
     assert found.fingerprint == made.fingerprint
 
