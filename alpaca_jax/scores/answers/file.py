@@ -30,6 +30,7 @@ class _Found:
     unclear: list[str] = dataclasses.field(default_factory=list)  # lines whose instruction is that of several prompts
     models: Counter[str] = dataclasses.field(default_factory=Counter)
     example: str = ""  # a prompt that the set hasn't
+    asked: str = ""  # the fingerprint of the prompt set that one of our own files was made for
 
 
 def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = None, key: str = "answers.others") -> AnswerSet:
@@ -47,6 +48,7 @@ def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = N
             if number == 0 and isinstance(value, dict) and value.keys() == {shapes.SETTINGS}:
                 source = _said(value, "source") or place
                 found.models.update(filter(None, [_said(value, "model")]))
+                found.asked = _said(value, "prompts")
                 continue
             _take(shapes.item(value), where, prompts, found)
         except ValueError as problem:
@@ -57,7 +59,7 @@ def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = N
     answers = {id: _in_order(id, answers, alike, found) for id, answers in found.answers.items()}
     model = next(iter(found.models)) if len(found.models) == 1 else ""
     made = AnswerSet.of(name or model or Path(place).name.split(".")[0], source, prompts, answers, model=model)
-    return dataclasses.replace(made, notes=_notes(found))
+    return dataclasses.replace(made, notes=_notes(prompts, found))
 
 
 def write(path: Path, answers: AnswerSet) -> None:
@@ -111,15 +113,17 @@ def _said(head: Mapping[str, Any], name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _notes(found: _Found) -> tuple[str, ...]:
+def _notes(prompts: PromptSet, found: _Found) -> tuple[str, ...]:
     counts = (
         (found.others, "answers to other prompts, left out"),
         (found.doubled, "prompts answered twice, the first answer counts"),
         (found.unclear, "answers to an instruction that several prompts have, left out (give ids or inputs)"),
         (found.damaged, "damaged answers, left out"),
     )
+    another = [f"made for another version of the prompts ({found.asked}, and this is {prompts.whole}), matched by id"]
+    another = another if found.asked not in ("", prompts.whole) else []
     names = [] if len(found.models) < 2 else [f"models in one file: {len(found.models)} ({listed(list(found.models))})"]
-    return (*names, *(f"{what}: {len(which)} ({listed(list(which))})" for which, what in counts if which))
+    return (*another, *names, *(f"{what}: {len(which)} ({listed(list(which))})" for which, what in counts if which))
 
 
 def _nothing(prompts: PromptSet, found: _Found) -> str:

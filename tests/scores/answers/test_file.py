@@ -63,6 +63,10 @@ def test_our_own_file_reads_as_it_was_written(tmp_path):
     assert (found.source, found.model) == ("runs/x", "m")
     assert (found.name, found.answers, found.missing, found.notes) == ("own", made.answers, ("p1",), ())
     assert found.fingerprint == made.fingerprint
+    assert file.read(tmp_path / "own.jsonl", ASKED.first(2)).notes == ("answers to other prompts, left out: 1 (line 4)",)
+    changed = PromptSet("set", "set.jsonl", (Prompt.of("Something new.", id="p0"),))
+    (note, _) = file.read(tmp_path / "own.jsonl", changed).notes
+    assert note.startswith(f"made for another version of the prompts ({ASKED.fingerprint}, and this is {changed.fingerprint})")
 
 
 def test_as_many_answers_to_every_prompt_are_seeds_and_one_more_is_doubled(tmp_path):
