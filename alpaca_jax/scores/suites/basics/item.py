@@ -101,7 +101,7 @@ def _named(phrases: Sequence[str], text: str) -> bool:
 
 def _stands(phrase: str, text: str) -> bool:
     """Whether the phrase stands in the text by itself, not as part of a longer word or number."""
-    return re.search(rf"(?<![\w.-]){re.escape(phrase)}(?!\w|[.,-]\w)", text) is not None
+    return phrase in text and re.search(rf"(?<![\w.-]){re.escape(phrase)}(?!\w|[.,-]\w)", text) is not None
 
 
 def _object(text: str) -> Any:
