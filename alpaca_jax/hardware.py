@@ -43,6 +43,30 @@ _CHIPS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What an hour of one device costs on demand, in dollars, and where that was read."""
+
+    dollars_per_hour: float
+    source: str
+
+
+# The upper ends of the ranges that are given there: providers differ by a factor of two and more, and a bill should not come out too low.
+_GPUS = "the upper end of the on-demand list prices at pricegpu.pages.dev/blog/h100-vs-a100-cloud-price, early 2026"
+_CLOUDS = "the upper end of the specialised clouds' on-demand prices at mercatus-ai.com/blog/cloud-gpu-pricing, May 2026"
+_PRICES = {"A100": Price(2.49, _GPUS), "H100": Price(3.99, _GPUS), "H200": Price(4.50, _CLOUDS)}
+
+
+def list_price(chip: str) -> Price | None:
+    """Returns what an hour of a chip of this name costs at list price; None where no price is known, as of a CPU or the user's own."""
+    return _PRICES.get(chip)
+
+
+def peak_flops(chip: str) -> float | None:
+    """Returns the dense bf16 peak of a chip of this name in FLOP/s; None where it isn't in the table."""
+    return _CHIPS[chip].peak_flops if chip in _CHIPS else None
+
+
 def identify(config: HardwareConfig, device: Any) -> Chip:
     """The chip of `device` (a jax.Device). The user's figure overrides the table; a CPU's fp32 product is measured (in half a second)."""
     if config.peak_tflops is not None:

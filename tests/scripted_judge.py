@@ -1,4 +1,4 @@
-"""A judge on loopback whose taste is known: quality, the first place and length by given logits, and noise; in each way of giving verdicts."""
+"""A judge on loopback with a known taste: quality, the first place and length by given logits, and noise; it gives verdicts in any way."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ _QUALITY = re.compile(r"\{q(-?\d+\.\d+)\}")
 
 def quality(logits: float) -> str:
     """What gives the text that holds it a quality of so many logits."""
-    return "{q%.4f}" % logits
+    return f"{{q{logits:.4f}}}"
 
 
 @dataclasses.dataclass

@@ -4,21 +4,19 @@ A row that begins like another, read before or being read, takes over what that 
 """
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from alpaca_jax.decode.batch import LEAST_LENGTH, SHARED, rounded_up
-from alpaca_jax.decode.generation import TOP, Token
+from alpaca_jax.decode.generation import TOP
 from alpaca_jax.decode.layer import Cache
-from alpaca_jax.decode.program import Judged, Program
+from alpaca_jax.decode.program import Program
+from alpaca_jax.decode.reading import Reading, Scored
 from alpaca_jax.decode.weights import Weights
-from alpaca_jax.errors import UserError
 from alpaca_jax.model import rope
 
 # Rows are read in pieces of this many (rows, tokens): one that is long, several, the ends of many, or little.
@@ -26,60 +24,6 @@ PIECES = ((1, 256), (8, 32), (32, 8), (1, 32))
 OVERHEAD = 32  # a piece takes about as long as this many more tokens would
 MOST_ROWS, PLACES = 32, 4096  # of the cache: rows, and rows times their length
 JUDGED = (16, 64)  # tokens whose scores over the vocabulary are in memory at once: for a few, and for many
-
-
-class Scored(NamedTuple):
-    """What a model says of the tokens of one row, from where it was asked on."""
-
-    tokens: list[Token]
-    greedy: list[bool]  # whether each is the likeliest
-    following: Token | None = None  # the likeliest token after the row, if it was asked for
-
-    @property
-    def logprobs(self) -> list[float]:
-        """The natural log-probability of each token given all before it."""
-        return [token.logprob for token in self.tokens]
-
-    @property
-    def logprob(self) -> float:
-        """The sum of all."""
-        return math.fsum(self.logprobs)
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether decoding greedily would have given these tokens."""
-        return all(self.greedy)
-
-
-@dataclass(eq=False)
-class Reading:
-    """A row to be scored: the tokens from `start` on, with `top` alternatives each, and (`beyond`) the one that would follow."""
-
-    ids: np.ndarray
-    start: int
-    top: int = 0
-    beyond: bool = False
-    cached: int = 0  # tokens whose keys and values are in the cache
-    tokens: list[Token] = field(default_factory=list)
-    greedy: list[bool] = field(default_factory=list)
-
-    @property
-    def end(self) -> int:
-        """How many tokens are to be read."""
-        return len(self.ids) if self.beyond else len(self.ids) - 1
-
-    @property
-    def done(self) -> bool:
-        """Has it been read?"""
-        return self.cached >= self.end
-
-    @property
-    def scored(self) -> Scored:
-        """The result, once it is done; a UserError where the model's answer is not a number."""
-        if any(math.isnan(token.logprob) for token in self.tokens):
-            raise UserError("the model's log-probabilities are not numbers: its weights are damaged; download or train it again")
-        count = len(self.ids) - self.start
-        return Scored(self.tokens[:count], self.greedy[:count], self.tokens[count] if self.beyond else None)
 
 
 class Scoring:
@@ -110,8 +54,7 @@ class Scoring:
         """
         readings = [self.reading(ids, start, top) if start < len(ids) else None for ids, start in rows]
         # Long ones first, so that the cache shrinks a few times only; neighbours have most in common.
-        order = sorted(filter(None, readings), key=lambda each: (-_length(each), each.ids.tolist()))
-        self._waiting += order
+        self._waiting += sorted(filter(None, readings), key=lambda each: (-_length(each), each.ids_T.tolist()))
         while self.busy:
             self.step()
         return [Scored([], []) if reading is None else reading.scored for reading in readings]
@@ -176,33 +119,32 @@ class Scoring:
         later: list[Reading] = []
         while self._waiting and self._idle and len(later) < 3 * len(self._held) and _length(self._waiting[0]) <= self._length:
             reading = self._waiting.popleft()
-            others = [(row, other, self._common(reading, other)) for row, other in enumerate(self._held) if other is not None]
+            others = [(row, other, self._same(reading, other)) for row, other in enumerate(self._held) if other is not None]
             # Of several that help as much the one that has least to lose, should its row be taken.
-            helpful = ((_usable(reading, other, same, other.cached), -other.cached, row) for row, other, same in others)
+            helpful = ((reading.usable(other, same, other.cached), -other.cached, row) for row, other, same in others)
             usable, _, source = max(helpful, default=(0, 0, -1))
-            soon = max((_usable(reading, other, same, other.end) for row, other, same in others if row in self._going), default=0)
+            soon = max((reading.usable(other, same, other.end) for row, other, same in others if row in self._going), default=0)
             if soon >= usable + SHARED:
                 later.append(reading)  # another is about to read that
                 continue
-            row = source if source in self._idle else self._idle[0]
+            row = self._idle[0]
             if usable >= SHARED:
                 other = self._held[source]
                 assert other is not None
-                _take_over(reading, other, usable)
-                if row != source:
+                reading.take_over(other, usable)
+                if source in self._idle:
+                    row = source
+                else:
                     copied[row] = copied.get(source, source)
             self._idle.remove(row)
             self._held[row] = self._going[row] = reading
         self._waiting.extendleft(reversed(later))
         self._copy(copied)
 
-    def _common(self, one: Reading, other: Reading) -> int:
+    def _same(self, one: Reading, other: Reading) -> int:
         """How many tokens of two rows have the same keys and values."""
-        if not rope.alike(self._program.architecture, len(one.ids), len(other.ids)):
-            return 0
-        least = min(len(one.ids), len(other.ids))
-        (differ,) = np.nonzero(one.ids[:least] != other.ids[:least])
-        return int(differ[0]) if len(differ) else least
+        alike = rope.alike(self._program.architecture, len(one.ids_T), len(other.ids_T))
+        return one.same(other) if alike else 0
 
     def _copy(self, sources: dict[int, int]) -> None:
         """Copies some rows of the cache, each as it was before."""
@@ -234,8 +176,8 @@ class Scoring:
         take, put = np.zeros(rows, np.int32), np.full(rows, len(self._held), np.int32)  # rows that only fill up are dropped
         take[: len(chosen)] = put[: len(chosen)] = list(chosen)
         for index, reading in enumerate(chosen.values()):
-            read = reading.ids[reading.cached : min(reading.cached + size, reading.end)]
-            ids[index, : len(read)], starts[index], lengths[index] = read, reading.cached, len(reading.ids)
+            read = reading.ids_T[reading.cached : min(reading.cached + size, reading.end)]
+            ids[index, : len(read)], starts[index], lengths[index] = read, reading.cached, len(reading.ids_T)
             first, reading.cached = reading.cached, reading.cached + len(read)
             places = range(max(first, reading.start - 1), reading.cached)  # each gives the next token
             asked += [(reading, index * size + place - first, place + 1) for place in places]
@@ -255,43 +197,14 @@ class Scoring:
         for first in range(0, len(asked), size):
             places, given = np.zeros(size, np.int32), np.zeros(size, np.int32)
             for index, (reading, place, number) in enumerate(asked[first : first + size]):
-                places[index], given[index] = place, reading.ids[number] if number < len(reading.ids) else 0
+                places[index], given[index] = place, reading.ids_T[number] if number < len(reading.ids_T) else 0
             judged.append(self._program.judge(top, self._weights.norm, self._weights.head_VD, x_MD, places, given))
         found = jax.device_get(judged)
         for index, (reading, _, number) in enumerate(asked):
-            _add(reading, number, found[index // size], index % size)
+            reading.add(number, found[index // size], index % size)
         jax.block_until_ready(x_MD)  # a step is over when its work is: others may wait for the device
 
 
 def _length(reading: Reading) -> int:
     """How long the rows of a cache are that take it: a piece may reach beyond its end."""
     return rounded_up(reading.end + PIECES[-1][1], LEAST_LENGTH, halves=True)
-
-
-def _usable(reading: Reading, other: Reading, same: int, cached: int) -> int:
-    """How many tokens needn't be read by one that begins with the `same` tokens as another, which has read `cached`."""
-    count = min(same, cached, reading.end - 1)
-    if count < reading.start:
-        return count
-    # What follows the last of them may be another token than there.
-    return min(count, same - 1) if other.start <= reading.start and other.top >= reading.top else reading.start - 1
-
-
-def _take_over(reading: Reading, other: Reading, count: int) -> None:
-    """Puts a reading where another is that begins with the same `count` tokens, with what has come of them."""
-    reading.cached = count
-    asked = slice(reading.start - other.start, max(count + 1, reading.start) - other.start)
-    reading.tokens = [token._replace(top=token.top[: reading.top]) for token in other.tokens[asked]]
-    reading.greedy = other.greedy[asked]
-
-
-def _add(reading: Reading, number: int, judged: Judged, index: int) -> None:
-    """Adds the token `number` of a row; the one behind the last is the likeliest."""
-    likely, logprobs = judged.top_ids_QP[index].tolist(), judged.top_logprobs_QP[index].tolist()
-    top = tuple(zip(likely[: reading.top], logprobs, strict=False))
-    if number == len(reading.ids):
-        reading.tokens.append(Token(likely[0], logprobs[0], top))
-        return
-    id = int(reading.ids[number])
-    reading.tokens.append(Token(id, float(judged.logprobs_Q[index]), top))
-    reading.greedy.append(id == likely[0])

@@ -12,6 +12,7 @@ from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.scores.contamination import ContaminationConfig
+from alpaca_jax.scores.frontier.config import FrontierConfig
 from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
@@ -50,7 +51,7 @@ class Config:
     """One evaluation; `dir/evaluate/scores.json` receives it."""
 
     dir: str
-    action: Literal["score", "vote"] = "score"
+    action: Literal["score", "vote", "frontier"] = "score"
     parts: tuple[str, ...] | None = None  # of `score`: the parts to measure now; null: all that have settings
     seed: Seed = 0
     model: ModelConfig
@@ -64,3 +65,4 @@ class Config:
     suites: dict[str, SuiteConfig] = dataclasses.field(default_factory=dict)
     compare: JudgeConfig | None = None
     vote: VoteConfig = VoteConfig()  # of `vote`
+    frontier: FrontierConfig = FrontierConfig()  # of `frontier`

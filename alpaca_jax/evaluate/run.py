@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from alpaca_jax.evaluate import score
+from alpaca_jax.evaluate import frontier, score
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.vote import run as vote
 
-ACTIONS: dict[str, Callable[[Config], dict[str, Any]]] = {"score": score.run, "vote": vote.run}
+ACTIONS: dict[str, Callable[[Config], dict[str, Any]]] = {"score": score.run, "vote": vote.run, "frontier": frontier.run}
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Returns what the action wrote: of `score` the content of dir/evaluate/scores.json, of `vote` what people add to it."""
+    """Returns what the action wrote: of `score` dir/evaluate/scores.json, of `vote` what people add to it, of `frontier` dir/frontier.json."""
     return ACTIONS[config.action](config)

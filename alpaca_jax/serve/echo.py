@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alpaca_jax.decode.generation import Token
-from alpaca_jax.decode.scoring import Reading
+from alpaca_jax.decode.reading import Reading
 from alpaca_jax.errors import UserError
 from alpaca_jax.serve.protocol import ApiError, CompletionRequest, shutting_down
 from alpaca_jax.serve.scheduler import Scheduler, ScoringJob
 from alpaca_jax.serve.text import First, Piece
 from alpaca_jax.tokenizer import TextStream, Tokenizer
+
+TOGETHER = 32  # prompts of one request that are scored at once: a request of a thousand doesn't keep others waiting for all of them
 
 
 class Echo(NamedTuple):
@@ -65,10 +67,12 @@ async def scored(scheduler: Scheduler, echoes: Sequence[Echo], asked: Completion
     readings = [scheduler.reading(echo.ids, 1, asked.logprobs, beyond) if beyond or len(echo.ids) > 1 else None for echo in echoes]
     jobs = [job(reading) for reading in readings if reading is not None]
     try:
-        for one, _ in jobs:
-            scheduler.submit(one)
-        if not all([await future for _, future in jobs]):
-            raise shutting_down()
+        for first in range(0, len(jobs), TOGETHER):
+            some = jobs[first : first + TOGETHER]
+            for one, _ in some:
+                scheduler.submit(one)
+            if not all([await future for _, future in some]):
+                raise shutting_down()
     finally:
         for one, future in jobs:
             if not future.done() or future.cancelled():

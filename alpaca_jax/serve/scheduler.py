@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.generation import Generation, Options, Token
-from alpaca_jax.decode.scoring import Reading, Scoring
+from alpaca_jax.decode.reading import Reading
+from alpaca_jax.decode.scoring import Scoring
 
 Deliver = Callable[[list[Token], str | None], None]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alpaca_jax import records
 from alpaca_jax.data import template
 from alpaca_jax.data.config import BatchConfig
-from alpaca_jax.data.example import Counts, Example, Examples, Recipe, prompt_ids, tokenize
+from alpaca_jax.data.example import Counts, Example, Examples, Recipe, prompt_ids, tokenize, turn_ids
 from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.errors import UserError
 from alpaca_jax.tokenizer import Tokenizer
@@ -202,6 +202,20 @@ def test_the_prompt_is_what_training_shows() -> None:
     made = template.get("plain", tokenizer)
     (example,) = tokenize([records.Record("ab", "c", "d")], Recipe(made, tokenizer, 99))[0].take([0])
     assert prompt_ids(made, tokenizer, "ab", "c") == example.ids[~example.learnt].tolist()
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca", "chatml", "llama2", "llama3", "vicuna"])
+def test_a_later_turn_is_asked_as_training_shows_it(name: str) -> None:
+    tokenizer = bytewise(adds_bos=True)
+    made = template.get(name, tokenizer)
+    for turns in ((), (("Q2", "A2"),), (("Q2", "A2"), ("Q3", "A3"))):
+        whole = records.Record("Q1", "I1", "A1", system="Be brief.", turns=turns)
+        (example,) = tokenize([whole], Recipe(made, tokenizer, 999))[0].take([0])
+        last = np.flatnonzero(example.learnt[1:] & ~example.learnt[:-1])[-1] + 1
+        unanswered = dataclasses.replace(
+            whole, output="" if not turns else "A1", turns=(*turns[:-1], *((user, "") for user, _ in turns[-1:]))
+        )
+        assert turn_ids(made, tokenizer, unanswered) == example.ids[:last].tolist()
 
 
 @dataclasses.dataclass

@@ -52,7 +52,12 @@ def settings(tmp_path, models):
 
 
 def test_before_and_after_are_written_and_shown(settings, tmp_path, capsys):
-    scores = run(parse(Config, settings))
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in settings["samples"]["prompts"]))
+    answers = {"prompts": str(tmp_path / "asked.jsonl"), "max_tokens": 8, "slots": 2}
+    scores = run(parse(Config, settings | {"answers": answers}))
+    assert [set(each["answers"]) for each in scores["answers"]["samples"]] == [{"baseline", "model"}] * 2
+    for sample, answered in zip(scores["samples"], scores["answers"]["samples"], strict=True):
+        assert (sample["before"], sample["after"]) == (answered["answers"]["baseline"], answered["answers"]["model"])
     assert json.loads((tmp_path / "run" / "evaluate" / "scores.json").read_text()) == scores
     heldout = scores["heldout"]
     assert heldout["fall"] == heldout["before"]["loss"] - heldout["after"]["loss"]

@@ -59,13 +59,15 @@ def batch(architecture, params):
 
 
 @pytest.fixture(scope="session")
-def running(architecture, tokenizer):
+def running(tokenizer):
     """A context that serves a batch."""
+    own = tokenizer
 
     @contextlib.contextmanager
-    def run(batch):
+    def run(batch, tokenizer=own):
         scheduler = Scheduler(batch, Scoring(batch._program, batch._weights, batch.max_length))
-        service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), architecture.vocab_size, scheduler)
+        size = batch._program.architecture.vocab_size
+        service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), size, scheduler)
         with listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
             thread = threading.Thread(target=server.run)

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import threading
@@ -9,11 +10,11 @@ import pytest
 from scripted_teacher import Reply, answer, error, scripted_teacher
 
 from alpaca_jax.errors import Lost, UserError
-from alpaca_jax.teacher import bounded
+from alpaca_jax.teacher import bounded, protocol, reply
 from alpaca_jax.teacher.bill import Bill, OverBudget
 from alpaca_jax.teacher.client import Client
 from alpaca_jax.teacher.config import Prices, TeacherConfig
-from alpaca_jax.teacher.protocol import Request
+from alpaca_jax.teacher.protocol import Refused, Request
 
 CHAT = Request(endpoint="chat", prompt="Hello", max_tokens=16, temperature=1.0, top_p=1.0, seed=5)
 RAW = Request(endpoint="completions", prompt="<s>user\n", max_tokens=16, temperature=0.5, top_p=0.9, seed=6, stop=("</s>",))
@@ -74,6 +75,49 @@ def test_both_endpoints_send_what_was_asked_and_read_what_came(client):
         assert (bill.requests, bill.prompt_tokens, bill.completion_tokens) == (2, 40, 20)
         assert bill.dollars == pytest.approx((40 * 1.0 + 20 * 2.0) / 1e6)
         assert bill.doubtful == 0
+
+
+LOGPROBS = {
+    "chat": {
+        "content": [{"token": "A", "logprob": -0.1, "bytes": [65], "top_logprobs": [{"token": " B", "logprob": -2.5}, {"token": "x"}]}]
+    },
+    "completions": {"tokens": ["A"], "token_logprobs": [-0.1], "top_logprobs": [{"A": -0.1, " B": -2.5, "y": None}], "text_offset": [0]},
+}
+
+
+@pytest.mark.parametrize("request_", [CHAT, RAW], ids=["chat", "completions"])
+def test_log_probabilities_are_asked_for_where_they_are_wanted_and_read(client, request_):
+    def script(number, body):
+        made = answer("A", body)
+        made["choices"][0]["logprobs"] = LOGPROBS[request_.endpoint]
+        return Reply(made)
+
+    with scripted_teacher(script) as server:
+        teacher = client(server.base_url)
+        wanted = ask(teacher, dataclasses.replace(request_, top_logprobs=5))
+        assert wanted.top == ({"A": -0.1, " B": -2.5},)
+        assert ask(teacher, request_).top == ()
+        first, second = server.bodies
+    asked = {"logprobs": True, "top_logprobs": 5} if request_ is CHAT else {"logprobs": 5}
+    assert first == second | asked
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [None, [], "no", {"content": "no"}, {"content": [None, 1]}, {"content": [{"token": 1, "logprob": -1}]}, {"top_logprobs": [None]}]
+    + [{"content": [{"token": "A", "logprob": value}]} for value in (None, "-1", True, 5.0, float("-inf"), float("nan"))],
+)
+def test_log_probabilities_that_are_none_are_left_out(logprobs):
+    made = answer("A", {"messages": []})
+    made["choices"][0]["logprobs"] = logprobs
+    found = reply.read(protocol.Reply(body=json.dumps(made).encode(), model="m", seconds=0.0), dataclasses.replace(CHAT, top_logprobs=5))
+    assert found.text == "A" and found.top == ()
+
+
+def test_a_refusal_says_its_status_and_words(client):
+    with scripted_teacher(lambda number, body: error(400, "logprobs is not supported")) as server, pytest.raises(Refused) as refused:
+        ask(client(server.base_url), dataclasses.replace(CHAT, top_logprobs=5))
+    assert refused.value.status == 400 and "logprobs is not supported" in refused.value.said
 
 
 def test_the_newer_name_of_the_limit(client):

@@ -133,6 +133,7 @@ def old_line(index, step, **changes):
         old_line(0, 0, text=3),
         old_line(0, 0).replace('"max_tokens": 5', '"max_tokens": -5'),
         old_line(0, 0).replace('"seed": 3', '"seed": "3"'),
+        old_line(0, 0).replace('"earlier": []', '"earlier": [["only the user"]]'),
         '{"index": 0, "step": 0, "may_cost": NaN}',
         '{"index": 0, "step": 0, "cost_at_most": -2}',
         '{"index": 0, "step": 0, "may_cost": "1"}',
@@ -379,3 +380,28 @@ def test_a_log_that_is_no_file_is_the_users(tmp_path):
     first_shard(tmp_path).mkdir()
     with pytest.raises(UserError, match=r"00000000\.jsonl can't be read \(Is a directory\)"):
         opened(tmp_path)
+
+
+def test_a_request_is_written_as_before_where_it_wants_nothing_new(tmp_path):
+    opened(tmp_path).keep(0, 0, REQUEST, REPLY)
+    opened(tmp_path).keep(1, 0, replace(REQUEST, top_logprobs=20), REPLY)
+    lines = [json.loads(line) for line in first_shard(tmp_path).read_text().splitlines()[1:]]
+    assert "top_logprobs" not in lines[0]["request"] and lines[1]["request"]["top_logprobs"] == 20
+    log = opened(tmp_path)
+    assert [request for _, request, _ in log.first_requests()] == [REQUEST, replace(REQUEST, top_logprobs=20)]
+    lines[1]["request"]["top_logprobs"] = "many"
+    with open(first_shard(tmp_path), "a") as file:
+        file.write(json.dumps({**lines[1], "index": 2}) + "\n")
+    assert "a number of top_logprobs is due" in opened(tmp_path).damaged[0]
+
+
+def test_first_requests_are_read_where_lines_are_damaged_or_doubled(tmp_path):
+    log = opened(tmp_path)
+    for index in range(3):
+        for step in range(2):
+            log.keep(index, step, replace(REQUEST, prompt=f"{index}", seed=step), REPLY)
+    content = first_shard(tmp_path).read_text().splitlines()
+    content[3] = content[3][:20]  # index 1, step 0
+    first_shard(tmp_path).write_text("\n".join([*content, content[1]]) + "\n")  # index 0, step 0 twice
+    found = {index: (request.prompt, request.seed) for index, request, _ in opened(tmp_path).first_requests()}
+    assert found == {0: ("0", 0), 1: ("1", 1), 2: ("2", 0)}

@@ -1,6 +1,7 @@
 """What the training records have in common with the prompts and suites of this evaluation, and the scores without it."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,22 +16,24 @@ from alpaca_jax.evaluate.settings import Settings
 from alpaca_jax.report import Section
 from alpaca_jax.rundir import read_json
 from alpaca_jax.scores import prompts, runs, trained
-from alpaca_jax.scores.contamination import RULES, Item, Touch, find, split, touched
+from alpaca_jax.scores.contamination import RULES, Item, Touch, find, split, suites, touched
 from alpaca_jax.scores.contamination.rules import IN_WORDS
 from alpaca_jax.scores.loaded import Loaded
+from alpaca_jax.scores.suites.results import Result, place, read
 from alpaca_jax.terminal import Console
 
 NAME = "contamination"
-ITEMS, SCORES = "items.json", "per_item.json"  # what another part leaves in its folder: {set: {id: text}}, {set: {model: {id: score}}}
+SCORES = "per_item.json"  # what another part leaves in its folder: {set: {model: {id: score}}}
 WORST = 10
-LONGEST = 1500  # characters of a text that is shown
-HEAD = ("set", "items", *(IN_WORDS[rule] for rule in RULES))
+LONGEST = 800  # characters of a text that is shown
+HEAD = ("set", "items", "equal", "13 words", "8 words", "ROUGE-L")  # in the order of RULES
 
 
 def wanted(config: Config, settings: Settings) -> bool:
     """Whether there are prompts, and records that they may be among."""
     known = config.contamination.records is not None or settings.run is not None
-    return config.contamination.check and config.answers.prompts is not None and known
+    asked = config.answers.prompts is not None or bool(config.suites)
+    return config.contamination.check and asked and known
 
 
 def needs_model(config: Config) -> bool:
@@ -56,30 +59,41 @@ def conclude(context: Context, before: None, after: None) -> dict[str, Any]:
         "notes": notes,
         "sets": {name: _counted(own, limit) for name, own in by_set.items()},
         "worst": [_worst(touch) for touch in sorted(touches, key=lambda touch: touch.rank, reverse=True)[:WORST]],
-        "scores": [line for name, own in by_set.items() for line in _splits(context, name, own, limit)],
+        "scores": list(_splits(context, by_set, limit)),
         "seconds": round(time.perf_counter() - start, 3),
     }
 
 
 def _items(context: Context) -> Iterator[Item]:
-    """The prompts, and what other parts asked."""
+    """The prompts, and the questions of the suites."""
     config = context.config.answers
     if config.prompts is not None:
         asked = prompts.read(config.prompts).first(config.limit)
         yield from (Item(asked.name, prompt.id, prompt.text) for prompt in asked)
-    for _, found in _left(context, ITEMS):
-        for name, texts in found.items():
-            yield from (Item(name, id, text) for id, text in texts.items())
+    for suite in context.config.suites:
+        for _, result in itertools.islice(_results(context, suite), 1):  # all models were asked the same
+            yield from suites.items(result)
 
 
-def _left(context: Context, file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(part, content) of a file that other parts left."""
-    folder = context.folder.path("evaluate", "x").parent
-    for path in sorted(folder.glob(f"*/{file}")):
+def _results(context: Context, suite: str) -> Iterator[tuple[str, Result]]:
+    """(label, newest result) of each model that a suite was run on."""
+    for label, model in (("model", context.settings.model), ("baseline", context.settings.baseline)):
+        folder = context.folder.root.joinpath(*place(suite, str(model.source))) if model else None
+        if folder is not None and folder.is_dir() and (files := sorted(folder.glob("results_*.json"))):
+            yield label, read(files[-1])
+
+
+def _scores(context: Context) -> Iterator[tuple[str, str, str, str, Mapping[str, float]]]:
+    """(part, set, model, metric, score by id) of all that was scored item by item."""
+    for path in sorted(context.folder.path("evaluate", "x").parent.glob(f"*/{SCORES}")):
         found = read_json(path)
         if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
             raise UserError(f"{path} doesn't hold what the part {path.parent.name} writes; delete it, and run that part again")
-        yield path.parent.name, found
+        yield from ((path.parent.name, name, model, "preference", own) for name, models in found.items() for model, own in models.items())
+    for suite in context.config.suites:
+        for label, result in _results(context, suite):
+            for (task, metric, rule), own in result.values.items():
+                yield suite, task, label, metric if rule == "none" else f"{metric} ({rule})", own
 
 
 def _records(context: Context, notes: list[str]) -> Iterator[records.Record]:
@@ -116,11 +130,10 @@ def _worst(touch: Touch) -> dict[str, Any]:
     return {"set": touch.item.set, "id": touch.item.id, "text": _cut(touch.item.text), **texts, **figures}
 
 
-def _splits(context: Context, name: str, touches: Sequence[Touch], limit: float) -> Iterator[dict[str, Any]]:
-    for part, found in _left(context, SCORES):
-        for model, scores in found.get(name, {}).items():
-            for one in split(touches, scores, limit):
-                yield {"part": part, "set": name, "model": model, **dataclasses.asdict(one)}
+def _splits(context: Context, by_set: Mapping[str, Sequence[Touch]], limit: float) -> Iterator[dict[str, Any]]:
+    for part, name, model, metric, scores in _scores(context):
+        for one in split(by_set.get(name, ()), scores, limit):
+            yield {"part": part, "set": name, "model": model, "metric": metric, **dataclasses.asdict(one)}
 
 
 def _cut(text: str) -> str:
@@ -150,13 +163,13 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
     blocks: list[report.Block] = [report.Table(HEAD, _rows(value), range(1, len(HEAD)), caption)]
     blocks += [report.Prose(note) for note in value["notes"]]
     if value["scores"]:
-        head = ("part", "set", "model", "rule", "items", "touched", "all", "without", "touched alone")
+        head = ("part", "set", "model", "score", "rule", "items", "touched", "all", "without", "touched alone")
         rows = [
-            [line["part"], line["set"], line["model"], IN_WORDS[line["rule"]], str(line["items"]), str(line["touched"])]
+            [line["part"], line["set"], line["model"], line["metric"], IN_WORDS[line["rule"]], str(line["items"]), str(line["touched"])]
             + [_score(line[name]) for name in ("all", "without", "touched_alone")]
             for line in value["scores"]
         ]
-        blocks.append(report.Table(head, rows, range(4, len(head)), "Mean scores with and without the items that are touched."))
+        blocks.append(report.Table(head, rows, range(5, len(head)), "Mean scores with and without the items that are touched."))
     worst = value["worst"]
     samples = [report.Sample(f"{each['set']}, {each['id']}: {_figures(each)}", [each["text"], each["record_text"]]) for each in worst]
     blocks.append(report.Samples(["asked", "training record"], samples))
@@ -172,7 +185,7 @@ def _figures(each: dict[str, Any]) -> str:
 
 
 def _in_words(line: dict[str, Any]) -> str:
-    what = f"{line['part']}: {line['model']} on {line['set']}"
+    what = f"{line['part']}: {line['metric']} of {line['model']} on {line['set']}"
     rule = f"without the {line['touched']} of {line['items']} that are touched ({IN_WORDS[line['rule']]})"
     return f"{what}: {_score(line['all'])}, {rule} {_score(line['without'])}"
 

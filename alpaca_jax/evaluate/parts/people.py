@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from alpaca_jax import report, storage
+from alpaca_jax.errors import UserError
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.context import Context
 from alpaca_jax.evaluate.settings import Settings
@@ -35,10 +36,14 @@ def with_model(context: Context, loaded: Loaded) -> None:
     """Nothing."""
 
 
-def conclude(context: Context, before: None, after: None) -> dict[str, Any]:
-    """The results of all votes on the answers that are there now."""
+def conclude(context: Context, before: None, after: None) -> dict[str, Any] | None:
+    """The results of all votes on the answers that are there now; None, which is said, where these can't be read."""
     folder = context.folder.path("evaluate", "x").parent
-    return value(material.read(folder, context.config.seed), folder)
+    try:
+        return value(material.read(folder, context.config.seed), folder)
+    except UserError as error:  # the answers that were voted on are gone: no reason to end an evaluation
+        context.console.print(f"the votes are left out: {error}", style="yellow", highlight=False, soft_wrap=True)
+        return None
 
 
 def value(voted: Material, folder: Path) -> dict[str, Any]:
@@ -48,10 +53,11 @@ def value(voted: Material, folder: Path) -> dict[str, Any]:
     return results.results(cast, voted.questions, voted.judged, voted.anchor) | {"equal": voted.equal}
 
 
-def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:
+def show(value: dict[str, Any] | None, scores: dict[str, Any], console: Console) -> None:
     """A table each of preferences, agreement and, of more than two models, their ranking."""
-    if not value["votes"]:
-        console.print(tables.summary(value), highlight=False)
+    if value is None:
+        return
+    console.print(f"People: {tables.summary(value)}", highlight=False, soft_wrap=True)
     for each in tables.tables(value):
         table = Table(title=each.title, title_justify="left", caption=each.note, caption_justify="left")
         for number, head in enumerate(each.head):
@@ -63,5 +69,5 @@ def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> Non
 
 def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]:
     """The same tables."""
-    blocks = [report.Table(each.head, each.rows, each.numbers, f"{each.title}. {each.note}") for each in tables.tables(value)]
-    return [Section("People", blocks, f"{tables.summary(value)}, blind: without names, and in an order of their own for each voter.")]
+    blocks = [report.Table(each.head, each.rows, each.numbers, each.note) for each in tables.tables(value)]
+    return [Section("People", blocks, f"{tables.summary(value)}, blind: no names, and an order of their own for each voter.")]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from alpaca_jax import documents, rundir
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores import prompts
-from alpaca_jax.scores.answers import AnswerSet, file
+from alpaca_jax.scores.answers import AnswerSet, file, gather
+from alpaca_jax.scores.judge.bouts import Bout, bouts
 from alpaca_jax.scores.people.questions import Question, digest
 from alpaca_jax.scores.prompts import PromptSet
 
@@ -31,14 +33,16 @@ def read(folder: Path, seed: int) -> Material:
     scores = rundir.read_json(folder / SCORES) if (folder / SCORES).is_file() else {}
     if not isinstance(scores, dict) or not scores.get("answers"):
         raise UserError(f"{folder} has no answers to vote on; evaluate first, with answers.prompts=FILE and two models or files of answers")
-    asked = prompts.read(scores["answers"]["prompts"]["place"]).first(scores["answers"]["prompts"]["number"])
+    whole = prompts.read(scores["answers"]["prompts"]["place"])
+    asked = whole.first(scores["answers"]["prompts"]["number"])
     names = [each["name"] for each in scores["answers"]["sets"]]
-    sets = {name: file.read(folder / ANSWERS / f"{name}.jsonl", asked, name, "dir") for name in names}
     pairs = _pairs(scores.get("compare"), names)
     if not pairs:
         raise UserError(f"{folder} has the answers of {', '.join(names)} alone; people compare two models: add those of another")
+    places = {name: gather.path(folder / ANSWERS, name) for pair in pairs for name in pair}
+    sets = {name: file.read(place, whole, name, "dir").within(asked) for name, place in places.items()}
     chosen = [one for model, against in pairs for one in _questions(asked, sets[model], sets[against], seed)]
-    judged = _judged(folder / PREFERENCES)
+    judged = _judged(folder / PREFERENCES) if scores.get("compare") else {}  # else the file is of earlier models
     return Material(
         questions=tuple(question for question, _ in chosen if question.answers[0] != question.answers[1]),
         judged={question.key: judged[at] for question, number in chosen if (at := (*question.models, question.prompt, number)) in judged},
@@ -50,19 +54,21 @@ def read(folder: Path, seed: int) -> Material:
 def _pairs(compared: Any, names: Sequence[str]) -> list[tuple[str, str]]:
     """What the judge compared; every two models where no judge did."""
     found = [(one["model"], one["against"]) for one in (compared or {}).get("comparisons", [])]
-    return [pair for pair in found if set(pair) <= set(names)] or list(itertools.combinations(names, 2))
+    return found or list(itertools.combinations(names, 2))
 
 
 def _questions(asked: PromptSet, model: AnswerSet, against: AnswerSet, seed: int) -> list[tuple[Question, int]]:
     """A question for each prompt that both have answered, with the number of the seed whose answers it shows: one drawn for all voters."""
-    found = []
-    for prompt in asked:
-        both = model.answers.get(prompt.id, ()), against.answers.get(prompt.id, ())
-        if number := min(map(len, both)):
-            drawn = int(digest(seed, "seed", model.name, against.name, prompt.id)[:8], 16) % number
-            texts: tuple[Any, Any] = tuple(each[drawn].texts for each in both)
-            found.append((Question(prompt.id, prompt.turns, (model.name, against.name), texts), drawn))
-    return found
+    by_prompt = defaultdict[str, list[Bout]](list)
+    for bout in bouts(asked, model, against):
+        by_prompt[bout.prompt.id].append(bout)
+    return [_drawn(several, seed) for several in by_prompt.values()]
+
+
+def _drawn(several: Sequence[Bout], seed: int) -> tuple[Question, int]:
+    bout = min(several, key=lambda each: digest(seed, "seed", each.model, each.against, each.prompt.id, each.seed))
+    turns = (bout.prompt.system, *bout.prompt.turns) if bout.prompt.system else bout.prompt.turns
+    return Question(bout.prompt.id, turns, (bout.model, bout.against), (bout.ours.texts, bout.theirs.texts)), bout.seed
 
 
 def _judged(path: Path) -> dict[tuple[str, str, str, int], float]:

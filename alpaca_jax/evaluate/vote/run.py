@@ -27,6 +27,8 @@ def run(config: Config) -> dict[str, Any]:
     if storage.is_remote(folder):
         raise UserError(f"dir={config.dir}: votes are appended to a file, which an object store can't do; give a folder on a disk")
     voted = material.read(folder, config.seed)
+    if not voted.questions:
+        raise UserError(f"dir={config.dir}: all {voted.equal} pairs of answers are equal, so there is nothing to vote on")
     with lock.held(config.dir, f"evaluate/{material.VOTES}", "evaluate"):
         _serve(config, voted, folder, console)
     with lock.held(config.dir, "evaluate", "evaluate"):

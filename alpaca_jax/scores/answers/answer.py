@@ -22,6 +22,7 @@ class Answer:
     finish_reason: str | None = None
     tokens: int | None = None
     later: tuple[str, ...] = ()
+    shortened: bool = False  # the prompt lost its beginning, since it left no room for an answer
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ class AnswerSet:
         return max(map(len, self.answers.values()), default=0)
 
     def figures(self) -> dict[str, Any]:
-        """What is counted of it, as a JSON value: prompts answered and missing, answers, empty and cut ones, mean characters and tokens."""
+        """What is counted of it, as a JSON value: answers, those empty, cut or shortened, their mean length, missing prompts."""
         all_answers = [answer for answers in self.answers.values() for answer in answers]
         counted = [answer.tokens for answer in all_answers if answer.tokens is not None]
         number = len(all_answers)
@@ -89,6 +90,7 @@ class AnswerSet:
             "seeds": self.seeds,
             "empty": sum(not answer.text.strip() for answer in all_answers),
             "cut": sum(answer.cut for answer in all_answers),
+            "shortened": sum(answer.shortened for answer in all_answers),
             "mean_chars": sum(len(answer.text) for answer in all_answers) / number if number else None,
             "mean_tokens": sum(counted) / len(counted) if counted else None,
             "bill": dict(self.bill) or None,

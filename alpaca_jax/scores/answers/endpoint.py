@@ -78,7 +78,7 @@ def answer(name: str, teacher: TeacherConfig, prompts: PromptSet, config: Answer
     notes = _check(folder, _settings(asking), config.set_aside)
     bill = Bill(prices(teacher), config.dollars)
     log = AnswerLog(folder, _settings(asking), bill)
-    notes += [f"{len(log.damaged)} damaged lines of the log were passed over ({log.damaged[0]})"] if log.damaged else []
+    notes += [f"damaged lines of the log, passed over: {len(log.damaged)} ({log.damaged[0]})"] if log.damaged else []
     missing = [index for index in asking.indices() if isinstance(log.follow(index, asking.advance)[1], Request)]
     if missing:
         key(teacher)

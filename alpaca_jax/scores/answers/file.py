@@ -106,18 +106,18 @@ def _notes(found: _Found) -> tuple[str, ...]:
     counts = (
         (found.others, "answers to other prompts, left out"),
         (found.doubled, "prompts answered twice, the first answer counts"),
-        (found.unclear, "answers to an instruction that several prompts have, left out: give ids or inputs"),
+        (found.unclear, "answers to an instruction that several prompts have, left out (give ids or inputs)"),
         (found.damaged, "damaged answers, left out"),
     )
-    names = [] if len(found.models) < 2 else [f"{len(found.models)} models in one file ({listed(list(found.models))})"]
-    return (*names, *(f"{len(which)} {what} ({listed(list(which))})" for which, what in counts if which))
+    names = [] if len(found.models) < 2 else [f"models in one file: {len(found.models)} ({listed(list(found.models))})"]
+    return (*names, *(f"{what}: {len(which)} ({listed(list(which))})" for which, what in counts if which))
 
 
 def _nothing(prompts: PromptSet, found: _Found) -> str:
     """Why a file has no answer to any of the prompts."""
     if found.others:
         return (
-            f"answers other prompts: none of its {len(found.others)} answers is to one of the {len(prompts)} of {prompts.place}. Its first "
+            f"answers other prompts: it has none to the {len(prompts)} of {prompts.place}. Its first "
             f"is to {_cut(found.example)}, theirs is {_cut(prompts.prompts[0].instruction)}; give the file for this set, or another "
             "answers.prompts"
         )

@@ -29,29 +29,28 @@ class _Job:
     seed: int
     said: tuple[str, ...] = ()
     tokens: int = 0
+    shortened: bool = False
 
 
 def answer(model: Loaded, name: str, prompts: PromptSet, config: AnswersConfig, path: Path, console: Console) -> AnswerSet:
     """Returns the model's answers to the prompts, `config.seeds` to each; what `path` has of them already isn't made again.
 
     A prompt is rendered as training renders a record, and ends as its answers end; later turns follow the answers that were given. One
-    that leaves no room for its answer loses its beginning, which is counted in the notes. The answers don't depend on `slots`, nor on
+    that leaves no room for its answer loses its beginning and is marked as shortened. The answers don't depend on `slots`, nor on
     what else is answered. A UserError where `path` holds answers of another model, template, prompt set or sampling.
     """
     template = model.template if config.template is None else get(config.template, model.tokenizer)
     file = AnswerFile(path, settings(model, template, prompts, config), config.set_aside)
     jobs = [_Job(prompt, config.seed + n) for prompt in prompts for n in range(config.seeds)]
     missing = [job for job in jobs if job.seed not in file.answers.get(job.prompt.id, {})]
-    shortened = set[str]()
     if missing:
-        run = _Answering(model, template, config, file, shortened)
+        run = _Answering(model, template, config, file)
         with ProgressBar(f"answers of {name}", len(jobs), len(jobs) - len(missing), console, transient=True) as bar:
             run.all(missing, bar)
     wanted = range(config.seed, config.seed + config.seeds)
     found = {id: [by_seed[seed] for seed in wanted if seed in by_seed] for id, by_seed in file.answers.items()}
-    notes = [f"{len(file.damaged)} damaged lines of {path} were answered again ({file.damaged[0]})"] if file.damaged else []
+    notes = [f"damaged lines that were answered again: {len(file.damaged)} ({file.damaged[0]})"] if file.damaged else []
     notes += [f"earlier answers with other settings are in {file.renamed}"] if file.renamed else []
-    notes += [f"{len(shortened)} prompts were too long for the model and lost their beginning"] if shortened else []
     return AnswerSet.of(name, model.source, prompts, found, notes=tuple(notes))
 
 
@@ -65,8 +64,8 @@ def settings(model: Loaded, template: Template, prompts: PromptSet, config: Answ
 class _Answering:
     """The work on a list of jobs: as many at once as the batch has slots."""
 
-    def __init__(self, model: Loaded, template: Template, config: AnswersConfig, file: AnswerFile, shortened: set[str]) -> None:
-        self._model, self._template, self._config, self._file, self._shortened = model, template, config, file, shortened
+    def __init__(self, model: Loaded, template: Template, config: AnswersConfig, file: AnswerFile) -> None:
+        self._model, self._template, self._config, self._file = model, template, config, file
         self._batch = model.batch(config.slots)
         self._room = self._batch.max_length - config.max_tokens
         if self._room < 1:
@@ -83,7 +82,9 @@ class _Answering:
         while waiting or running:
             while waiting and self._batch.free:
                 job = waiting.popleft()
-                running[self._batch.admit(self._ids(job), self._options(job))] = job
+                ids = self._ids(job)
+                job = dataclasses.replace(job, shortened=job.shortened or len(ids) > self._room)
+                running[self._batch.admit(ids[-self._room :], self._options(job))] = job
             for generation in self._batch.step():
                 if generation.finish_reason is None:
                     continue
@@ -92,7 +93,7 @@ class _Answering:
                     waiting.appendleft(after)
                     continue
                 first, *later = after.said
-                kept = Answer(first, after.seed, generation.finish_reason, after.tokens, tuple(later))
+                kept = Answer(first, after.seed, generation.finish_reason, after.tokens, tuple(later), after.shortened)
                 self._file.keep(after.prompt.id, kept)
                 bar.advance()
 
@@ -101,19 +102,15 @@ class _Answering:
         return dataclasses.replace(job, said=(*job.said, text), tokens=job.tokens + len(generation.tokens))
 
     def _ids(self, job: _Job) -> list[int]:
-        """The prompt of the next turn, its end if it is too long."""
+        """The prompt of the next turn."""
         prompt, said = job.prompt, job.said
         if said or prompt.system:
             first, *answers = (*said, "")
             record = Record(
                 prompt.instruction, prompt.input, first, system=prompt.system, turns=tuple(zip(prompt.turns[1:], answers, strict=False))
             )
-            ids = turn_ids(self._template, self._model.tokenizer, record)
-        else:
-            ids = prompt_ids(self._template, self._model.tokenizer, prompt.instruction, prompt.input)
-        if len(ids) > self._room:
-            self._shortened.add(prompt.id)
-        return ids[-self._room :]
+            return turn_ids(self._template, self._model.tokenizer, record)
+        return prompt_ids(self._template, self._model.tokenizer, prompt.instruction, prompt.input)
 
     def _options(self, job: _Job) -> Options:
         drawn = hashlib.sha256(f"{job.seed}/{job.prompt.id}/{len(job.said)}".encode()).digest()

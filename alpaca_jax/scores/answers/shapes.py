@@ -50,7 +50,7 @@ def item(value: Any) -> Item:
 def written(id: str, answer: Answer) -> dict[str, Any]:
     """An answer as a line of our own files."""
     line = {"id": id, "seed": answer.seed, "text": answer.text, "later": list(answer.later)}
-    return line | {"finish_reason": answer.finish_reason, "tokens": answer.tokens}
+    return line | {"finish_reason": answer.finish_reason, "tokens": answer.tokens} | ({"shortened": True} if answer.shortened else {})
 
 
 def _answers(value: Mapping[str, Any]) -> tuple[Answer, ...]:
@@ -61,7 +61,8 @@ def _answers(value: Mapping[str, Any]) -> tuple[Answer, ...]:
     if isinstance(given, str):
         # A completion begins with the space after the prompt's last colon.
         text = given.strip() if name == "response" and "instruction" in value else given
-        return (Answer(text, _seed(value), _reason(value), _count(value), _texts(value.get("later", []), "later")),)
+        later = _texts(value.get("later", []), "later")
+        return (Answer(text, _seed(value), _reason(value), _count(value), later, value.get("shortened") is True),)
     if isinstance(given, list) and given:
         return tuple(Answer(text, seed) for seed, text in enumerate(_texts(given, name)))
     raise ValueError(f"{name} must be a text, or a list of texts, got {type(given).__name__}")

@@ -1,6 +1,7 @@
 """The record with the highest ROUGE-L for each prompt, exactly, without computing it for every pair."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rapidfuzz import process
@@ -48,7 +49,7 @@ class Nearest:
             rest = rest[bounds[rest] > self.best[prompt]]
             where, bounds = where[rest], bounds[rest]
 
-    def _matrix(self, texts: Sequence[Sequence[int]], new: bool = False) -> "scipy.sparse.csr_array":  # type: ignore[name-defined]  # noqa: F821
+    def _matrix(self, texts: Sequence[Sequence[int]], new: bool = False) -> Any:
         """Texts x (word, how often it came before in the text): the product of two such rows counts the words in common."""
         import scipy.sparse
 

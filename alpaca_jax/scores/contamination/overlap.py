@@ -91,8 +91,8 @@ class _Search:
                 self._keep(number, (1, 0, 0), record)
         self._share(records, all_ids)
         self._nearest.add(told, lengths, first)
-        for number in np.flatnonzero(self._nearest.record >= first):
-            self._near[int(number)] = records[int(self._nearest.record[number]) - first]
+        for place in np.flatnonzero(self._nearest.record >= first).tolist():
+            self._near[place] = records[int(self._nearest.record[place]) - first]
 
     def _whole(self, record: Record, ids: list[int]) -> list[int]:
         """The words of all texts; those of the user's are known already."""

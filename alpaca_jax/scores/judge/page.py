@@ -65,9 +65,8 @@ def remarks(value: dict[str, Any]) -> list[str]:
             found.append(f"{names}: verdicts that are missing: {counts}. Their prompts count in neither position nor verdict.")
     found += [f"The judge refused a pair: {said}" for said in value["judge"]["refusals"]]
     if value["stopped_by"]:
-        found.append(
-            f"The budget of {value['stopped_by']} ended the comparison before all verdicts were in; the same command goes on with a larger one."
-        )
+        budget = f"The budget of {value['stopped_by']} ended the comparison before all verdicts were in"
+        found.append(f"{budget}; the same command goes on with a larger one.")
     return found + [flag["sentence"] for flag in value["flags"]]
 
 
@@ -75,11 +74,8 @@ def bill(value: dict[str, Any]) -> str:
     """What all verdicts took."""
     bill = value["bill"]
     tokens = bill["prompt_tokens"] + bill["completion_tokens"]
-    each = f", {bill['tokens_a_verdict']:.0f} of a prompt each" if bill["tokens_a_verdict"] else ""
     doubtful = f" (and up to {bill['doubtful_dollars']:.4f} for requests without an answer)" if bill["doubtful_dollars"] else ""
-    return (
-        f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens{each}, {bill['dollars']:.4f} dollars{doubtful}."
-    )
+    return f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens, {bill['dollars']:.4f} dollars{doubtful}."
 
 
 def _sentences(value: dict[str, Any]) -> list[str]:
@@ -91,14 +87,8 @@ def _row(each: dict[str, Any]) -> list[str]:
     if not each["rate"]:
         return head + [""] * (len(HEAD) - len(head))
     rate, place, length = each["rate"], each["position"], each["length_controlled"]
-    counts = [str(rate[name]) for name in ("wins", "ties", "losses")]
-    return head + [
-        _with_error(rate["estimate"]),
-        _interval(place["corrected"]),
-        _interval(place["logit"], 2),
-        _with_error(length["estimate"]),
-        *counts,
-    ]
+    shown = (_with_error(rate["estimate"]), _interval(place["corrected"]), _interval(place["logit"], 2), _with_error(length["estimate"]))
+    return [*head, *shown, *(str(rate[name]) for name in ("wins", "ties", "losses"))]
 
 
 def _bars(each: dict[str, Any]) -> list[Bar]:
@@ -120,16 +110,9 @@ def _paired(found: Sequence[dict[str, Any]]) -> report.Table:
     rows = []
     for each in found:
         difference, sign = each["difference"], each["difference"]["sign"]
-        rows.append(
-            [each["a"], each["b"], each["against"], str(difference["prompts"]), _interval(difference["estimate"])]
-            + [
-                f"{sign['better']} : {sign['worse']}",
-                f"{sign['p_value']:.4f}",
-                _p(each["p_value"]),
-                _p(each["p_adjusted"]),
-                each["verdict"]["word"],
-            ]
-        )
+        names, counts = (each["a"], each["b"], each["against"], str(difference["prompts"])), f"{sign['better']} : {sign['worse']}"
+        tests = (f"{sign['p_value']:.4f}", _p(each["p_value"]), _p(each["p_adjusted"]))
+        rows.append([*names, _interval(difference["estimate"]), counts, *tests, each["verdict"]["word"]])
     return report.Table(head, rows, range(3, 9), "The difference of win rates in points on the same prompts, with its paired interval.")
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from alpaca_jax.scores import statistics
 from alpaca_jax.scores.people.questions import Question
 from alpaca_jax.scores.people.votes import LEVELS, Vote
+from alpaca_jax.scores.statistics.bradley_terry import Cluster
 
 TIE = 0.5
+ENOUGH_VOTERS = 10  # from which on errors are clustered by voter, too: from a few clusters an error comes out far too small
 
 
 def results(votes: Sequence[Vote], asked: Iterable[Question], judged: Mapping[str, float], anchor: str) -> dict[str, Any]:
@@ -60,17 +62,22 @@ def _agreements(votes: Sequence[Vote], questions: Mapping[str, Question], judged
     by_question = defaultdict[str, list[str]](list)
     for key, voter in sorted(points):
         by_question[key].append(voter)
+    prompt = {key: questions[key].prompt for key in by_question}
     people = [
-        (points[key, one], points[key, other], key)
+        (points[key, one], points[key, other], prompt[key])
         for key, voters in by_question.items()
         for one, other in itertools.combinations(voters, 2)
     ]
     ruled = {key: float(_longer(questions[key])) for key in by_question}
     judges = dict(zip(judged, map(float, statistics.outcomes(list(judged.values()))), strict=True))
+
+    def beside(said: Mapping[str, float]) -> list[tuple[float, float, str]]:
+        return [(points[key, voter], said[key], prompt[key]) for key, voter in sorted(points) if key in said]
+
     return [
         _agreement("people with people", people),
-        _agreement("judge with people", [(points[at], judges[at[0]], at[0]) for at in sorted(points) if at[0] in judges]),
-        _agreement("the longer answer wins", [(points[at], ruled[at[0]], at[0]) for at in sorted(points)]),
+        _agreement("judge with people", beside(judges)),
+        _agreement("the longer one wins, with people", beside(ruled)),
     ]
 
 
@@ -94,4 +101,6 @@ def _ranking(votes: Sequence[Vote], anchor: str) -> dict[str, Any] | None:
         return None
     cast = [statistics.Vote(vote.first, vote.second, vote.points(vote.first), vote.prompt, vote.voter) for vote in votes]
     names = {name for vote in votes for name in (vote.first, vote.second)}
-    return dataclasses.asdict(statistics.bradley_terry(cast, anchor if anchor in names else min(names)))
+    clusters: tuple[Cluster, ...] = ("prompt", "voter") if len({vote.voter for vote in votes}) >= ENOUGH_VOTERS else ("prompt",)
+    ranking = statistics.bradley_terry(cast, anchor if anchor in names else min(names), clusters=clusters)
+    return dataclasses.asdict(ranking) | {"clusters": clusters}

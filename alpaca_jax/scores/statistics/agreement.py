@@ -36,7 +36,9 @@ def agreement(a: Sequence[Hashable], b: Sequence[Hashable], prompts: Sequence[st
 
 
 def kappa(a: Sequence[Hashable], b: Sequence[Hashable], prompts: Sequence[str] | None = None) -> Estimate | None:
-    """Cohen's kappa (1960), unweighted, with the standard error of Fleiss, Cohen and Everitt (1969), or clustered by prompt where they are given."""
+    """Cohen's kappa (1960), unweighted; its standard error is that of Fleiss, Cohen and Everitt (1969), clustered where there are
+    `prompts`.
+    """
     labels = {label: number for number, label in enumerate(dict.fromkeys([*a, *b]))}
     ours, theirs = (np.array([labels[label] for label in side], int) for side in (a, b))
     shares_ours, shares_theirs = (np.bincount(side, minlength=len(labels)) / max(len(side), 1) for side in (ours, theirs))

@@ -11,16 +11,15 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from alpaca_jax.scores.statistics.estimate import LEVEL, Estimate, two_sided, with_error
-from alpaca_jax.scores.statistics.logistic import fit
+from alpaca_jax.scores.statistics.linked import Apart, linked
+from alpaca_jax.scores.statistics.logistic import Fit, fit
 from alpaca_jax.scores.statistics.paired import holm
 
 ELO = 400 / math.log(10)  # Elo points a logit
 Cluster = Literal["prompt", "voter"]
-Reason = Literal["never met", "won every comparison", "lost every comparison"]
+FEWEST = 10  # clusters, for errors that are clustered by them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +46,6 @@ class Strength:
 
 
 @dataclasses.dataclass(frozen=True)
-class Apart:
-    """Models that can't be ranked with the anchor, and why."""
-
-    names: tuple[str, ...]
-    reason: Reason
-    sentence: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Ranking:
     """The models that can be ranked, best first, and those that can't."""
 
@@ -67,10 +57,11 @@ class Ranking:
     votes: int  # among the ranked
     prompts: int
     voters: int
+    clustered: tuple[Cluster, ...]  # what the standard errors are clustered by; (): votes are taken as independent
 
 
 def last_votes(votes: Iterable[Vote]) -> list[Vote]:
-    """The last vote of each voter on each prompt and pair of models, whichever way they were shown: who votes again has changed their mind."""
+    """The last vote of each voter on each prompt and pair of models, in whichever order shown: who votes again has changed their mind."""
     last: dict[tuple[str, str, frozenset[str]], Vote] = {}
     for vote in votes:
         last[vote.voter, vote.prompt, frozenset((vote.first, vote.second))] = vote
@@ -80,88 +71,69 @@ def last_votes(votes: Iterable[Vote]) -> list[Vote]:
 def bradley_terry(votes: Sequence[Vote], anchor: str, position: bool = True, clusters: Sequence[Cluster] = ("prompt", "voter")) -> Ranking:
     """The ranking of all models in `votes` with the anchor at 0; ValueError where no vote is about the anchor.
 
-    Without `position` the first place counts for nothing, and where each pair is shown in one order only that is the better model. Standard
-    errors are clustered by prompt, by voter, or by both (votes that share either depend on each other); a voter who votes once and a single
-    voter tell nothing about how votes of one hang together, so one voter alone is left out of the clusters.
+    Standard errors are clustered by prompt, by voter, or by both (votes that share either depend on each other), as far as there are ten of
+    them or more. Whoever votes several times on a pair counts as often: see `last_votes`.
     """
     # Sorted, so that the order of votes can't change the last bit.
-    votes = sorted(votes, key=dataclasses.astuple)
+    votes = sorted(votes, key=lambda vote: (vote.first, vote.second, vote.outcome, vote.prompt, vote.voter))
     names = sorted({name for vote in votes for name in (vote.first, vote.second)})
     if anchor not in names:
         raise ValueError(f"the anchor {anchor} is in no vote; there are votes on {', '.join(names) or 'nothing'}")
-    ranked, apart = _linked(votes, names, anchor)
+    ranked, apart = linked(names, _beats(votes, names), anchor)
     used = [vote for vote in votes if vote.first in ranked and vote.second in ranked]
     counts = {"prompts": len({vote.prompt for vote in used}), "voters": len({vote.voter for vote in used})}
     if len(ranked) == 1:
         alone = Strength(anchor, Estimate(0, None, None, None), Estimate(0, None, None, None), 1, (1, 1), 0)
-        return Ranking(anchor, (alone,), None, "nothing is ranked", tuple(apart), len(used), **counts)
+        return Ranking(anchor, (alone,), None, "nothing is ranked", tuple(apart), len(used), **counts, clustered=())
     free = [name for name in ranked if name != anchor]
     y = np.array([vote.outcome for vote in used])
     pairs = np.array([[(vote.first == name) - float(vote.second == name) for name in free] for vote in used])
-    solved = fit(np.column_stack([pairs, np.ones(len(used))]), y) if position else None
-    note = "" if solved else "the first place decides the votes: no finite position fits them" if position else "not asked for"
-    with_position = solved is not None
-    solved = solved or fit(pairs, y)
-    assert solved is not None, "models that are linked by wins both ways have finite strengths"
-    covariance = solved.sandwich(*_clusterings(used, clusters))
-    place = with_error(float(solved.weights[-1]), math.sqrt(covariance[-1, -1])) if with_position else None
+    solved, note = _fitted(pairs, y, position)
+    clustered = _clustered(used, clusters)
+    covariance = solved.sandwich(*(_numbers(used, cluster) for cluster in clustered))
+    place = None if note else with_error(float(solved.weights[-1]), math.sqrt(covariance[-1, -1]))
     size = len(free)
     models = _ranked([*free, anchor], np.append(solved.weights[:size], 0.0), np.pad(covariance[:size, :size], (0, 1)), used)
-    return Ranking(anchor, models, place, note, tuple(apart), len(used), **counts)
+    return Ranking(anchor, models, place, note, tuple(apart), len(used), **counts, clustered=clustered)
 
 
-def _linked(votes: Sequence[Vote], names: list[str], anchor: str) -> tuple[list[str], list[Apart]]:
-    """The models that each beat and are beaten by, over any number of steps, the anchor; and the others by why they aren't."""
+def _beats(votes: Sequence[Vote], names: list[str]) -> np.ndarray:
+    """How often each model won against each other one, a tie being half a win of either."""
     number = {name: place for place, name in enumerate(names)}
-    beats = np.zeros((len(names), len(names)))
+    beats_MM = np.zeros((len(names), len(names)))
     for vote in votes:
-        beats[number[vote.first], number[vote.second]] += vote.outcome
-        beats[number[vote.second], number[vote.first]] += 1 - vote.outcome
-    strong, weak = (connected_components(csr_matrix(beats), connection=kind)[1] for kind in ("strong", "weak"))
-    home = number[anchor]
-    apart = []
-    for group in dict.fromkeys(strong[np.arange(len(names)) != home]):
-        members = np.flatnonzero(strong == group)
-        if group != strong[home] and weak[members[0]] == weak[home]:
-            apart.append(_separated(names, members, beats, np.flatnonzero(strong == strong[home])))
-    for group in dict.fromkeys(weak):
-        if group != weak[home]:
-            strangers = tuple(names[place] for place in np.flatnonzero(weak == group))
-            sentence = f"{', '.join(strangers)}: never met {anchor} or a model that it met, so nothing says which is better."
-            apart.append(Apart(strangers, "never met", sentence))
-    return [names[place] for place in np.flatnonzero(strong == strong[home])], apart
+        beats_MM[number[vote.first], number[vote.second]] += vote.outcome
+        beats_MM[number[vote.second], number[vote.first]] += 1 - vote.outcome
+    return beats_MM
 
 
-def _separated(names: list[str], members: np.ndarray, beats: np.ndarray, home: np.ndarray) -> Apart:
-    """Why a group that met the others isn't linked with the anchor's: it won (or lost) everything on the way to it."""
-    others = np.setdiff1d(np.arange(len(names)), members)
-    won, lost = float(beats[np.ix_(members, others)].sum()), float(beats[np.ix_(others, members)].sum())
-    named = tuple(names[place] for place in members)
-    above = _reaches(beats, members[0], home[0])
-    reason: Reason = "won every comparison" if above else "lost every comparison"
-    sentence = (
-        f"{', '.join(named)}: {reason} that links {'it' if len(named) == 1 else 'them'} with the ranked models ({won:g}:{lost:g} against all others), "
-        f"so {'it is' if len(named) == 1 else 'they are'} {'better' if above else 'worse'} by an amount that these votes can't bound."
-    )
-    return Apart(named, reason, sentence)
+def _fitted(pairs: np.ndarray, outcomes: np.ndarray, position: bool) -> tuple[Fit, str]:
+    """The fit with the first place as its last column or, with the reason, without it."""
+    note = "not asked for"
+    if position:
+        design = np.column_stack([pairs, np.ones(len(pairs))])
+        solved = fit(design, outcomes)
+        if solved:
+            return solved, ""
+        note = "the first place decides the votes: no finite position fits them"
+        if np.linalg.matrix_rank(design) < design.shape[1]:
+            note = "no two models were shown in both orders, so the first place can't be told from the better model"
+    solved = fit(pairs, outcomes)
+    assert solved is not None, "models that are linked by wins both ways have finite strengths"
+    return solved, note
 
 
-def _reaches(beats: np.ndarray, start: int, end: int) -> bool:
-    """Whether a chain of wins leads from one model to another."""
-    reached, grown = {start}, {start}
-    while grown:
-        grown = {int(place) for one in grown for place in np.flatnonzero(beats[one])} - reached
-        reached |= grown
-    return end in reached
+def _clustered(votes: Sequence[Vote], clusters: Sequence[Cluster]) -> tuple[Cluster, ...]:
+    """The clusters of which there are enough; few ones seem to agree by chance, and would make the errors smaller than they are."""
+    return tuple(cluster for cluster in dict.fromkeys(clusters) if len({getattr(vote, cluster) for vote in votes}) >= FEWEST)
 
 
-def _clusterings(votes: Sequence[Vote], clusters: Sequence[Cluster]) -> list[np.ndarray]:
-    labels = [np.unique([getattr(vote, cluster) for vote in votes], return_inverse=True)[1] for cluster in dict.fromkeys(clusters)]
-    return [each for each in labels if each.max() > 0] or [np.arange(len(votes))]
+def _numbers(votes: Sequence[Vote], cluster: Cluster) -> np.ndarray:
+    return np.unique([getattr(vote, cluster) for vote in votes], return_inverse=True)[1]
 
 
 def _ranked(names: list[str], strengths: np.ndarray, covariance: np.ndarray, votes: Sequence[Vote]) -> tuple[Strength, ...]:
-    """The models by strength. An interval of ranks counts the models that are surely better or worse, by all pairs' Holm-adjusted p-values."""
+    """The models by strength; their intervals of ranks count who is surely better or worse, by the Holm-adjusted p-values of all pairs."""
     size = len(names)
     pairs = [(one, other) for one in range(size) for other in range(one)]
     errors = [math.sqrt(max(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j], 0.0)) for i, j in pairs]

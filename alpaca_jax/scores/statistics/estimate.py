@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 LEVEL = 0.05  # every interval is a 95% interval
 
@@ -36,7 +36,7 @@ def with_error(value: float, error: float | None, freedom: float = math.inf) -> 
     """`value` with a Student interval of `freedom` degrees around it, the normal one where they are infinite."""
     if error is None or not math.isfinite(error):
         return Estimate(value, None, None, None)
-    reach = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * error if math.isfinite(freedom) else normal_quantile(1 - LEVEL / 2) * error
+    reach = float(special.stdtrit(freedom, 1 - LEVEL / 2)) * error if math.isfinite(freedom) else normal_quantile(1 - LEVEL / 2) * error
     return Estimate(value, error, value - reach, value + reach)
 
 
@@ -51,7 +51,7 @@ def two_sided(statistic: float) -> float:
 
 
 def wilson(successes: float, trials: float) -> Estimate:
-    """The share of `successes` among `trials` in percent with Wilson's 95% interval (1927), which stays inside 0 to 100; ValueError for no trial."""
+    """The percentage of `successes` among `trials` with Wilson's 95% interval (1927), inside 0 to 100; ValueError for no trial."""
     if trials <= 0:
         raise ValueError("a share needs at least one trial")
     share, z = float(successes / trials), normal_quantile(1 - LEVEL / 2)

@@ -18,7 +18,7 @@ class Flag:
 
 
 def answer_flags(name: str, answers: Sequence[str], labels: Sequence[str] = ("A", "B")) -> tuple[Flag, ...]:
-    """The flags of one model's answers to different prompts: one answer (nearly) throughout, empty answers, answers that name the judge's labels.
+    """The flags of one model's answers to different prompts: (nearly) one answer throughout, empty ones, ones that name the judge's labels.
 
     A constant answer that no prompt asked for reached 86.5% on AlpacaEval 2's leaderboard (Zheng et al. 2024, arXiv 2410.07137).
     """
@@ -42,7 +42,7 @@ def answer_flags(name: str, answers: Sequence[str], labels: Sequence[str] = ("A"
 
 
 def names_a_label(answer: str, labels: Sequence[str]) -> bool:
-    """Whether an answer speaks of itself or the other by a label, as in "Answer A is better" or "output (b)"; a bare letter doesn't count."""
+    """Whether an answer speaks of itself or the other by a label, as in "Answer A is better"; a bare letter doesn't count."""
     alternatives = "|".join(re.escape(label) for label in labels)
     noun = r"(?:answer|assistant|response|output|model|option|candidate)"
     return (
@@ -52,7 +52,7 @@ def names_a_label(answer: str, labels: Sequence[str]) -> bool:
 
 
 def judge_flags(judge: str, others: Mapping[str, str]) -> tuple[Flag, ...]:
-    """The flags of a judge that is one of `others` (role -> model's name: teacher, model, baseline) or of its family: judges prefer their own kind."""
+    """The flags of a judge that is one of `others` (a model's name by its role) or of its family: judges prefer their own kind."""
     found = []
     for role, other in others.items():
         if _plain(judge) == _plain(other):
@@ -63,7 +63,7 @@ def judge_flags(judge: str, others: Mapping[str, str]) -> tuple[Flag, ...]:
     return tuple(found)
 
 
-# Words that a model's name holds, and the family that they mean; the first match counts (an OpenAI model that is distilled into a Llama is a Llama).
+# Words of a model's name, by the family that they mean; the first match counts, so a Llama that was distilled from a GPT is a Llama.
 _FAMILIES = {
     "Llama": ("llama", "vicuna", "alpaca", "tulu", "guanaco"),
     "SmolLM": ("smollm",),

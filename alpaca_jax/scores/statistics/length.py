@@ -2,8 +2,9 @@
 
 A logistic regression of the preference on the tanh of the length difference (in standard deviations), on how difficult the instruction is,
 and on a constant for the model; its mean prediction at a length difference of 0 is the length-controlled win rate. AlpacaEval regularises
-the fit with two gamed baselines, the same model asked to be verbose and to be concise: their preferences join the data with little weight, and without the constant.
-Everything is keyed by prompt. AlpacaEval 2 takes the difficulties by row number, so a missing row shifts all that follow.
+the fit with two gamed baselines, the same model asked to be verbose and to be concise: their preferences join the data with little weight,
+and without the constant. Everything is keyed by prompt. AlpacaEval 2 takes the difficulties by row number, so a missing row shifts all that
+follow.
 """
 
 import dataclasses
@@ -20,14 +21,14 @@ from alpaca_jax.scores.statistics.logistic import fit
 Method = Literal["AlpacaEval 2", "AlpacaEval 2 without gamed baselines", "length only"]
 NOTES: dict[Method, str] = {
     "AlpacaEval 2": "the regression of AlpacaEval 2 with its instruction difficulties and gamed baselines",
-    "AlpacaEval 2 without gamed baselines": "the regression of AlpacaEval 2 with instruction difficulties and without its gamed baselines: not a figure of the leaderboard",
-    "length only": "a regression on length alone, since these prompts have no known difficulties: not comparable with AlpacaEval 2's length-controlled win rate",
+    "AlpacaEval 2 without gamed baselines": "AlpacaEval 2's regression without its gamed baselines: not a figure of the leaderboard",
+    "length only": "a regression on length alone, without difficulties: not AlpacaEval 2's length-controlled win rate",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Gamed:
-    """The gamed baselines in AlpacaEval's regulariser: a row for each of their preferences, and the two sums that the preferences enter by."""
+    """The gamed baselines in AlpacaEval's regulariser: a row for each preference of theirs, and two sums by which the preferences enter."""
 
     weight: float  # of a row, a preference of the model having 1
     tanh: np.ndarray
@@ -69,10 +70,10 @@ def length_controlled(
 ) -> LengthControlled:
     """The length-controlled win rate of preferences by prompt; `lengths` are characters of the model's and of the baseline's answer.
 
-    With difficulties and gamed baselines it is AlpacaEval 2's, fitted to the maximum (theirs is penalised by an amount that cross-validation
-    finds small: within 0.08 points of the published figures); without difficulties a regression on length alone. The standard error
-    is AlpacaEval's for the first, of the predictions over instructions; for the second, whose predictions are all one number, it is the
-    regression's own (a sandwich over prompts). Prompts without an entry in the mappings are left out and named.
+    With difficulties and gamed baselines it is AlpacaEval 2's, fitted to the maximum (theirs is penalised by an amount that
+    cross-validation finds small: within 0.08 points of the published figures); without difficulties a regression on length alone. The
+    standard error is AlpacaEval's for the first, of the predictions over instructions; for the second, whose predictions are all one
+    number, it is the regression's own (a sandwich over prompts). Prompts without an entry in the mappings are left out and named.
     """
     known = difficulties.values if difficulties else lengths
     used = sorted(prompt for prompt in preferences if prompt in lengths and prompt in known)
@@ -93,7 +94,14 @@ def length_controlled(
     solved = fit(features, y, *_extra(difficulties))
     if solved is None:
         return LengthControlled(
-            None, method, "the preferences are separated by length: no fit exists", None, None, None, len(used), left_out
+            None,
+            method,
+            "the preferences are separated by length, or difficulty doesn't vary: no fit exists",
+            None,
+            None,
+            None,
+            len(used),
+            left_out,
         )
     at_no_difference = features * (np.arange(features.shape[1]) > 0)
     predicted = 100 * expit(at_no_difference @ solved.weights)

@@ -1,14 +1,14 @@
 """Position taken out of verdicts (won, lost, tie), of which each order of a prompt gives only one.
 
 The log odds that the model's answer wins are q_i + b where it is shown first and q_i - b where it is shown second (Rasch's model with two
-items, a prompt being the person). What two verdicts a prompt can say is in a table of four cells: won in both orders, only shown first, only
-shown second, in neither. A tie counts as half of each, and several verdicts of an order by their mean.
+items, a prompt being the person). What two verdicts a prompt can say is in a table of four cells: won in both orders, only shown first,
+only shown second, in neither. A tie counts as half of each, and several verdicts of an order by their mean.
 
 - b is half the log of the second cell over the third, whatever the q_i are (the conditional likelihood; McNemar's odds ratio): a logistic
   regression that pools the prompts would underestimate it, since averaging over prompts flattens the curve.
 - The win rate without position is the mean of sigmoid(q_i). Prompts decided alike in both orders count as they are. How much better the
-  model is on those where position decided isn't in the table: with the q_i free, it only bounds the rate. With q_i from a normal distribution the three
-  free cells determine its mean, its deviation and b exactly, and with them the rate.
+  model is on those where position decided isn't in the table: with the q_i free, it only bounds the rate. With q_i from a normal
+  distribution the three free cells determine its mean, its deviation and b exactly, and with them the rate.
 """
 
 import dataclasses
@@ -20,14 +20,15 @@ from scipy.special import expit
 from alpaca_jax.scores.statistics.shift import Corrected
 
 # Standard normal prompts, on a grid that stays exact where the deviation is many logits (unlike Gauss-Hermite nodes).
-_GRID = np.linspace(-8.0, 8.0, 401)
+_GRID = np.linspace(-8.0, 8.0, 201)
 _WEIGHTS = np.exp(-(_GRID**2) / 2) / np.exp(-(_GRID**2) / 2).sum()
+_NEGLIGIBLE = 0.001  # where the bounds leave no more than a tenth of a point, no distribution needs to be assumed
 _ADDED = np.array([0, 0.5, 0.5, 0])  # prompts a cell; see `table`
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The shares of prompts that were won in both orders, only shown first, only shown second, in neither; and the shares of each prompt."""
+    """The shares of prompts that were won in both orders, only shown first, only shown second, in neither; and those of each prompt."""
 
     both: float
     only_first: float
@@ -61,15 +62,19 @@ def table(first_N: np.ndarray, second_N: np.ndarray) -> Table:
 
 def corrected(cells: Table) -> Corrected:
     """The position logit and the win rate without position, by the model of this module, with their standard errors."""
-    rate, slopes_4 = _alike(cells) if cells.alike else _spread(cells)
+    least, most = bounds(cells)
+    if most - least < _NEGLIGIBLE:
+        rate, slopes_4 = (least + most) / 2, np.array([1, 0.5, 0.5, 0])
+    else:
+        rate, slopes_4 = _alike(cells) if cells.alike else _spread(cells)
     return Corrected(cells.position, _error(cells, _position_slopes(cells)), rate, _error(cells, slopes_4))
 
 
 def bounds(cells: Table) -> tuple[float, float]:
     """The least and the greatest win rate without position (0 to 1) that the table allows, however the prompts are spread.
 
-    The cells give three moments of u = exp(q) under the measure 1 / ((1 + u e^b)(1 + u e^-b)); what is sought is one more function of u, and
-    is extreme where all u but 0 (or infinity) are equal (the principal representations of Chebyshev and Markov).
+    The cells give three moments of u = exp(q) under the measure 1 / ((1 + u e^b)(1 + u e^-b)); what is sought is one more function of u,
+    and is extreme where all u but 0 (or infinity) are equal (the principal representations of Chebyshev and Markov).
     """
     spread = 2 * np.cosh(cells.position)
     moments = cells.neither, (cells.only_first + cells.only_second) / spread, cells.both
@@ -114,7 +119,7 @@ def _position_slopes(cells: Table) -> np.ndarray:
 
 
 def _error(cells: Table, slopes_4: np.ndarray) -> float:
-    """The standard error over prompts of a number that moves so with the cells; the prompts that were added are as uncertain as the others."""
+    """The standard error over prompts of a number that moves so with the cells; the added prompts are as uncertain as the others."""
     weights = np.concatenate([np.ones(len(cells.parts_N4)), _ADDED])
     influences = np.concatenate([cells.parts_N4, np.eye(4)]) @ slopes_4
     centred = influences - np.average(influences, weights=weights)

@@ -95,8 +95,8 @@ def _p_value(value: float, error: float) -> float:
 
 def _bootstrap(differences: np.ndarray, seed: int) -> tuple[float, float]:
     """Percentiles of the mean of resampled prompts, which are sorted first so that their order can't matter."""
-    values, counts = np.unique(differences, return_counts=True)
-    # How often each distinct value is drawn is multinomial: the same as drawing prompts, and far less to draw.
-    drawn = np.random.default_rng(seed).multinomial(len(differences), counts / len(differences), RESAMPLES)
-    low, high = np.quantile(drawn @ values / len(differences), [LEVEL / 2, 1 - LEVEL / 2])
+    rng, values, n = np.random.default_rng(seed), np.sort(differences), len(differences)
+    step = max(1, 1_000_000 // n)  # resamples at once: eight megabytes
+    means = [values[rng.integers(0, n, (min(step, RESAMPLES - done), n))].mean(axis=1) for done in range(0, RESAMPLES, step)]
+    low, high = np.quantile(np.concatenate(means), [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)

@@ -38,9 +38,9 @@ class Position:
 def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[bool], asked: Sequence[bool] | None = None) -> Position:
     """The position logit and the corrected win rate from one row a verdict, with standard errors over prompts.
 
-    A row holds the preference for the model's answer, its prompt, whether that answer was shown first, and whether the judge was asked: equal
-    answers are a tie that nobody judged, which counts in the rates and says nothing about position. Verdicts of 0, 0.5 and 1 are corrected
-    by `normal_prompts`, probabilities by `shift`. Several verdicts of an order stay rows of their own: don't average them before.
+    A row holds the preference for the model's answer, its prompt, whether that answer was shown first, and whether the judge was asked:
+    equal answers are a tie that nobody judged, which counts in the rates and says nothing about position. Verdicts of 0, 0.5 and 1 are
+    corrected by `normal_prompts`, probabilities by `shift`. Several verdicts of an order stay rows of their own: don't average them before.
     """
     rows = _Rows.made(preferences, prompts, model_first, asked)
     if not rows.complete:
@@ -48,15 +48,15 @@ def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[
             None, None, None, None, rows.kind, "no prompt has a readable verdict in both orders", None, None, 0, rows.incomplete
         )
     first, second = (order.means(order.preferences) for order in (rows.first, rows.second))
-    halves = 50 * (first + second)
-    unasked = np.full(rows.unasked, 50.0)
+    equal = rows.equal_shares
+    plain = np.concatenate([50 * (first + second) * (1 - equal) + 50 * equal, np.full(rows.unasked, 50.0)])
     toward_first = of_mean(50 * (1 + first - second)) if len(first) else None
     same = float(100 * np.mean(np.sign(first - 0.5) == np.sign(second - 0.5))) if len(first) else None
     found, limits, reason = _take_out(rows, first, second)
     return Position(
-        logit=None if found is None else with_error(found.logit, found.logit_error),
-        plain=of_mean(np.sort(np.concatenate([halves, unasked]))),
-        corrected=None if found is None else _with_ties(found, len(first), rows.unasked),
+        logit=None if found is None else with_error(found.logit, found.logit_error, len(first) - 1),
+        plain=of_mean(np.sort(plain)),
+        corrected=None if found is None else _with_ties(found, rows.judged_share, rows.complete),
         bounds=limits,
         kind=rows.kind,
         reason=reason,
@@ -68,7 +68,7 @@ def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[
 
 
 def one_order(preferences: Values, model_first: Sequence[bool]) -> Estimate:
-    """Where each prompt was judged in one order, drawn at random: how many points higher the win rate is on those that showed the model first.
+    """Where each prompt was judged in one order, drawn at random: how many points more the model wins on those that showed it first.
 
     The standard error is Welch's. Without both orders of a pair there is no telling it from a difference between the two sets of prompts,
     and no corrected win rate.
@@ -87,12 +87,17 @@ class _Rows:
     first: Order
     second: Order
     kind: Kind
-    unasked: int
+    equal_shares: np.ndarray  # of each of those prompts' rows, of which some may have equal answers where there are several seeds
+    unasked: int  # prompts all of whose answers are equal
     incomplete: int
 
     @property
     def complete(self) -> int:
-        return len(np.unique(self.first.prompts)) + self.unasked
+        return len(self.equal_shares) + self.unasked
+
+    @property
+    def judged_share(self) -> float:
+        return float((1 - self.equal_shares).sum() / self.complete)
 
     @classmethod
     def made(cls, preferences: Values, prompts: Sequence[str], model_first: Sequence[bool], asked: Sequence[bool] | None) -> "_Rows":
@@ -103,7 +108,7 @@ class _Rows:
         readable = np.isfinite(numbers) & judged
         counts = [np.bincount(place[readable & chosen], minlength=len(names)) for chosen in (shown, ~shown)]
         whole = (counts[0] > 0) & (counts[1] > 0)
-        unasked = np.bincount(place[~judged], minlength=len(names)) > 0
+        equal = np.bincount(place[~judged], minlength=len(names))
         number = np.cumsum(whole) - 1
         orders = []
         for chosen in (shown, ~shown):
@@ -112,8 +117,9 @@ class _Rows:
             orders.append(Order(numbers[used], number[place[used]]))
         graded = np.concatenate([order.preferences for order in orders])
         kind: Kind = "verdicts" if np.isin(graded, (0.0, 0.5, 1.0)).all() else "probabilities"
-        alone = int((unasked & ~whole).sum())
-        return cls(orders[0], orders[1], kind=kind, unasked=alone, incomplete=int((~whole & ~unasked).sum()))
+        shares = equal[whole] / np.bincount(place, minlength=len(names))[whole]
+        alone, left_out = int((~whole & (equal > 0)).sum()), int((~whole & (equal == 0)).sum())
+        return cls(orders[0], orders[1], kind, shares, alone, left_out)
 
 
 def _take_out(rows: _Rows, first: np.ndarray, second: np.ndarray) -> tuple[Corrected | None, tuple[float, float] | None, str]:
@@ -128,21 +134,20 @@ def _take_out(rows: _Rows, first: np.ndarray, second: np.ndarray) -> tuple[Corre
     if (first == second).all() and np.isin(first, (0.0, 1.0)).all():
         return None, None, "the order never changed a verdict: there is nothing to take out, and the plain win rate stands"
     cells = normal_prompts.table(first, second)
-    least, most = normal_prompts.bounds(cells)
-    return normal_prompts.corrected(cells), _diluted(least, most, len(first), rows.unasked), ""
+    least, most = (_diluted(end, rows.judged_share) for end in normal_prompts.bounds(cells))
+    return normal_prompts.corrected(cells), (least, most), ""
 
 
-def _diluted(least: float, most: float, judged: int, unasked: int) -> tuple[float, float]:
-    """Bounds in percent over all prompts, those with equal answers being ties."""
-    share = judged / (judged + unasked)
-    return 100 * (share * least + (1 - share) / 2), 100 * (share * most + (1 - share) / 2)
+def _diluted(rate: float, judged_share: float) -> float:
+    """A rate in percent over all prompts, from that over judged ones (0 to 1); equal answers are ties."""
+    return 100 * (judged_share * rate + (1 - judged_share) / 2)
 
 
-def _with_ties(found: Corrected, judged: int, unasked: int) -> Estimate:
-    """The corrected rate in percent over all prompts, those with equal answers being ties."""
-    share = judged / (judged + unasked)
-    rate = 100 * (share * found.rate + (1 - share) / 2)
+def _with_ties(found: Corrected, judged_share: float, prompts: int) -> Estimate:
+    """The corrected rate in percent over all prompts, equal answers being ties."""
+    rate = _diluted(found.rate, judged_share)
     if found.rate_error is None:
         return with_error(rate, None)
-    between = share * (1 - share) / (judged + unasked) * (found.rate - 0.5) ** 2  # another draw of prompts has other ties
-    return with_error(rate, 100 * float(np.sqrt((share * found.rate_error) ** 2 + between)))
+    # Another draw of prompts has other ties: at most the variance of a share.
+    between = judged_share * (1 - judged_share) / prompts * (found.rate - 0.5) ** 2
+    return with_error(rate, 100 * float(np.sqrt((judged_share * found.rate_error) ** 2 + between)), prompts - 1)

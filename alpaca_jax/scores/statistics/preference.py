@@ -13,7 +13,7 @@ Values = Sequence[float | None] | np.ndarray
 
 def as_preferences(values: Values) -> np.ndarray:
     """`values` as float64, None as NaN; ValueError for one outside 0 to 1."""
-    numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+    numbers = np.array(values, np.float64)  # numpy reads None as NaN
     wrong = np.flatnonzero((numbers < 0) | (numbers > 1))
     if len(wrong):
         raise ValueError(f"preference {wrong[0] + 1} of {len(numbers)} is {numbers[wrong[0]]}: a preference lies between 0 and 1")
@@ -22,12 +22,12 @@ def as_preferences(values: Values) -> np.ndarray:
 
 def from_alpaca_eval(values: Values) -> np.ndarray:
     """Preferences from AlpacaEval's coding: 1 the baseline, 2 the model, between them a probability, 0 or 1.5 a draw, None no verdict."""
-    numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+    numbers = np.array(values, np.float64)
     return as_preferences(np.where(numbers == 0, 1.5, numbers) - 1)
 
 
 def by_prompt(preferences: Values, prompts: Iterable[str]) -> dict[str, float]:
-    """Each prompt's mean over its readable verdicts (orders, seeds, votes), in order of first appearance; a prompt without one is absent."""
+    """Each prompt's mean over its readable verdicts (orders, seeds, votes); a prompt without one is absent."""
     gathered: dict[str, list[float]] = {}
     for prompt, value in zip(prompts, as_preferences(preferences), strict=True):
         if not np.isnan(value):

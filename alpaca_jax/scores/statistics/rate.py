@@ -24,10 +24,10 @@ class Rate:
 
 
 def win_rate(preferences: Values, prompts: Sequence[str] | None = None) -> Rate:
-    """The mean over prompts of their mean preference, with the standard error over prompts (Student's interval, n - 1 in the variance).
+    """The mean over prompts of their mean preference, with the standard error over prompts (n - 1 in the variance) and Student's interval.
 
-    Several verdicts on a prompt (both orders, seeds, voters) are averaged first: they aren't independent, prompts are. Without `prompts` each
-    value is a prompt. With one verdict a prompt it is AlpacaEval's `win_rate` and `standard_error`.
+    Several verdicts on a prompt (both orders, seeds, voters) are averaged first: they aren't independent, prompts are. Without `prompts`
+    each value is a prompt. With one verdict a prompt it is AlpacaEval's `win_rate` and `standard_error`.
     """
     numbers = as_preferences(preferences)
     means = by_prompt(numbers, map(str, range(len(numbers))) if prompts is None else prompts)

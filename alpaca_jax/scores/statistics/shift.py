@@ -1,9 +1,9 @@
 """Position taken out of judged probabilities: the shift of their log odds after which both orders give the same win rate.
 
-Shown first, the model's answer on prompt i is preferred with probability p = sigmoid(q_i + b), shown second with p' = sigmoid(q_i - b), each
-with noise of its own. The b for which mean sigmoid(logit p - b) = mean sigmoid(logit p' + b) is the position logit, and either side is the
-win rate without it. Nothing is assumed about how the q_i are spread over prompts, nor about the noise except that it is the same in both
-orders. A mean of log odds would estimate the same b, but the few extreme ones (a judge that is sure to six digits) would dominate it.
+Shown first, the model's answer on prompt i is preferred with probability p = sigmoid(q_i + b), shown second with p' = sigmoid(q_i - b),
+each with noise of its own. The b for which mean sigmoid(logit p - b) = mean sigmoid(logit p' + b) is the position logit, and either side is
+the win rate without it. Nothing is assumed about how the q_i are spread over prompts, nor about the noise except that it is the same in
+both orders. A mean of log odds would estimate the same b, but the few extreme ones (a judge that is sure to six digits) would dominate it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ REACH = 60.0  # logits; farther out a float64 probability can't be told from 0 o
 
 @dataclasses.dataclass(frozen=True)
 class Corrected:
-    """The position logit and the win rate without position (0 to 1), each with its standard error over prompts, None for a single prompt."""
+    """The position logit and the win rate without position (0 to 1), with their standard errors over prompts (None for a single one)."""
 
     logit: float
     logit_error: float | None

@@ -34,14 +34,17 @@ def verdict(difference: Difference, names: tuple[str, str] = ("a", "b"), p_value
 
 
 def verdict_of_rate(rate: Rate | Position, names: tuple[str, str] = ("the model", "the baseline")) -> Verdict:
-    """Whether the model is better than the baseline: its win rate, with position taken out where that was possible, against 50."""
+    """Whether the model is better than the baseline: its win rate, with position taken out where that was possible, against 50.
+
+    Fewer than six prompts that are decided tell nothing, as in `verdict`.
+    """
     if isinstance(rate, Position):
-        estimate, decided = rate.corrected or rate.plain, None
+        estimate, decided = rate.corrected or rate.plain, rate.prompts
     else:
         estimate, decided = rate.estimate, rate.wins + rate.losses
     if estimate is None:
         return Verdict("can't tell", f"Nothing can be said about {names[0]} and {names[1]}: there is no readable verdict.", None)
-    enough = decided is None or 2.0 ** (1 - decided) < LEVEL
+    enough = 2.0 ** (1 - decided) < LEVEL
     margin = Estimate(
         estimate.value - 50, estimate.standard_error, *(None if end is None else end - 50 for end in (estimate.low, estimate.high))
     )
@@ -51,20 +54,19 @@ def verdict_of_rate(rate: Rate | Position, names: tuple[str, str] = ("the model"
 def _said(difference: Estimate, told: bool, prompts: int, names: tuple[str, str], won: Estimate | None = None) -> Verdict:
     """The sentence about a difference in points, or about the win rate `won` whose distance from 50 it is."""
     ours, theirs = names
-    figures = (
-        f"{won.value:.1f}% of {prompts} prompts{_interval(won)}"
-        if won
-        else f"{abs(difference.value):.1f} points on {prompts} prompts{_interval(difference)}"
-    )
+    if won:
+        figures = f"{won.value:.1f}% of {prompts} prompts{_interval(won)}"
+    else:
+        figures = f"{difference.value:+.1f} points on {prompts} prompts{_interval(difference)}"
     if told:
         word: Word = "better" if difference.value > 0 else "worse"
         return Verdict(word, f"{ours} is {word} than {theirs}: {'it wins ' if won else ''}{figures}.", None)
-    if difference.standard_error is None or difference.value == 0 or difference.standard_error == 0:
-        more = "" if difference.value else " No difference was seen at all."
-        return Verdict("can't tell", f"These data can't tell {ours} from {theirs}: {figures}.{more}", None)
+    sentence = f"These data can't tell {ours} from {theirs}: {figures}."
+    if not difference.value or not difference.standard_error:
+        return Verdict("can't tell", sentence, None)
     wanted = needed(difference.standard_error * math.sqrt(prompts), difference.value)
-    sentence = f"These data can't tell {ours} from {theirs}: {figures}. If that is the true difference, it would take about {wanted:,} prompts to find it with 80% power."
-    return Verdict("can't tell", sentence, wanted)
+    more = f"If that is the true difference, it would take about {wanted:,} prompts to find it with 80% power."
+    return Verdict("can't tell", f"{sentence} {more}", wanted)
 
 
 def _excludes(estimate: Estimate, value: float) -> bool:

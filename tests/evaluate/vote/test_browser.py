@@ -1,6 +1,7 @@
 """The page in a real browser: keys, going back, reloading, two voters, strange answers, a phone."""
 
 import contextlib
+import dataclasses
 import json
 import threading
 
@@ -9,15 +10,15 @@ import pytest
 from ballots import LEAKS, MODELS, questions
 
 from alpaca_jax import listening
+from alpaca_jax.evaluate import page
 from alpaca_jax.evaluate.vote.app import Page
 from alpaca_jax.evaluate.vote.server import Server
+from alpaca_jax.scores.people import results, tables
 from alpaca_jax.scores.people.booth import Booth
-from alpaca_jax.scores.people.questions import Question
+from alpaca_jax.scores.people.questions import Question, shared
+from alpaca_jax.scores.people.votes import Vote
 from alpaca_jax.terminal import Console
 
-RESULTS = [
-    {"title": "What people prefer", "note": "Said at the end.", "head": ["model", "votes"], "rows": [[MODELS[0], "3"]], "numbers": [1]}
-]
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>\n" + "long " * 4000
 READY = "!document.getElementById('vote').hidden && !document.body.classList.contains('busy')"
 
@@ -30,9 +31,10 @@ def chromium():
 
 @contextlib.contextmanager
 def serving(asked, folder, overlap=1.0):
-    page = Page(Booth(asked, folder, overlap, 0), lambda: RESULTS)
+    booth = Booth(asked, folder, overlap, 0)
+    shown = Page(booth, lambda: [dataclasses.asdict(each) for each in tables.tables(results.results(booth.votes(), asked, {}, MODELS[0]))])
     with listening.listen("127.0.0.1", 0) as listener:
-        server = Server(page, "127.0.0.1", listener, Console(stderr=True, quiet=True))
+        server = Server(shown, "127.0.0.1", listener, Console(stderr=True, quiet=True))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -93,32 +95,58 @@ def test_keys_back_reload_and_the_end(chromium, tmp_path):
         assert tab.messages == []
 
 
-def test_a_killed_server_comes_back_and_two_voters_share_it(chromium, tmp_path):
-    asked = questions(6)
-    ada, bob = chromium.tab(), chromium.tab()
+def test_two_voters_a_killed_server_and_their_kappa(chromium, tmp_path):
+    """Agreement in 4 of 6; 13/36 by chance from their shares of win, tie and loss: kappa 11/23."""
+    asked = questions(12)
+    common = sorted(question.turns[0] for question in asked if question.key in shared(asked, 0.5, 0))
+    verdicts = {"ada": dict(zip(common, "WWTLLW", strict=True)), "bob": dict(zip(common, "WTTLWW", strict=True))}
+    tabs = {name: chromium.tab() for name in verdicts}
+
+    def vote(name, times):
+        tab = tabs[name]
+        while times and tab.value("ballot !== null"):
+            model_is_a = tab.value("ballot.a[0].startsWith('Reply')")
+            verdict = verdicts[name].get(tab.value("ballot.turns[0]"), "T")
+            press(tab, {"T": "3", "W": "2" if model_is_a else "5", "L": "4" if model_is_a else "1"}[verdict])
+            times -= 1
+
     with serving(asked, tmp_path, overlap=0.5) as url:
-        enter(ada, url, "ada")
-        enter(bob, url, "bob")
-        for tab in (ada, bob, ada):
-            press(tab, "2")
-        waiting = ada.value("ballot.id")
-    ada.press("1")
-    ada.until("!at('wrong').hidden")
-    assert "does not answer" in ada.value("at('wrong').textContent")
+        for name, tab in tabs.items():
+            enter(tab, url, name)
+            vote(name, 4)
+        waiting = tabs["ada"].value("ballot.id")
+    tabs["ada"].press("1")
+    tabs["ada"].until("!at('wrong').hidden")
+    assert "does not answer" in tabs["ada"].value("at('wrong').textContent")
     with serving(asked, tmp_path, overlap=0.5) as url:  # another port: the browser knows nothing, the server all
-        enter(ada, url, "ada")
-        enter(bob, url, "bob")
-        assert ada.value("ballot.id") == waiting
-        for tab in (ada, bob) * 3:
-            if tab.value("ballot !== null"):
-                press(tab, "3")
-        while any(tab.value("ballot !== null") for tab in (ada, bob)):
-            for tab in (ada, bob):
-                if tab.value("ballot !== null"):
-                    press(tab, "3")
-    of_ada, of_bob = (field(tmp_path, name, "prompt") for name in ("ada", "bob"))
-    assert len(set(of_ada) & set(of_bob)) == 3
-    assert len(set(of_ada) | set(of_bob)) == 6
+        for name, tab in tabs.items():
+            enter(tab, url, name)
+        assert tabs["ada"].value("ballot.id") == waiting
+        for name in (*tabs, *tabs):
+            vote(name, 4)
+        tabs["bob"].value("at('close').click()")
+        tabs["bob"].until("!at('results').hidden")
+        row = tabs["bob"].value(
+            "[...at('results').querySelectorAll('tr')].find((row) => row.textContent.startsWith('people with')).innerText"
+        )
+    assert row.split()[3:5] == ["6", "66.7"] and " 0.48 (" in row.replace("\t", " ")
+    of_ada, of_bob = (field(tmp_path, name, "prompt") for name in tabs)
+    assert len(set(of_ada) & set(of_bob)) == 6
+    assert len(set(of_ada) | set(of_bob)) == 12
+
+
+def test_the_report_opens_too_whatever_the_models_are_called(chromium, tmp_path):
+    asked = questions(3, ("<script>document.title='pwned'</script>", "base & more"))
+    votes = [Vote(name, each.key, each.prompt, *each.models, "first_much") for each in asked for name in ("ada", "<b>")]
+    value = results.results(votes, asked, {each.key: 0.9 for each in asked}, asked[0].models[1])
+    (tmp_path / "report.html").write_text(page.build({"model": "m", "baseline": None, "people": value}))
+    tab = chromium.tab()
+    tab.size(390, 800)
+    tab.open((tmp_path / "report.html").as_uri())
+    assert tab.value("document.title") == "How good is m?"
+    assert asked[0].models[0] in tab.value("document.querySelector('#people').textContent")
+    assert tab.value("document.documentElement.scrollWidth") == 390
+    assert tab.messages == []
 
 
 def test_answers_are_text_and_long_ones_scroll(chromium, tmp_path):

@@ -8,33 +8,47 @@ import urllib.request
 
 import pytest
 
+from alpaca_jax import lock
 from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
+from alpaca_jax.evaluate import page
 from alpaca_jax.evaluate.config import Config
+from alpaca_jax.evaluate.context import Context
+from alpaca_jax.evaluate.parts import answers, people
 from alpaca_jax.evaluate.run import run
+from alpaca_jax.evaluate.settings import settle
 from alpaca_jax.evaluate.vote import material
+from alpaca_jax.rundir import RunDir, read_json, write_atomic, write_json
+from alpaca_jax.scores import prompts
+from alpaca_jax.scores.answers import Answer, AnswerSet, file
+from alpaca_jax.scores.judge.asking import Verdict
+from alpaca_jax.scores.judge.bouts import Fought, bouts
+from alpaca_jax.terminal import Console
+
+
+def configured(folder, **more):
+    """The config of an evaluation whose folder is `folder`."""
+    return parse(Config, {"dir": str(folder.parent), "model": {}, "batch": {"examples": 1}, "samples": {"prompts": []}} | more)
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """`dir/evaluate` as the parts answers and compare leave it: four prompts, two models, one equal answer, one missing."""
+def folder(tmp_path, monkeypatch):
+    """`dir/evaluate` after the part answers, and a judge's preferences: four prompts, two models, one equal answer, one missing."""
     place = tmp_path / "prompts.jsonl"
     place.write_text("".join(json.dumps({"id": f"task_{n}", "instruction": f"Do thing {n}."}) + "\n" for n in range(4)))
+    asked = prompts.read(str(place))
+    texts = {"student": ["one", "the same", "three", "four"], "teacher": ["uno is longer", "the same", "tres is longer"]}
+    sets = [AnswerSet.of(name, name, asked, {f"task_{n}": [Answer(text)] for n, text in enumerate(said)}) for name, said in texts.items()]
+    for each in sets:
+        file.write(tmp_path / f"{each.name}.jsonl", each)
     made = tmp_path / "run" / "evaluate"
-    (made / "answers").mkdir(parents=True)
-    texts = {"model": ["one", "the same", "three", "four"], "teacher": ["uno is longer", "the same", "tres is longer"]}
-    for name, answers in texts.items():
-        lines = [{"id": f"task_{n}", "seed": 0, "output": text} for n, text in enumerate(answers)]
-        (made / "answers" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    scores = {
-        "model": "m",
-        "answers": {"prompts": {"place": str(place), "number": 4}, "sets": [{"name": name} for name in texts]},
-        "compare": {"comparisons": [{"model": "model", "against": "teacher"}]},
-    }
-    (made / "scores.json").write_text(json.dumps(scores))
-    (made / "compare").mkdir()
-    said = [{"model": "model", "against": "teacher", "prompt": f"task_{n}", "seed": 0, "preference": 0.25} for n in (0, 1)]
-    (made / "compare" / "preferences.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    others = {name: str(tmp_path / f"{name}.jsonl") for name in texts}
+    run(configured(made, parts=["answers"], answers={"prompts": str(place), "others": others}))
+    lines = [Fought(bout, Verdict(0.4), Verdict(0.1)).line() for bout in bouts(asked, *sets) if bout.prompt.id != "task_2"]
+    write_atomic(made / "compare" / "preferences.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    compared = {"compare": {"comparisons": [{"model": "student", "against": "teacher"}]}}
+    write_json(made / "scores.json", read_json(made / "scores.json") | compared)
+    monkeypatch.setattr(page, "PARTS", (answers, people))  # a judge's own section needs more of its value
     return made
 
 
@@ -42,26 +56,34 @@ def test_what_people_are_asked(folder):
     read = material.read(folder, 0)
     assert [question.prompt for question in read.questions] == ["task_0", "task_2"]
     assert read.questions[0].answers == (("one",), ("uno is longer",))
-    assert read.questions[0].models == ("model", "teacher")
+    assert read.questions[0].models == ("student", "teacher")
     assert read.judged[read.questions[0].key] == 0.25 and read.questions[1].key not in read.judged
     assert (read.anchor, read.equal) == ("teacher", 1)
 
 
-def test_without_a_judge_every_two_models_are_compared(folder):
-    scores = json.loads((folder / "scores.json").read_text())
-    del scores["compare"]
-    (folder / "scores.json").write_text(json.dumps(scores))
-    (folder / "compare" / "preferences.jsonl").unlink()
+def test_what_a_judge_compared_is_what_people_compare(folder):
+    scores = read_json(folder / "scores.json")
+    write_json(folder / "scores.json", scores | {"compare": {"comparisons": [{"model": "teacher", "against": "student"}]}})
     read = material.read(folder, 0)
-    assert [question.models for question in read.questions] == [("model", "teacher")] * 2
+    assert [question.models for question in read.questions] == [("teacher", "student")] * 2
+    assert (read.anchor, read.judged) == ("student", {})
+
+
+def test_what_a_judge_said_of_earlier_models_counts_no_more(folder):
+    scores = read_json(folder / "scores.json")
+    del scores["compare"]  # as `score` does where the model is another
+    write_json(folder / "scores.json", scores)
+    read = material.read(folder, 0)
+    assert [question.models for question in read.questions] == [("student", "teacher")] * 2
     assert read.judged == {}
 
 
 def test_too_little_to_vote_on(folder):
-    scores = json.loads((folder / "scores.json").read_text())
+    scores = read_json(folder / "scores.json")
     scores["answers"]["sets"].pop()
-    (folder / "scores.json").write_text(json.dumps(scores))
-    with pytest.raises(UserError, match="has the answers of model alone; people compare two models"):
+    del scores["compare"]
+    write_json(folder / "scores.json", scores)
+    with pytest.raises(UserError, match="has the answers of student alone; people compare two models"):
         material.read(folder, 0)
     with pytest.raises(UserError, match=r"has no answers to vote on; evaluate first, with answers\.prompts=FILE"):
         material.read(folder / "answers", 0)
@@ -86,7 +108,7 @@ def test_two_voters_then_ctrl_c_and_the_scores_have_their_kappa(folder, tmp_path
     ended = threading.Event()
     shown = []
 
-    def people():
+    def voters():
         while not ready.exists() and not ended.wait(0.01):
             pass
         try:
@@ -96,9 +118,8 @@ def test_two_voters_then_ctrl_c_and_the_scores_have_their_kappa(folder, tmp_path
             if not ended.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=people)
-    settings = {"port": 0, "overlap": 1, "ready": str(ready)}
-    config = parse(Config, {"dir": str(folder.parent), "action": "vote", "vote": settings, "model": {}, "batch": {"examples": 1}})
+    thread = threading.Thread(target=voters)
+    config = configured(folder, action="vote", vote={"port": 0, "overlap": 1, "ready": str(ready)})
     thread.start()
     try:
         value = run(config)
@@ -113,16 +134,29 @@ def test_two_voters_then_ctrl_c_and_the_scores_have_their_kappa(folder, tmp_path
     assert "Who agrees with whom" in told.out
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["people"] == json.loads(json.dumps(value))
-    assert scores["compare"]["comparisons"]  # what the others left is still there
+    assert scores["answers"]["sets"]  # what the others left is still there
     assert value["voters"] == {"ada": 2, "bob": 2}
     for row, items in zip(value["agreement"], (2, 2, 4), strict=True):
         assert (row["all"]["items"], row["all"]["agreed"]["value"]) == (items, 100.0)
     assert value["pairs"][0]["rate"]["estimate"]["value"] == 0.0
-    assert "What people prefer" in (folder / "report.html").read_text()
+    assert "people with people" in (folder / "report.html").read_text()
 
 
 def test_an_object_store_is_refused(folder, monkeypatch):
     monkeypatch.setattr("alpaca_jax.storage.is_remote", lambda path: True)
-    config = parse(Config, {"dir": str(folder.parent), "action": "vote", "model": {}, "batch": {"examples": 1}})
     with pytest.raises(UserError, match="give a folder on a disk"):
-        run(config)
+        run(configured(folder, action="vote"))
+
+
+def test_one_page_a_folder(folder):
+    with lock.held(folder.parent, "evaluate/votes", "evaluate"), pytest.raises(UserError, match="evaluate/votes"):
+        run(configured(folder, action="vote"))
+
+
+def test_votes_on_answers_that_are_gone_do_not_end_an_evaluation(folder, capsys):
+    (folder / "scores.json").unlink()
+    config = configured(folder)
+    context = Context(config, settle(config), RunDir(folder.parent), Console())
+    assert people.conclude(context, None, None) is None
+    people.show(None, {}, Console())
+    assert "the votes are left out" in capsys.readouterr().out

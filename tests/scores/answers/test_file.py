@@ -45,7 +45,7 @@ def test_fastchat_s_answers_have_turns_and_choices(tmp_path):
     line = {"question_id": 81, "answer_id": "k", "model_id": "vicuna", "choices": choices, "tstamp": 1.0}
     found = read(tmp_path, [line, {**line, "question_id": 99}], asked)
     assert found.answers == {"81": (Answer("x", 0, later=("y",)), Answer("u", 1, later=("v",)))}
-    assert found.notes == ("1 answers to other prompts, left out (line 2)",)
+    assert found.notes == ("answers to other prompts, left out: 1 (line 2)",)
     older = {"question_id": 81, "text": "x", "answer_id": "k", "model_id": "vicuna-7b", "metadata": {}}
     assert texts(read(tmp_path, [older], asked)) == {"81": ["x"]}
 
@@ -65,7 +65,7 @@ def test_as_many_answers_to_every_prompt_are_seeds_and_one_more_is_doubled(tmp_p
     assert [(answer.text, answer.seed) for answer in found.answers["p1"]] == [("p1 0", 0), ("p1 1", 1)]
     found = read(tmp_path, lines[:4])
     assert texts(found)["p0"] == ["p0 0"]
-    assert found.notes == ("1 prompts answered twice, the first answer counts (p0)",)
+    assert found.notes == ("prompts answered twice, the first answer counts: 1 (p0)",)
     numbered = [{"id": "p0", "seed": seed, "output": str(seed)} for seed in (3, 1, 3)]
     assert [answer.seed for answer in read(tmp_path, numbered).answers["p0"]] == [1, 3]
 
@@ -81,9 +81,9 @@ def test_what_can_t_be_used_is_named_and_the_rest_goes_on(tmp_path):
     found = read(tmp_path, "\n".join(lines))
     assert texts(found) == {"p1": ["Oder"]} and found.missing == ("p0", "p2")
     others, damaged = found.notes
-    assert others == "1 answers to other prompts, left out (line 1)"
+    assert others == "answers to other prompts, left out: 1 (line 1)"
     assert damaged.startswith(
-        "3 damaged answers, left out (line 3: output must be a text, or a list of texts, got int, line 4: it says neither"
+        "damaged answers, left out: 3 (line 3: output must be a text, or a list of texts, got int, line 4: it says neither"
     )
 
 
@@ -96,13 +96,13 @@ def test_an_instruction_that_several_prompts_have_needs_its_input(tmp_path):
     ]
     found = read(tmp_path, lines, asked)
     assert texts(found) == {"b": ["7"], "c": ["y"]}
-    assert found.notes == ("1 answers to an instruction that several prompts have, left out: give ids or inputs (line 1)",)
+    assert found.notes == ("answers to an instruction that several prompts have, left out (give ids or inputs): 1 (line 1)",)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"instruction": "Who?", "output": "x"}', r"answers other prompts: none of its 1 answers is to one of the 3 .* is to 'Who\?'"),
+        ('{"instruction": "Who?", "output": "x"}', r"answers other prompts: it has none to the 3 .* is to 'Who\?'"),
         ('{"id": "task_9", "output": "x"}', "Its first is to 'the id task_9', theirs is 'Add.'"),
         ("", "is empty"),
         ('{"id": "p0"', "holds no answer that can be read: line 1: not JSON"),
@@ -117,4 +117,4 @@ def test_a_file_without_one_answer_to_the_set_is_refused(tmp_path, content, said
 def test_two_models_in_one_file_are_said(tmp_path):
     lines = [{"id": "p0", "output": "x", "generator": "a"}, {"id": "p1", "output": "y", "generator": "b"}]
     found = read(tmp_path, lines)
-    assert (found.name, found.notes) == ("answers", ("2 models in one file (a, b)",))
+    assert (found.name, found.notes) == ("answers", ("models in one file: 2 (a, b)",))

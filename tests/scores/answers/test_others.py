@@ -90,7 +90,7 @@ def test_names_that_can_t_be_told_apart_are_refused(tmp_path):
         return gather.names(AnswersConfig(prompts="x", others=dict.fromkeys(others, "a.jsonl")), ["baseline", "model"])
 
     assert names("davinci", "gpt-4.1") == ["baseline", "model", "davinci", "gpt-4.1"]
-    with pytest.raises(UserError, match=r"answers\.others\.Model is the model's own name here: two sets .* give it another name"):
+    with pytest.raises(UserError, match=r"answers\.others\.Model is a name that has its meaning here: two sets .* give it another name"):
         names("Model")
     with pytest.raises(UserError, match=r"answers\.others\.A and a are the same name"):
         names("a", "A")
@@ -103,10 +103,27 @@ def test_files_are_copied_beside_the_rest_and_a_config_takes_both_kinds(tmp_path
     given.write_text(json.dumps([{"id": "p1", "output": "x"}]))
     config = parse(AnswersConfig, {"prompts": "set.jsonl", "others": {"mine": str(given)}})
     said = io.StringIO()
-    (found,) = gather.others(config, ASKED, tmp_path / "answers", Console(file=said))
+    (found,) = gather.others(config, ASKED, tmp_path / "answers", Console(file=said)).sets
     assert (found.name, found.missing, found.source) == ("mine", ("p0",), str(given))
     assert file.read(tmp_path / "answers" / "mine.jsonl", ASKED).answers == found.answers
     both = parse(AnswersConfig, {"prompts": "s", "others": {"gpt": {"model": "gpt-4.1", "key_env": "OPENAI_API_KEY"}, "f": "a.jsonl"}})
     assert isinstance(both.others["gpt"], TeacherConfig) and both.others["f"] == "a.jsonl"
     with pytest.raises(ValueError, match=r"prompts says to what: give answers\.prompts=FILE"):
         AnswersConfig(others={"f": "a.jsonl"})
+
+
+def test_one_that_can_t_be_used_is_left_out_and_named_and_the_others_go_on(tmp_path):
+    (tmp_path / "good.jsonl").write_text('{"id": "p1", "output": "x"}')
+    (tmp_path / "bad.jsonl").write_text('{"id": "q1", "output": "x"}')
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "bad.jsonl").write_text("of an earlier run")
+    files: dict[str, str | TeacherConfig] = {name: str(tmp_path / f"{name}.jsonl") for name in ("bad", "missing")}
+    files |= {"nobody": TeacherConfig(base_url="http://127.0.0.1:9/v1", model="m", free=True, max_retries=0)}
+    files |= {"folder": str(tmp_path), "good": str(tmp_path / "good.jsonl")}
+    said = io.StringIO()
+    found = gather.others(AnswersConfig(prompts="set.jsonl", others=files), ASKED, tmp_path / "answers", Console(file=said, width=500))
+    assert [each.name for each in found.sets] == ["good"]
+    assert "answers other prompts" in found.failed["bad"] and "there is no file" in found.failed["missing"]
+    assert "bad is left out: answers.others.bad: " in said.getvalue()
+    assert "can't be reached" in found.failed["nobody"] and "{source: " in found.failed["folder"]
+    assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["good.jsonl", "nobody"]  # with its log

@@ -182,7 +182,8 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_is_counted(tmp_path):
     asked = PromptSet("s", "s", (Prompt.of("x" * 300 + " end?", id="long"), Prompt.of("short?", id="short")))
     model = Model()
     found = answer(tmp_path, model, asked)
-    assert found.notes == ("1 prompts were too long for the model and lost their beginning",)
+    assert found.answers["long"][0].shortened and not found.answers["short"][0].shortened
+    assert answer(tmp_path, Model(), asked).figures()["shortened"] == found.figures()["shortened"] == 1
     assert model.batches[0].asked[0][0].count("x") == 180 - len(" end?") - 1  # plain ends a prompt with a line break
     with pytest.raises(UserError, match=r"answers\.max_tokens=20 leaves no room for a prompt in the 20 positions of runs/x"):
         answer(tmp_path / "other", Model(max_length=20), asked)

@@ -21,9 +21,7 @@ def arithmetic(draw: Draw, level: int) -> Question:
         if sign == "*":
             a, b = draw.number(2, 9), draw.number(2, 9)
             return _count(draw, f"What is {a} times {b}? {NUMBER}", a * b)
-        return _count(
-            draw, f"What is {a} + {b}? {NUMBER}" if sign == "+" else f"What is {a + b} - {b}? {NUMBER}", a + b if sign == "+" else a
-        )
+        return _count(draw, f"What is {a} + {b}? {NUMBER}" if sign == "+" else f"What is {a + b} - {b}? {NUMBER}", a + b if sign == "+" else a)
     name, thing = draw.one(words.NAMES), draw.one(words.FRUITS)
     a, b = draw.number(2, 6), draw.number(3, 9)
     less = draw.number(1, a * b - 2)
@@ -146,9 +144,7 @@ def patterns(draw: Draw, level: int) -> Question:
             first = draw.number(0, 20)
             letters = [chr(65 + first + number) for number in range(5)]
             others = draw.some([chr(65 + place) for place in range(26) if chr(65 + place) not in letters], 3)
-            return Question(
-                f"Which letter comes next: {', '.join(letters[:4])}? Answer with the letter only.", letters[4], tuple(others), "exact"
-            )
+            return Question(f"Which letter comes next: {', '.join(letters[:4])}? Answer with the letter only.", letters[4], tuple(others), "exact")
         first, step = draw.number(30, 90), draw.one((-1, -2, -3, -5, 3, 4, 7, 11))
         return _next(draw, [first + step * number for number in range(5)])
     kind, first = draw.number(1, 3), draw.number(1, 9)
