@@ -29,9 +29,8 @@ def model(monkeypatch, answer, logprob):
 def test_one_who_knows_gets_everything(monkeypatch):
     model(monkeypatch, lambda item: item.question.answer, lambda item, choice: -1e3 * (choice != item.question.answer))
     found = score(LOADED, BasicsConfig())
-    assert {name: (metric["value"], metric["stderr"]) for name, metric in found["metrics"].items()} == {
-        name: (100, 0) for name in ("strict", "lenient", "choice", "choice_norm", "probability")
-    }
+    names = ("strict", "lenient", "choice", "choice_norm", "probability")
+    assert {name: (metric["value"], metric["stderr"]) for name, metric in found["metrics"].items()} == dict.fromkeys(names, (100, 0))
     assert (found["items"], found["score"], len(found["samples"])) == (300, 100, 300)
     assert {name: part["items"] for name, part in found["levels"].items()} == {"1": 120, "2": 90, "3": 90}
 
