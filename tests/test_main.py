@@ -67,6 +67,24 @@ def test_every_option_of_every_group_composes(verb, choice):
     assert mapping[choice.partition("=")[0]]
 
 
+@pytest.mark.parametrize(
+    ("verb", "key", "option"),
+    [
+        (verb, key, option)
+        for verb in cli.VERBS
+        for catalog in [Catalog(verb, [configuration.directory()])]
+        for key, folder in catalog.lists().items()
+        for option in catalog.options(folder)
+    ],
+)
+def test_every_file_of_every_list_composes(verb, key, option):
+    source = ["model.source=x"] if verb == "evaluate" else []
+    mapping, config = _config(verb, f"{key}=[{option}]", *source)
+    assert list(mapping[key]) == list(getattr(config, key)) == [option]
+    frozen = configuration.to_mapping(config)  # what a run keeps, and a job may be started with again
+    assert configuration.parse(type(config), frozen) == config
+
+
 def _absent(cls, mapping, prefix=""):
     for name, hint in typing.get_type_hints(cls).items():
         if name not in mapping:
@@ -196,6 +214,7 @@ def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys
     assert all(f"  {group}={option}*" in text for group, option in catalog.groups().items() if option is not None)
     assert all(f"  experiment={name}" in text for name in catalog.experiments())
     assert all(f"\n  {key}:" in text for key in catalog.groups())
+    assert all(f"\n  {key}=[{option}] " in text for key, folder in catalog.lists().items() for option in catalog.options(folder))
     assert "defaults:" not in text
 
 

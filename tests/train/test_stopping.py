@@ -7,9 +7,7 @@ import pytest
 from training import config
 
 from alpaca_jax import checkpoint, metrics
-from alpaca_jax.config import parse
 from alpaca_jax.errors import Restart, UserError
-from alpaca_jax.train.config import Config
 from alpaca_jax.train import run as verb
 from alpaca_jax.train.evaluation import Evaluation
 from alpaca_jax.train.run import run

@@ -75,9 +75,7 @@ def bill(value: dict[str, Any]) -> str:
     bill = value["bill"]
     tokens = bill["prompt_tokens"] + bill["completion_tokens"]
     doubtful = f" (and up to {bill['doubtful_dollars']:.4f} for requests without an answer)" if bill["doubtful_dollars"] else ""
-    return (
-        f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens, {bill['dollars']:.4f} dollars{doubtful}."
-    )
+    return f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens, {bill['dollars']:.4f} dollars{doubtful}."
 
 
 def _sentences(value: dict[str, Any]) -> list[str]:

@@ -94,7 +94,14 @@ def length_controlled(
     solved = fit(features, y, *_extra(difficulties))
     if solved is None:
         return LengthControlled(
-            None, method, "the preferences are separated by length: no fit exists", None, None, None, len(used), left_out
+            None,
+            method,
+            "the preferences are separated by length, or difficulty doesn't vary: no fit exists",
+            None,
+            None,
+            None,
+            len(used),
+            left_out,
         )
     at_no_difference = features * (np.arange(features.shape[1]) > 0)
     predicted = 100 * expit(at_no_difference @ solved.weights)
