@@ -99,7 +99,8 @@ def test_what_cannot_be_compared_is_said_before_anything_is_asked(settings, chan
 def test_a_judge_that_refuses_leaves_the_answers(settings, tmp_path):
     with pytest.raises(UserError, match='gives no verdict on 3 pairs; it said: "I can\'t do that."'):
         evaluated(settings, ScriptedJudge(says="I can't do that."))
-    assert json.loads((tmp_path / "run" / "evaluate" / "scores.json").read_text())["answers"]["sets"]
+    folder = tmp_path / "run" / "evaluate"
+    assert json.loads((folder / "scores.json").read_text())["answers"]["sets"] and "Answers" in (folder / "report.html").read_text()
 
 
 def test_a_budget_that_ends_early_is_said(settings, capsys):

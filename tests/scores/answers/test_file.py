@@ -39,6 +39,11 @@ def test_alpaca_eval_s_answers_are_found_by_their_text_however_it_is_broken(tmp_
     assert found.missing == ("p1",)
 
 
+def test_a_rendered_prompt_beside_an_id_is_not_compared(tmp_path):
+    rendered = {"id": "p1", "prompt": "### Instruction:\nName a river.", "response": "Oder"}
+    assert texts(read(tmp_path, [rendered, {"prompt": "Rest.", "completion": "z"}])) == {"p1": ["Oder"], "p2": ["z"]}
+
+
 def test_fastchat_s_answers_have_turns_and_choices(tmp_path):
     asked = PromptSet("mt", "q.jsonl", (Prompt.of("a", later=("b",), id="81"),))
     choices = [{"index": 0, "turns": ["x", "y"]}, {"index": 1, "turns": ["u", "v"]}]
