@@ -97,11 +97,10 @@ def halving(kind: Kind, dollars: Sequence[float], qualities: Sequence[Quality]) 
 
 
 def money(dollars: float) -> str:
-    """Returns an amount with three figures: $0.00123, $1.23, $1,230."""
-    if dollars == 0:
-        return "$0"
-    digits = max(0, 2 - math.floor(math.log10(abs(dollars))))
-    return f"${round(dollars, digits):,.{max(2, digits) if abs(dollars) < 100 else 0}f}"
+    """Returns an amount: above a hundred in whole dollars, else to the cent, below a dollar with three figures."""
+    if dollars == 0 or abs(dollars) >= 1:
+        return f"${dollars:,.{0 if abs(dollars) >= 100 or dollars == 0 else 2}f}"
+    return f"${dollars:.{2 - math.floor(math.log10(abs(dollars)))}f}"
 
 
 def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: float, low: float, high: float) -> Halving:

@@ -75,7 +75,7 @@ def test_an_exponent_at_the_edge_has_no_halving() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dollars", "text"), [(0, "$0"), (0.00123456, "$0.00123"), (0.5, "$0.500"), (1.234, "$1.23"), (12.34, "$12.30"), (1234.5, "$1,230")]
+    ("dollars", "text"), [(0, "$0"), (0.00123456, "$0.00123"), (0.5, "$0.500"), (1.234, "$1.23"), (12.34, "$12.34"), (1234.5, "$1,234")]
 )
-def test_money_has_three_figures(dollars: float, text: str) -> None:
+def test_money_has_cents_and_below_a_dollar_three_figures(dollars: float, text: str) -> None:
     assert money(dollars) == text
