@@ -254,6 +254,7 @@ def test_a_process_killed_and_resumed_pays_for_no_verdict_twice(tmp_path, after)
         child.start()
         while script.calls < after and child.is_alive():
             time.sleep(0.002)
+        assert child.is_alive() and after <= script.calls < 120
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         time.sleep(0.2)
