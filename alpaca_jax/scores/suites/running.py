@@ -65,7 +65,8 @@ def _harness(name: str, suite: SuiteConfig, loaded: Loaded, title: str, console:
         chosen = tasks.load(name, suite)
     with _answering(suite, loaded, title, console) as backend:
         model = _model(suite, loaded, backend, title, console)
-        raw = harness.evaluated(model, chosen, suite)
+        with tasks.explained(name, suite):
+            raw = harness.evaluated(model, chosen, suite)
     facts = {
         "bos": model.bos,
         "chat_template": loaded.template_name if suite.chat else None,
