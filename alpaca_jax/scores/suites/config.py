@@ -32,6 +32,8 @@ class SuiteConfig:
             raise ValueError("a suite has either tasks or is our own; choose one by its name, suites=[mmlu], or give tasks=[arc_easy]")
         if self.base_url and self.via != "serve":
             raise ValueError("base_url names a server, which needs via=serve")
+        if self.base_url is not None and (problem := address_problem(self.base_url)):
+            raise ValueError(f"base_url {problem}")
 
     @property
     def reported(self) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ def test_without_a_folder_nothing_is_kept(ran, tmp_path, monkeypatch):
         ({}, r"either tasks or is our own; choose one by its name, suites=\[mmlu\]"),
         ({"tasks": ["x"], "own": {}}, "either tasks or is our own"),
         ({"tasks": ["x"], "base_url": "http://host/v1"}, "needs via=serve"),
+        ({"tasks": ["x"], "via": "serve", "base_url": "host"}, "base_url "),
         ({"tasks": ["x"], "limit": 0}, "limit=0: give 1 or more"),
     ],
 )
