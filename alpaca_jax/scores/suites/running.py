@@ -24,7 +24,7 @@ from alpaca_jax.teacher import local
 from alpaca_jax.teacher.config import TeacherConfig
 from alpaca_jax.terminal import Console
 
-UNASKED = ("metrics", "slots", "via", "base_url")  # settings that change no result
+UNASKED = ("metrics", "slots")  # settings that change no result
 
 
 def run(
