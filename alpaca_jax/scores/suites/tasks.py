@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.scores.suites.harness import quiet
 from alpaca_jax.scores.suites.twin import Twin
@@ -63,7 +63,7 @@ def _reached(index: Any, names: Sequence[Any]) -> Iterator[str]:
         if not isinstance(name, str):  # a group that is written out within another
             yield from _reached(index, name or [])
             continue
-        if name not in index and not isinstance(each, str) and "dataset_path" in each:  # a task that is
+        if name not in index and not isinstance(each, str) and "dataset_path" in each:  # so is a task
             continue
         yield name
         if entry := index.get(name):
@@ -125,6 +125,8 @@ def explained(name: str, suite: SuiteConfig) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise UserError(f"suites.{name} needs {error.name}, which isn't installed: {INSTALL}") from error
     except OSError as error:  # whatever goes wrong between here and the hub
+        if disk_is_full(error):
+            raise
         remedy = f"give suites.{name}.data=FOLDER, with FOLDER/CONFIG/SPLIT.jsonl (FOLDER/SPLIT.jsonl) in the columns of that data set"
         raise UserError(f"suites.{name}: its data can't be had from the hub ({_short(error)}); {remedy}") from error
     except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:

@@ -1,6 +1,7 @@
 """Tasks of the harness by name: without the whole index, without a network, and with one clear line for what can't be had."""
 
 import json
+import sys
 
 import datasets
 import pytest
@@ -30,6 +31,13 @@ def test_an_unknown_task_names_those_that_are_close(monkeypatch):
     monkeypatch.setattr(tasks, "_named", lambda: {"arc_easy": tasks._root() / "arc", "arc_challenge": tasks._root() / "arc"})
     with pytest.raises(UserError, match=r"suites.mine.tasks: there is no task 'arc_eazy'; did you mean arc_easy\?"):
         tasks.load("mine", SuiteConfig(tasks=("arc_eazy",)))
+
+
+def test_a_harness_that_is_not_installed_is_one_line_with_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.task", None)
+    with pytest.raises(UserError, match=r"suites.science needs lm_eval\S*, which isn't installed: pip install 'alpaca-jax\[lm-eval\]'"):
+        tasks.load("science", SuiteConfig(tasks=("arc_easy",)))
 
 
 def test_a_hub_out_of_reach_is_one_line_with_a_remedy():
