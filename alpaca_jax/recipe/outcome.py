@@ -81,7 +81,13 @@ def _compared(value: dict[str, Any]) -> list[dict[str, Any]]:
     found = [(one, one["position"] or {}) for one in value.get("comparisons", ())]
     rates = [(one, place.get("corrected") or place.get("plain")) for one, place in found]
     return [
-        {"model": one["model"], "against": one["against"], "win_rate": rate["value"], "stderr": rate["standard_error"], "prompts": one["prompts"]}
+        {
+            "model": one["model"],
+            "against": one["against"],
+            "win_rate": rate["value"],
+            "stderr": rate["standard_error"],
+            "prompts": one["prompts"],
+        }
         for one, rate in rates
         if rate
     ]

@@ -51,7 +51,8 @@ def compare(
     that a ranking of more than two is anchored at.
     """
     meetings = [(model, other) for other in against for model in models if model.name != other.name]
-    all_bouts = [bout for model, other in meetings for bout in bouts(prompts, model, other)]
+    # Seed after seed, so that a budget that ends early was spent on all prompts alike.
+    all_bouts = sorted((bout for model, other in meetings for bout in bouts(prompts, model, other)), key=lambda bout: bout.seed)
     pairs = to_ask(all_bouts)
     judged = judge.judge(pairs, _about(prompts, meetings, all_bouts)) if pairs else None
     done = list(fought(all_bouts, judged.verdicts if judged else ()))

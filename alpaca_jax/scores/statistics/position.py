@@ -44,9 +44,8 @@ def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[
     """
     rows = _Rows.made(preferences, prompts, model_first, asked)
     if not rows.complete:
-        return Position(
-            None, None, None, None, rows.kind, "no prompt has a readable verdict in both orders", None, None, 0, rows.incomplete
-        )
+        reason = "no prompt has a readable verdict in both orders"
+        return Position(None, None, None, None, rows.kind, reason, None, None, prompts=0, incomplete=rows.incomplete)
     first, second = (order.means(order.preferences) for order in (rows.first, rows.second))
     equal = rows.equal_shares
     plain = np.concatenate([50 * (first + second) * (1 - equal) + 50 * equal, np.full(rows.unasked, 50.0)])
