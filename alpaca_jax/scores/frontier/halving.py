@@ -95,7 +95,7 @@ def halving(kind: Kind, dollars: Sequence[float], qualities: Sequence[Quality]) 
         )
     draws = [drawn.halving(float(spent[-1])) for drawn in fits(spent, _draws(kind, qualities), errors)]
     low, high = (float(np.quantile(draws, share, method="inverted_cdf")) for share in (0.025, 0.975))
-    return _said(kind, what, since, curve, float(spent[-1]), _losses(kind, qualities)[-1], low, high)
+    return _said(kind, what, since, curve, float(spent[-1]), _losses(kind, qualities)[-1], float(errors[-1]), low, high)
 
 
 def money(dollars: float) -> str:
@@ -105,7 +105,7 @@ def money(dollars: float) -> str:
     return f"${dollars:.{2 - math.floor(math.log10(abs(dollars)))}f}"
 
 
-def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: float, low: float, high: float) -> Halving:
+def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: float, error: float, low: float, high: float) -> Halving:
     cost = curve.halving(spent)
     figures = {"floor": curve.floor, "exponent": curve.exponent, "low": low if math.isfinite(low) else None}
     if not math.isfinite(cost) or not math.isfinite(high) or high > WIDEST * low:
@@ -117,10 +117,12 @@ def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: f
         return Halving(f"{what} can't be said from these runs: {far}.{since}", **figures)
     left = best - curve.floor
     unit = f" {kind.unit}" if kind.unit and kind.lower else ""
+    seen = f" Half of what is left is less than the standard error of the best run ({error:.2g}), so it could hardly be seen."
     return Halving(
         f"Halving what is left of the {kind.label if kind.lower else 'error'} above its floor (now {left:.3g} of {best:.3f}{unit}, floor "
         f"{curve.floor:.2f}) costs {money(cost)} more a run (95% interval {money(low)} to {money(high)}), if the power law of the front "
-        f"(exponent {curve.exponent:.2f}) goes on to {(spent + cost) / spent:.1f} times the dollars of the best run.{since}",
+        f"(exponent {curve.exponent:.2f}) goes on to {(spent + cost) / spent:.1f} times the dollars of the best run."
+        f"{seen if left / 2 < error else ''}{since}",
         cost,
         high=high,
         **figures,

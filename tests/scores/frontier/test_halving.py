@@ -41,6 +41,13 @@ def test_a_score_is_taken_as_what_it_lacks_of_the_best() -> None:
     score = Kind("suites.basics", "score on basics", lower=False)
     said = halving(score, DOLLARS.tolist(), qualities(1.0 - law(DOLLARS, 0.1, 0.5), 0.001))
     assert said.floor == pytest.approx(0.1, abs=0.02)
+    assert "could hardly be seen" not in said.sentence
+
+
+def test_half_of_what_is_left_may_be_too_little_to_be_seen() -> None:
+    steep = law(DOLLARS, exponent=2.0)  # 0.003 above the floor at the end
+    said = halving(HELDOUT, DOLLARS.tolist(), qualities(steep, 0.01))
+    assert said.dollars is not None and "less than the standard error of the best run (0.01), so it could hardly be seen" in said.sentence
 
 
 @pytest.mark.parametrize(
