@@ -92,7 +92,9 @@ def test_log_likelihoods_are_those_of_a_forward_pass(inside, outside, direct, ro
         alone = [backend.likelihoods([row], told)[0].logprob for row in rows]  # what else is asked at the same time changes nothing
         np.testing.assert_allclose([each.logprob for each in found], alone, atol=1e-5)
         assert all(each.greedy for each in backend.likelihoods([(ids, len(ids) - 1) for ids in greedy], told))
-        assert not any(each.greedy for each in backend.likelihoods([([*ids[:-1], 3], len(ids) - 1) for ids in greedy if ids[-1] != 3], told))
+        assert not any(
+            each.greedy for each in backend.likelihoods([([*ids[:-1], 3], len(ids) - 1) for ids in greedy if ids[-1] != 3], told)
+        )
 
 
 def test_an_answer_ends_before_its_stop_string(inside, outside):

@@ -22,7 +22,10 @@ SCIENCE = [
     ("Water turns into ice when it is", ["heated", "stirred", "cooled below 0 °C", "coloured"], "C"),
     ("Which planet is closest to the sun?", ["Neptune", "Earth", "Mars", "Mercury"], "D"),
 ]
-SUMS = [("Tom has 3 apples and buys 4 more. How many has he?", "3 + 4 = 7\n#### 7"), ("A hen lays 2 eggs a day. How many in 5 days?", "#### 10")]
+SUMS = [
+    ("Tom has 3 apples and buys 4 more. How many has he?", "3 + 4 = 7\n#### 7"),
+    ("A hen lays 2 eggs a day. How many in 5 days?", "#### 10"),
+]
 
 
 @pytest.fixture
@@ -66,7 +69,9 @@ def test_smollm2_scores_as_the_harness_scores_it_with_transformers(smollm2, data
     export.export(tmp_path / "hf", opened)
     from lm_eval.models.huggingface import HFLM
 
-    theirs = HFLM(pretrained=str(tmp_path / "hf"), dtype="float32", device="cpu", batch_size=2, max_length=loaded.architecture.max_positions)
+    theirs = HFLM(
+        pretrained=str(tmp_path / "hf"), dtype="float32", device="cpu", batch_size=2, max_length=loaded.architecture.max_positions
+    )
     chosen = tasks.load("s", suite)
     chosen["tasks"]["gsm8k"].config.generation_kwargs["max_gen_toks"] = 24
     raw = harness.evaluated(theirs, chosen, dataclasses.replace(suite, slots=2))
@@ -75,6 +80,8 @@ def test_smollm2_scores_as_the_harness_scores_it_with_transformers(smollm2, data
     choices = [numbers(tmp_path, result, "arc_easy") for result in (ours, reference)]
     found, expected = ([[float(logprob) for logprob, _ in question] for question in own] for own in choices)
     np.testing.assert_allclose(found, expected, atol=2e-3)
-    assert [[greedy for _, greedy in question] for question in choices[0]] == [[greedy for _, greedy in question] for question in choices[1]]
+    assert [[greedy for _, greedy in question] for question in choices[0]] == [
+        [greedy for _, greedy in question] for question in choices[1]
+    ]
     assert numbers(tmp_path, ours, "gsm8k") == numbers(tmp_path, reference, "gsm8k")
     assert numbers(tmp_path, ours, "gsm8k")
