@@ -62,6 +62,11 @@ def list_price(chip: str) -> Price | None:
     return _PRICES.get(chip)
 
 
+def peak_flops(chip: str) -> float | None:
+    """Returns the dense bf16 peak of a chip of this name in FLOP/s; None where it isn't in the table."""
+    return _CHIPS[chip].peak_flops if chip in _CHIPS else None
+
+
 def identify(config: HardwareConfig, device: Any) -> Chip:
     """The chip of `device` (a jax.Device). The user's figure overrides the table; a CPU's fp32 product is measured (in half a second)."""
     if config.peak_tflops is not None:

@@ -205,7 +205,7 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, caption: str = ""
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A marker at (x, y) with its 95% interval; `group` has a colour and `kind` a shape, `open` draws its outline alone."""
+    """A marker at (x, y) with its 95% interval. `group` has a colour, `kind` a shape, and `state`, one of the scatter's, a filling."""
 
     x: float
     y: float
@@ -213,7 +213,7 @@ class Point:
     group: str = ""
     kind: str = ""
     text: str = ""
-    open: bool = False
+    state: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Scatter:
     y_label: str
     steps: Sequence[int] = ()  # the points on the line, by number
     steps_label: str = ""
-    open_label: str = ""  # what an outline means
+    states: Sequence[str] = ()  # what a full, a half-filled and an empty marker mean
     log: bool = True  # the x-axis, where all x are above 0
 
 
@@ -235,7 +235,7 @@ def scatter(scatter: Scatter, caption: str = "") -> Plot:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{scatter.x_label} {scatter.y_label}", "font.size": 11}):
-        figure, axes = _figure((9.2, 5.0))
+        figure, axes = _figure((9.2, 5.2))
         _draw_scatter(axes, scatter)
         axes.set_xlabel(scatter.x_label, color=_HEX["muted"])
         axes.set_title(scatter.y_label, loc="left", color=_HEX["muted"], fontsize=11)
@@ -246,7 +246,7 @@ def scatter(scatter: Scatter, caption: str = "") -> Plot:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, position: f"${value:,.10g}"))
         axes.margins(x=0.06, y=0.1)
         _style(axes)
-        axes.legend(frameon=False, labelcolor=_HEX["ink"], loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=10.5)
+        figure.legend(frameon=False, labelcolor=_HEX["ink"], loc="outside lower left", ncols=3, fontsize=10.5)
         return Plot(_svg(figure, f"{scatter.y_label} by {scatter.x_label}"), caption)
 
 
@@ -301,9 +301,10 @@ def _draw_scatter(axes: Any, scatter: Scatter) -> None:
     groups, kinds = (list(dict.fromkeys(getattr(point, name) for point in scatter.points)) for name in ("group", "kind"))
     steps = [scatter.points[number] for number in scatter.steps]
     if steps:
+        end = max(point.x for point in scatter.points)
         axes.step(
-            [point.x for point in steps],
-            [point.y for point in steps],
+            [*(point.x for point in steps), end],
+            [*(point.y for point in steps), steps[-1].y],
             where="post",
             color=_HEX["ink"],
             linewidth=1.4,
@@ -321,21 +322,25 @@ def _draw_scatter(axes: Any, scatter: Scatter) -> None:
             fmt=_MARKERS[kinds.index(point.kind) % len(_MARKERS)],
             color=colour,
             markersize=8.5,
-            markerfacecolor="none" if point.open else colour,
             markeredgewidth=1.6,
+            **_filling(scatter.states.index(point.state) if point.state in scatter.states else 0, colour),
             elinewidth=1.2,
             capsize=2.5,
             zorder=2,
         )
         axes.annotate(point.text, (point.x, point.y), (8, 5), textcoords="offset points", color=colour, fontsize=9.5)
-    for number, group in enumerate(groups):
-        axes.plot([], [], color=_HEX[_GROUPS[number % len(_GROUPS)]], marker="o", markersize=8, linestyle="none", label=group)
-    for number, kind in enumerate(kinds):
-        marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot([], [], color=_HEX["muted"], marker=marker, markersize=8, linestyle="none", label=kind)
-    if scatter.open_label and any(point.open for point in scatter.points):
-        hollow = {"markerfacecolor": "none", "markeredgewidth": 1.6}
-        axes.plot([], [], color=_HEX["muted"], marker="o", markersize=8, linestyle="none", label=scatter.open_label, **hollow)
+    keys = [(_HEX[_GROUPS[number % len(_GROUPS)]], "o", 0, group) for number, group in enumerate(groups)]
+    keys += [(_HEX["muted"], _MARKERS[number % len(_MARKERS)], 0, kind) for number, kind in enumerate(kinds)]
+    shown = [state for state in scatter.states if any(point.state == state for point in scatter.points)]
+    keys += [(_HEX["muted"], "o", scatter.states.index(state), state) for state in shown]
+    for colour, marker, filling, label in keys:
+        kwargs = _filling(filling, colour)
+        axes.plot([], [], color=colour, marker=marker, markersize=8, linestyle="none", markeredgewidth=1.6, label=label, **kwargs)
+
+
+def _filling(number: int, colour: str) -> dict[str, str]:
+    """The marker's settings: full, the lower half, or an outline alone."""
+    return {"fillstyle": ("full", "bottom", "none")[number], "markerfacecolor": colour, "markerfacecoloralt": "none"}
 
 
 def _draw(axes: Any, one: Series) -> None:

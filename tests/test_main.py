@@ -67,6 +67,19 @@ def test_every_option_of_every_group_composes(verb, choice):
     assert mapping[choice.partition("=")[0]]
 
 
+@pytest.mark.parametrize(
+    ("verb", "key", "folder"),
+    [(verb, key, folder) for verb in cli.VERBS for key, folder in Catalog(verb, [configuration.directory()]).lists().items()],
+)
+def test_all_files_of_a_list_compose_into_it(verb, key, folder):
+    options = Catalog(verb, [configuration.directory()]).options(folder)
+    needed = {"evaluate": ["model.source=x"]}.get(verb, ["evaluate_every=1"])
+    mapping, config = _config(verb, f"{key}=[{','.join(options)}]", *needed)
+    assert list(mapping[key]) == options
+    frozen = configuration.to_mapping(config)  # what a run keeps
+    assert configuration.parse(type(config), frozen) == config
+
+
 def _absent(cls, mapping, prefix=""):
     for name, hint in typing.get_type_hints(cls).items():
         if name not in mapping:
@@ -196,6 +209,7 @@ def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys
     assert all(f"  {group}={option}*" in text for group, option in catalog.groups().items() if option is not None)
     assert all(f"  experiment={name}" in text for name in catalog.experiments())
     assert all(f"\n  {key}:" in text for key in catalog.groups())
+    assert all(f"\n  {key}=[{option}] " in text for key, folder in catalog.lists().items() for option in catalog.options(folder))
     assert "defaults:" not in text
 
 

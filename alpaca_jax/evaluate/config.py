@@ -12,9 +12,9 @@ from alpaca_jax.ranges import AUTO, Natural, OrAuto, Seed
 from alpaca_jax.scores.answers import AnswersConfig
 from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.scores.contamination import ContaminationConfig
+from alpaca_jax.scores.frontier.config import FrontierConfig
 from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.scores.suites.config import SuiteConfig
-from alpaca_jax.scores.frontier.config import FrontierConfig
 from alpaca_jax.sharding import MeshConfig
 
 

@@ -40,10 +40,11 @@ def _write(config: Config, frontier: drawing.Frontier) -> None:
     """Writes the files and shows the tables."""
     folder, console = rundir.RunDir(config.dir), Console()
     rundir.write_json(folder.path(JSON), drawing.as_json(frontier))
-    for number, picture in enumerate(frontier.pictures):
+    plots = [page.plot(picture) for picture in frontier.pictures]
+    for number, (picture, drawn) in enumerate(zip(frontier.pictures, plots, strict=True)):
         name = SVG if number == 0 else f"frontier-{picture.kind.name.replace('.', '-')}.svg"
-        rundir.write_atomic(folder.path(name), standalone(page.plot(picture)))
+        rundir.write_atomic(folder.path(name), standalone(drawn))
         console.print(page.terminal(picture))
         console.print(picture.halving.sentence, highlight=False, soft_wrap=True, markup=False)
-    rundir.write_atomic(folder.path(PAGE), page.build(folder.root.resolve().name, frontier))
+    rundir.write_atomic(folder.path(PAGE), page.build(folder.root.resolve().name, frontier, plots))
     Console(stderr=True).print(f"the page: {folder.path(PAGE)}", highlight=False, soft_wrap=True, markup=False)

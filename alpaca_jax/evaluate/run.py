@@ -11,5 +11,5 @@ ACTIONS: dict[str, Callable[[Config], dict[str, Any]]] = {"score": score.run, "v
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Returns what the action wrote: of `score` dir/evaluate/scores.json, of `vote` what people add to it, of `frontier` dir/frontier.json."""
+    """Returns what was written: by `score` dir/evaluate/scores.json, by `vote` its part of that, by `frontier` dir/frontier.json."""
     return ACTIONS[config.action](config)

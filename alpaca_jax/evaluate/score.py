@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from alpaca_jax import lock
 from alpaca_jax.data import sources, template
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.evaluate import page
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.context import Context
@@ -80,13 +80,21 @@ def _evaluate(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
             measured[label] = _measure(dataclasses.replace(context, label=label), model, layout, in_memory)
     path = context.folder.path("evaluate", SCORES)
     scores = _kept(context, path, _head(context, measured))
+    problems = list[UserError | Lost]()
     for part in parts:
         found = {label: one.parts.get(part.NAME) for label, one in measured.items()}
-        scores[part.NAME] = part.conclude(context, found.get("before"), found.get("after"))
+        try:
+            scores[part.NAME] = part.conclude(context, found.get("before"), found.get("after"))
+        except (UserError, Lost) as problem:  # the other parts can do without it
+            problems.append(problem)
+            context.console.print(f"{part.NAME}: {problem}", style="red", highlight=False, soft_wrap=True)
+            continue
         write_json(path, scores)
         part.show(scores[part.NAME], scores, Console())
     write_atomic(context.folder.path("evaluate", PAGE), page.build(scores))
     context.console.print(f"the page: {context.folder.path('evaluate', PAGE)}", highlight=False, soft_wrap=True)
+    if problems:
+        raise problems[0]
     return scores
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import jax

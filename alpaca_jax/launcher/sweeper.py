@@ -52,7 +52,7 @@ def check(base: DictConfig) -> None:
 
 
 def directed(overrides: Sequence[str], objective: Objective) -> list[str]:
-    """The override that has the sweeper look for the best of the objective, unless one is given; a UserError where that looks the other way."""
+    """The override that has the sweeper look for the best of the objective, unless it is given; a UserError where that says otherwise."""
     given = [override.partition("=")[2] for override in overrides if override.lstrip("+").startswith(f"{DIRECTION}=")]
     if not given:
         return [f"{DIRECTION}={objective.direction}"]

@@ -52,6 +52,8 @@ def collect(config: Config, folder: RunDir, markers: Sequence[Marker], outputs: 
         "heldout_loss_before": (heldout.get("before") or {}).get("loss"),
         "heldout_loss_after": (heldout.get("after") or {}).get("loss"),
         "heldout_loss_fall": heldout.get("fall"),
+        "suites": {name: row for name, suite in (outputs["scores"].get("suites") or {}).items() if (row := _first(suite))},
+        "compare": _compared(outputs["scores"].get("compare") or {}),
         "tokens_real": outputs["train"].get("tokens_real"),
         "steps": outputs["train"].get("steps"),
         "seconds": {marker.name: marker.seconds for marker in markers},
@@ -66,6 +68,29 @@ def collect(config: Config, folder: RunDir, markers: Sequence[Marker], outputs: 
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def _first(suite: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of a suite that counts: its first, without what only its table needs."""
+    names = ("metric", "before", "before_stderr", "value", "stderr", "difference", "difference_stderr", "questions")
+    return {name: suite["rows"][0][name] for name in names} if suite.get("rows") else None
+
+
+def _compared(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """Who was preferred to whom, in percent with the standard error, for each comparison that has verdicts."""
+    found = [(one, one["position"] or {}) for one in value.get("comparisons", ())]
+    rates = [(one, place.get("corrected") or place.get("plain")) for one, place in found]
+    return [
+        {
+            "model": one["model"],
+            "against": one["against"],
+            "win_rate": rate["value"],
+            "stderr": rate["standard_error"],
+            "prompts": one["prompts"],
+        }
+        for one, rate in rates
+        if rate
+    ]
 
 
 def again(config: Config) -> list[str]:

@@ -11,6 +11,8 @@ from alpaca_jax.recipe.sections import Outputs
 from alpaca_jax.recipe.units import count, duration, gigabytes, or_none
 from alpaca_jax.report import Card, Cards, Section
 from alpaca_jax.scores import page as scored
+from alpaca_jax.scores.judge import page as judged
+from alpaca_jax.scores.suites import page as suites
 
 
 def build(summary: dict[str, Any], outputs: Outputs, markers: Sequence[Marker]) -> str:
@@ -18,6 +20,8 @@ def build(summary: dict[str, Any], outputs: Outputs, markers: Sequence[Marker]) 
     parts = [Section("", [Cards(_cards(summary, outputs))])]
     if outputs["scores"].get("heldout"):
         parts.append(scored.heldout(outputs["scores"]))
+    parts += suites.sections(outputs["scores"].get("suites") or {})
+    parts += judged.sections(outputs["scores"]["compare"]) if outputs["scores"].get("compare") else []
     if outputs["metrics"]:
         parts.append(sections.training(outputs))
     if outputs["scores"].get("samples"):
@@ -40,6 +44,8 @@ def figures(summary: dict[str, Any]) -> dict[str, str]:
     lines = {
         "records kept": or_none(summary["records_kept"], count),
         "held-out loss": None if before is None else f"{before:.3f} -> {after:.3f} nats a token ({_fall(summary)})",
+        **{f"suite {name}": f"{_from_to(row, ' -> ')} {_note(row)}" for name, row in summary["suites"].items()},
+        **{f"against {one['against']}": f"{_preferred(one)} of {count(one['prompts'])} prompts" for one in summary["compare"]},
         "trained on": or_none(summary["tokens_real"], lambda tokens: f"{count(tokens)} real tokens"),
         "seconds": ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["seconds"].items()),
         "dollars": f"{summary['dollars']:.2f} to the teacher",
@@ -52,6 +58,22 @@ def figures(summary: dict[str, Any]) -> dict[str, str]:
 def _fall(summary: dict[str, Any]) -> str:
     fall = summary["heldout_loss_fall"]
     return f"{'fell' if fall >= 0 else 'rose'} by {abs(fall):.3f}"
+
+
+def _from_to(row: dict[str, Any], arrow: str) -> str:
+    return f"{row['value']:.3f}" if row["before"] is None else f"{row['before']:.3f}{arrow}{row['value']:.3f}"
+
+
+def _note(row: dict[str, Any]) -> str:
+    """`lenient, 60 questions, by +0.017 ± 0.021`; the difference is paired where both models answered."""
+    change, error = row["difference"], row["difference_stderr"] if row["before"] is not None else row["stderr"]
+    by = "" if change is None else f", by {change:+.3f}"
+    return f"{row['metric']}, {count(row['questions'])} questions{by}" + ("" if error is None else f" \u00b1 {error:.3f}")
+
+
+def _preferred(one: dict[str, Any]) -> str:
+    error = "" if one["stderr"] is None else f" \u00b1 {one['stderr']:.1f}"
+    return f"{one['win_rate']:.1f}{error}%"
 
 
 def _title(summary: dict[str, Any]) -> str:
@@ -80,6 +102,10 @@ def _cards(summary: dict[str, Any], outputs: Outputs) -> list[Card]:
         figure = f"{after:.3f}" if before is None else f"{before:.3f} \u2192 {after:.3f}"
         note = "mean over response tokens" + (f", {_fall(summary)}" if before is not None else "")
         cards.append(Card("Held-out response loss", figure, note, "nats a token"))
+    for name, row in summary["suites"].items():
+        cards.append(Card(f"Suite {name}", _from_to(row, " \u2192 "), _note(row)))
+    for one in summary["compare"]:
+        cards.append(Card(f"Preferred to {one['against']}", _preferred(one), f"by the judge, on {count(one['prompts'])} prompts"))
     if summary["records_kept"] is not None:
         cards.append(Card("Instruction records", count(summary["records_kept"]), "kept after filters and near-duplicates"))
     if summary["tokens_real"] is not None:

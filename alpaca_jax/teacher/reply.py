@@ -82,8 +82,8 @@ def _alternatives(found: list[Any]) -> Mapping[str, float]:
     """Tokens with log-probabilities that can be true; of those that are spelled alike, as halves of a character are, the likeliest."""
     top: dict[str, float] = {}
     for item in map(_object, found):
-        token, value = _text(item.get("token")), item.get("logprob")
-        if token is not None and type(value) in (int, float) and -math.inf < value <= ROUNDING:
+        token, value = _text(item.get("token")), item.get("logprob", 1)
+        if token is not None and isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= ROUNDING:
             top[token] = max(top.get(token, -math.inf), float(value))
     return top
 

@@ -36,7 +36,8 @@ class Comparison:
         # Answers of other weights are set aside without a question: here they change with every step.
         self._answers, self._judge = dataclasses.replace(answers, set_aside=True), judge
         self._folder, self._console = folder.path("train", COMPARE, "x").parent, console
-        self._prompts = prompt_sets.read(str(answers.prompts)).first(answers.limit)
+        self._whole = prompt_sets.read(str(answers.prompts))
+        self._prompts = self._whole.first(answers.limit)
         if is_lead():
             prices(judge.teacher)
             key(judge.teacher)
@@ -64,8 +65,7 @@ class Comparison:
     def _given(self, name: str) -> AnswerSet:
         if name == REFERENCE:
             return reference(self._prompts)
-        wanted = dataclasses.replace(self._answers, others={name: self._answers.others[name]})
-        return gather.others(wanted, self._prompts, self._folder / "answers", self._console)[0]
+        return gather.one(name, self._answers, self._whole, self._folder / "answers", self._console)
 
     def _answered(self, loaded: Loaded, step: int) -> AnswerSet:
         """The model's answers, kept in train/compare/answers/STEP.jsonl; several processes each make all of them, to keep in step."""

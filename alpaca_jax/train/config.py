@@ -12,8 +12,8 @@ from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
 from alpaca_jax.ranges import Above0, Positive, Seed
-from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.scores.answers import AnswersConfig
+from alpaca_jax.scores.config import SamplesConfig
 from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig

@@ -38,6 +38,6 @@ def check(answers: AnswersConfig, judge: JudgeConfig) -> None:
         raise ValueError(f"compare.models={list(judge.models)}: during a run, the model's own answers are compared; leave it out")
     if len(judge.against) != 1 or judge.against[0] not in (REFERENCE, *answers.others):
         raise ValueError(
-            f"compare.against={list(judge.against)}: a run compares with one set of answers; give compare.against=[reference], which the file "
-            "of prompts holds, or answers.others={NAME: FILE} and compare.against=[NAME]"
+            f"compare.against={list(judge.against)}: a run compares with one set of answers; give compare.against=[reference], which the "
+            "file of prompts holds, or answers.others={NAME: FILE} and compare.against=[NAME]"
         )

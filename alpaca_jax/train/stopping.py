@@ -61,7 +61,7 @@ class Stopping:
             self.best = best if same else fresh
 
     def heard(self, step: int, figures: dict[str, float]) -> bool:
-        """Takes in the figures of an evaluation; True where it is the best so far. One that lacks the metric, for want of a judge, says nothing."""
+        """Takes in the figures of an evaluation; True where it is the best so far. One that lacks the metric says nothing."""
         if self._config is None or self.best is None or self._config.metric not in figures:
             return False
         self.best = self.best.after(step, figures[self._config.metric], self._config.min_delta)

@@ -100,3 +100,37 @@ def test_what_hydra_may_not_be_told(read, word, said):
 
 def test_a_number_as_text_is_still_a_number_where_one_is_due():
     assert parse(OptimizerConfig, {"learning_rate": "1e-5", "clip": "+5"}).learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("typed", "hydra"),
+    [
+        ("suites=[mmlu,gsm8k]", "suite@suites=[mmlu,gsm8k]"),
+        ('suites=["mmlu", "arc"]', "suite@suites=[mmlu,arc]"),
+        ("suites=mmlu", "suite@suites=[mmlu]"),
+        ("suites=[]", "suite@suites=[]"),
+        ("suites=null", "suite@suites=[]"),
+        ("suites={own:{tasks:[arc_easy]}}", "++suites={own:{tasks:[arc_easy]}}"),  # as a mapping, it is a value like any other
+        ("suites.mmlu.limit=50", "++suites.mmlu.limit=50"),
+    ],
+)
+def test_a_list_of_files_is_chosen_by_the_key_that_takes_it(typed, hydra):
+    assert words.overrides(Catalog("evaluate", [configuration.directory()]), [typed]) == [hydra]
+
+
+def test_a_sweep_over_lists_of_files():
+    catalog = Catalog("evaluate", [configuration.directory()])
+    assert words.overrides(catalog, ["suites=[mmlu,arc],[gsm8k],bbq"], multirun=True) == ["suite@suites=[mmlu,arc],[gsm8k],[bbq]"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        ("suites=[mmul]", r"there is no suite 'mmul'; did you mean mmlu\? \(there are: arc, .*suites.NAME.KEY=VALUE"),
+        ("suite=mmlu", r"suite=mmlu: give a list, suites=\[mmlu\]"),
+        ("suite@suites=[mmlu]", "without @"),
+    ],
+)
+def test_an_unknown_file_of_a_list_names_the_closest(typed, problem):
+    with pytest.raises(UserError, match=problem):
+        words.overrides(Catalog("evaluate", [configuration.directory()]), [typed])

@@ -1,5 +1,6 @@
 """The built datasets: what they hold, that they are built once and whole, without network, and what is said when that fails."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -120,6 +121,20 @@ def test_whatever_decides_the_examples_is_in_the_fingerprint(file: Path, tokeniz
     built = [builder.load_examples(DataConfig(**{"template": "plain", "cache": cache, **more}), file, tokenizer) for more in configs]
     built.append(builder.load_examples(DataConfig(template="plain", cache=cache), other, tokenizer))
     assert len({dataset.fingerprint for dataset in built}) == len(built)
+
+
+def test_a_limit_trains_on_a_part_that_a_larger_one_holds(config: DataConfig, file: Path, tokenizer: Tokenizer) -> None:
+    whole = builder.load_examples(config, file, tokenizer)
+    texts: list[set[str]] = []
+    for limit in (3, 7):
+        limited = builder.load_examples(dataclasses.replace(config, limit=limit), file, tokenizer)
+        assert limited.counts["train"].records == len(limited.examples["train"]) == limit
+        assert limited.counts["heldout"] == whole.counts["heldout"] and limited.fingerprint != whole.fingerprint
+        texts.append({tokenizer.decode(made.ids) for made in limited.examples["train"].take(range(limit))})
+    assert texts[0] < texts[1]
+    unlimited = builder.load_examples(dataclasses.replace(config, limit=15), file, tokenizer)  # as many as there are
+    assert unlimited.fingerprint == whole.fingerprint
+    assert len(list(Path(str(config.cache)).glob("records/*"))) == 1  # the dataset of the records is made once for all
 
 
 def test_nothing_is_asked_of_the_network(

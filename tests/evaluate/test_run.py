@@ -145,6 +145,17 @@ def test_dir_gives_model_records_template_and_split(settings, trained, tmp_path,
     )
 
 
+def test_prompts_are_looked_for_among_the_records_that_the_run_was_trained_on(trained, tmp_path):
+    folder = tmp_path / "run"
+    (tmp_path / "asked.txt").write_text("".join(f"Say {number} bold twice bold!\n" for number in range(10)))
+    scores = run(parse(Config, trained | {"parts": ["contamination"], "answers": {"prompts": str(tmp_path / "asked.txt")}}))
+    assert scores["contamination"]["records"] == 6 == scores["contamination"]["sets"]["asked"]["equal"]
+    assert scores["contamination"]["notes"] == [f"records that {folder} was trained on ({folder / 'records'})"]
+    (folder / "records" / records.FILE).unlink()
+    gone = run(parse(Config, trained | {"parts": ["contamination"], "answers": {"prompts": str(tmp_path / "asked.txt")}}))
+    assert gone["contamination"]["records"] == 0 and "can't be read" in gone["contamination"]["notes"][0]
+
+
 def test_what_is_given_overrules_the_run(trained):
     scores = run(parse(Config, trained | {"data": trained["data"] | {"template": "alpaca", "heldout": 2, "max_length": 256}}))
     assert (scores["data"]["template"], scores["heldout"]["after"]["examples"]) == ("alpaca", 2)

@@ -163,7 +163,9 @@ def stub(tmp_path, monkeypatch):
     monkeypatch.setenv(cli.CONFIG_DIR, "")  # which --config-dir sets: it is put back after the test
     own = tmp_path / "own" / "hydra" / "launcher"
     own.mkdir(parents=True)
-    (own / "stub.yaml").write_text("_target_: hydra_plugins.alpaca_jax.ClusterLauncher\nbackend: stub\nobjective: goodput.step\nmode: min\n")
+    (own / "stub.yaml").write_text(
+        "_target_: hydra_plugins.alpaca_jax.ClusterLauncher\nbackend: stub\nobjective: goodput.step\nmode: min\n"
+    )
     common = [f"dir={tmp_path}/sweep", "hydra/launcher=stub", "--config-dir", str(tmp_path / "own")]
     return lambda *words: cli.main(["train", "-m", *common, *words])
 

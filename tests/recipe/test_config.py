@@ -2,6 +2,7 @@
 
 import pytest
 
+from alpaca_jax import __main__ as cli
 from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
 from alpaca_jax.recipe.config import Stage
@@ -37,3 +38,19 @@ def test_settings_pass():
 def test_anything_else_is_refused(changes):
     with pytest.raises(UserError, match="stage takes no other argument|give the name of a folder|verb: input should be"):
         parse(Stage, STAGE | changes)
+
+
+def test_a_stage_refers_to_the_experiment_s_own_settings() -> None:
+    command = cli._parse(
+        [
+            "recipe",
+            "experiment=frontier_small",
+            "settings.davinci.records=x.json",
+            "settings.teacher=${settings.smollm2}",
+            "settings.records=8",
+        ]
+    )
+    stage = cli._config(command, cli._compose(command)).stages["train"]
+    settings = stage.command("frontier_small")
+    assert "data.records=runs/frontier_small/smollm2/records/records.jsonl" in settings and "data.limit=8" in settings
+    assert "model.architecture.vocab_size=49152" in settings and "epochs=8" in settings

@@ -10,7 +10,7 @@ import pytest
 from scripted_teacher import Reply, answer, error, scripted_teacher
 
 from alpaca_jax.errors import Lost, UserError
-from alpaca_jax.teacher import bounded
+from alpaca_jax.teacher import bounded, protocol, reply
 from alpaca_jax.teacher.bill import Bill, OverBudget
 from alpaca_jax.teacher.client import Client
 from alpaca_jax.teacher.config import Prices, TeacherConfig
@@ -78,7 +78,9 @@ def test_both_endpoints_send_what_was_asked_and_read_what_came(client):
 
 
 LOGPROBS = {
-    "chat": {"content": [{"token": "A", "logprob": -0.1, "bytes": [65], "top_logprobs": [{"token": " B", "logprob": -2.5}, {"token": "x"}]}]},
+    "chat": {
+        "content": [{"token": "A", "logprob": -0.1, "bytes": [65], "top_logprobs": [{"token": " B", "logprob": -2.5}, {"token": "x"}]}]
+    },
     "completions": {"tokens": ["A"], "token_logprobs": [-0.1], "top_logprobs": [{"A": -0.1, " B": -2.5, "y": None}], "text_offset": [0]},
 }
 
@@ -105,14 +107,10 @@ def test_log_probabilities_are_asked_for_where_they_are_wanted_and_read(client, 
     [None, [], "no", {"content": "no"}, {"content": [None, 1]}, {"content": [{"token": 1, "logprob": -1}]}, {"top_logprobs": [None]}]
     + [{"content": [{"token": "A", "logprob": value}]} for value in (None, "-1", True, 5.0, float("-inf"), float("nan"))],
 )
-def test_log_probabilities_that_are_none_are_left_out(client, logprobs):
-    def script(number, body):
-        made = answer("A", body)
-        made["choices"][0]["logprobs"] = logprobs
-        return Reply(made)
-
-    with scripted_teacher(script) as server:
-        found = ask(client(server.base_url), dataclasses.replace(CHAT, top_logprobs=5))
+def test_log_probabilities_that_are_none_are_left_out(logprobs):
+    made = answer("A", {"messages": []})
+    made["choices"][0]["logprobs"] = logprobs
+    found = reply.read(protocol.Reply(body=json.dumps(made).encode(), model="m", seconds=0.0), dataclasses.replace(CHAT, top_logprobs=5))
     assert found.text == "A" and found.top == ()
 
 

@@ -13,6 +13,7 @@ from alpaca_jax.evaluate.settings import Settings
 from alpaca_jax.report import Section
 from alpaca_jax.scores import prompts, runs
 from alpaca_jax.scores.answers import AnswerSet, gather, own
+from alpaca_jax.scores.answers.reference import REFERENCE
 from alpaca_jax.scores.loaded import Loaded
 from alpaca_jax.scores.prompts import PromptSet, listed
 from alpaca_jax.teacher.growing import growing
@@ -20,7 +21,7 @@ from alpaca_jax.terminal import Console
 
 NAME = "answers"
 OWN = {"before": "baseline", "after": "model"}  # the names of the sets that models in memory give
-RESERVED = (*OWN.values(), "reference")  # the last is what the file of prompts holds as answers
+RESERVED = (*OWN.values(), REFERENCE)
 SHOWN, LONGEST = 6, 800  # prompts on the page, and characters of an answer there
 
 

@@ -18,7 +18,7 @@ from alpaca_jax.report import Section
 from alpaca_jax.rundir import write_atomic, write_json
 from alpaca_jax.scores.answers import AnswerSet, file, gather
 from alpaca_jax.scores.answers.reference import REFERENCE, reference
-from alpaca_jax.scores.judge import page
+from alpaca_jax.scores.judge import difficulties, page
 from alpaca_jax.scores.judge.asking import Judge, folder_name
 from alpaca_jax.scores.judge.compare import compare
 from alpaca_jax.scores.judge.config import JudgeConfig
@@ -46,6 +46,8 @@ def wanted(config: Config, settings: Settings) -> bool:
                 raise UserError(f"compare.{setting}: there are no answers named {name!r}; give one of {', '.join(names)}")
     if "baseline" in (*config.compare.models, *config.compare.against) and config.baseline is None:
         raise UserError("compare: there is no baseline; give baseline=MODEL, or compare.against=[reference] or names of answers.others")
+    if config.compare.difficulties is not None:
+        difficulties.read(config.compare.difficulties, answers.prompt_set(config))
     with _named():
         prices(config.compare.teacher)
         if not _folder(config, config.compare).exists():
@@ -74,6 +76,7 @@ def conclude(context: Context, before: Any, after: Any) -> dict[str, Any]:
         context.console.print(line, highlight=False, soft_wrap=True)
 
     related = _related(context)
+    known = None if config.difficulties is None else difficulties.read(config.difficulties, whole)
     with _named(), growing(_folder(context.config, config)) as folder:
         made = compare(
             Judge(config, folder, say),
@@ -82,6 +85,7 @@ def conclude(context: Context, before: Any, after: Any) -> dict[str, Any]:
             [sets[name] for name in config.against],
             related,
             anchor=_anchor(sets, related.get("teacher")),
+            difficulties=known,
         )
     write_atomic(_path(context, PREFERENCES), "".join(json.dumps(line) + "\n" for line in made.lines()))
     write_json(_path(context, PER_ITEM), {asked.name: made.per_prompt()})

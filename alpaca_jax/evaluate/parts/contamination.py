@@ -24,8 +24,9 @@ from alpaca_jax.terminal import Console
 
 NAME = "contamination"
 SCORES = "per_item.json"  # what another part leaves in its folder: {set: {model: {id: score}}}
-WORST = 10
+WORST, SHOWN = 10, 12  # items on the page, and scores in the terminal
 LONGEST = 800  # characters of a text that is shown
+NOTHING = "Contamination: no training record could be read, so nothing is known of it."
 HEAD = ("set", "items", "equal", "13 words", "8 words", "ROUGE-L")  # in the order of RULES
 
 
@@ -142,19 +143,27 @@ def _cut(text: str) -> str:
 
 def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> None:
     """A row a set, and one a score that changes."""
+    for note in value["notes"]:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if not value["records"]:
+        console.print(NOTHING)
+        return
     table = Table(*HEAD, title=f"Touched by the {value['records']:,} training records", title_justify="left")
     for row in _rows(value):
         table.add_row(*row)
     console.print(table)
-    for note in value["notes"]:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
-    for line in value["scores"]:
-        if line["touched"]:
-            console.print(_in_words(line), highlight=False, markup=False, soft_wrap=True)
+    changed = _changed(value)
+    for line in changed[:SHOWN]:
+        console.print(_in_words(line), highlight=False, markup=False, soft_wrap=True)
+    if len(changed) > SHOWN:
+        console.print(f"and {len(changed) - SHOWN} scores more, on the page", highlight=False)
 
 
 def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]:
     """The counts, the scores with and without what is touched, and the worst items beside their records."""
+    title, lead = "Contamination", "How much of what is asked stands in the training records already, and the worst of it."
+    if not value["records"]:
+        return [Section(title, [report.Prose(text) for text in (*value["notes"], NOTHING)], lead)]
     caption = (
         f"Items that at least one of {value['records']:,} training records touches. Words are runs of letters and digits in lower case. "
         "Equal: the same words in instruction and input. In a row: anywhere in instruction, input or answer. ROUGE-L: of what is asked, "
@@ -162,18 +171,23 @@ def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]
     )
     blocks: list[report.Block] = [report.Table(HEAD, _rows(value), range(1, len(HEAD)), caption)]
     blocks += [report.Prose(note) for note in value["notes"]]
-    if value["scores"]:
+    if changed := _changed(value):
         head = ("part", "set", "model", "score", "rule", "items", "touched", "all", "without", "touched alone")
         rows = [
             [line["part"], line["set"], line["model"], line["metric"], IN_WORDS[line["rule"]], str(line["items"]), str(line["touched"])]
             + [_score(line[name]) for name in ("all", "without", "touched_alone")]
-            for line in value["scores"]
+            for line in changed
         ]
         blocks.append(report.Table(head, rows, range(5, len(head)), "Mean scores with and without the items that are touched."))
     worst = value["worst"]
     samples = [report.Sample(f"{each['set']}, {each['id']}: {_figures(each)}", [each["text"], each["record_text"]]) for each in worst]
     blocks.append(report.Samples(["asked", "training record"], samples))
-    return [Section("Contamination", blocks, "How much of what is asked stands in the training records already, and the worst of it.")]
+    return [Section(title, blocks, lead)]
+
+
+def _changed(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The scores with items that a rule touches."""
+    return [line for line in value["scores"] if line["touched"]]
 
 
 def _rows(value: dict[str, Any]) -> list[list[str]]:

@@ -42,7 +42,7 @@ def read(folder: Path, seed: int) -> Material:
     places = {name: gather.path(folder / ANSWERS, name) for pair in pairs for name in pair}
     sets = {name: file.read(place, whole, name, "dir").within(asked) for name, place in places.items()}
     chosen = [one for model, against in pairs for one in _questions(asked, sets[model], sets[against], seed)]
-    judged = _judged(folder / PREFERENCES)
+    judged = _judged(folder / PREFERENCES) if scores.get("compare") else {}  # else the file is of earlier models
     return Material(
         questions=tuple(question for question, _ in chosen if question.answers[0] != question.answers[1]),
         judged={question.key: judged[at] for question, number in chosen if (at := (*question.models, question.prompt, number)) in judged},

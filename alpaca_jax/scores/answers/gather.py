@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alpaca_jax import storage
-from alpaca_jax.errors import UserError
+from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.scores.answers import endpoint, file
 from alpaca_jax.scores.answers.answer import AnswerSet
 from alpaca_jax.scores.answers.config import AnswersConfig
@@ -41,29 +41,34 @@ class Others:
     failed: Mapping[str, str]
 
 
-def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Console) -> Others:
-    """The answers of `config.others` to the first `config.limit` prompts, each set also written into `folder` as NAME.jsonl.
+def one(name: str, config: AnswersConfig, prompts: PromptSet, folder: Path, console: Console) -> AnswerSet:
+    """The answers of `config.others[name]` to the first `config.limit` prompts, also written into `folder` as NAME.jsonl.
 
-    A file or an endpoint that can't be used is named and left out; the others go on.
+    A UserError, or Lost, where the file or the endpoint can't be used.
     """
-    made, failed, asked = list[AnswerSet](), dict[str, str](), prompts.first(config.limit)
-    for name, place in config.others.items():
+    place, asked = config.others[name], prompts.first(config.limit)
+    if not isinstance(place, str):
+        found = endpoint.answer(name, place, asked, config, folder / name, console)
+    elif storage.at(place).is_dir():
+        remedy = f"give the file of answers in it, or {{source: {place}}} where it is a model"
+        raise UserError(f"answers.others.{name}: {place} is a folder; {remedy}")
+    else:
+        found = file.read(place, prompts, name, f"answers.others.{name}").within(asked)
+    tell(found, console)
+    file.write(path(folder, name), found)
+    return found
+
+
+def others(config: AnswersConfig, prompts: PromptSet, folder: Path, console: Console) -> Others:
+    """The sets of all of `config.others`, as `one` makes them; one that can't be had is named and left out, and the others go on."""
+    made, failed = list[AnswerSet](), dict[str, str]()
+    for name in config.others:
         try:
-            if isinstance(place, str) and storage.at(place).is_dir():
-                remedy = f"give the file of answers in it, or {{source: {place}}} where it is a model"
-                raise UserError(f"answers.others.{name}: {place} is a folder; {remedy}")
-            if isinstance(place, str):
-                found = file.read(place, prompts, name, f"answers.others.{name}").within(asked)
-            else:
-                found = endpoint.answer(name, place, asked, config, folder / name, console)
-        except UserError as problem:
+            made.append(one(name, config, prompts, folder, console))
+        except (UserError, Lost) as problem:
             failed[name] = str(problem)
             path(folder, name).unlink(missing_ok=True)  # of an earlier run: nobody is to take them for these
             console.print(f"{name} is left out: {problem}", highlight=False, markup=False, soft_wrap=True, style="red")
-            continue
-        tell(found, console)
-        file.write(path(folder, name), found)
-        made.append(found)
     return Others(tuple(made), failed)
 
 

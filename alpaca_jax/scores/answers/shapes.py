@@ -38,7 +38,8 @@ def item(value: Any) -> Item:
     id, instruction, input = identity(value), value.get("instruction"), value.get("input")
     if instruction is None and "text" in value and any(isinstance(value.get(name), str) for name in OUTPUTS[:-1]):
         instruction = value["text"]
-    instruction = instruction if isinstance(instruction, str) else value.get("prompt")
+    if instruction is None and not id:  # beside an id it may be the prompt as a template rendered it
+        instruction = value.get("prompt")
     instruction = instruction if isinstance(instruction, str) else ""
     if not id and not instruction:
         raise ValueError(f"it says neither by id nor by instruction which prompt it answers (it has: {', '.join(map(str, value))})")

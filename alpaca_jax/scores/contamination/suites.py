@@ -21,7 +21,7 @@ def items(result: Result) -> Iterator[Item]:
         seen = set[str]()
         for sample in lines(samples):
             id = str(sample.get("doc_id"))
-            if id not in seen and (text := _text(sample.get("doc"))):
+            if id not in seen and (text := _text(sample.get("doc", sample))):
                 seen.add(id)
                 yield Item(task, id, text)
 

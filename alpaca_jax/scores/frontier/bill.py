@@ -86,6 +86,11 @@ def _recorded(run: Run, source: Source, config: FrontierConfig) -> Item:
     found: tuple[str, Recorded] | None = next(
         ((name, one) for name, one in config.teachers.items() if one.records == source.records.name), None
     )
+    if found is None and not source.records.exists():
+        raise PriceMissing(
+            f"what the records {source.records} cost isn't known: they aren't there, nor the manifest.json beside them. Start from the "
+            "folder in which the runs were started, or name their teacher's prices in frontier.teachers"
+        )
     if found is None:
         raise PriceMissing(
             f"what the records in {source.records.name} cost isn't known: they have no manifest.json. Give the teacher's prices, as in "

@@ -137,13 +137,15 @@ def _read(name: str, folder: Path, swept: Mapping[str, str]) -> Run:
     summary, scores = (
         documents.json_object(documents.read(path), str(path)) for path in (folder.joinpath(*parts) for parts in (SUMMARY, SCORES))
     )
-    run = runs.at(folder)
-    if run is None:
-        raise UserError(f"{folder / 'train'} has no {runs.CONFIG}, which says what was trained")
-    return Run(name, folder, swept, run.config, summary, scores, tuple(_source(Path(place)) for place in run.records().values()))
+    path = folder / SUMMARY[0] / runs.CONFIG  # whether its checkpoints are there still doesn't matter here
+    run = runs.Run(path.parent, mapping(documents.yaml_value(documents.read(path), str(path))))
+    return Run(name, folder, swept, run.config, summary, scores, tuple(_source(Path(place), folder) for place in run.records().values()))
 
 
-def _source(place: Path) -> Source:
+def _source(place: Path, folder: Path) -> Source:
+    """The records at a place that a run names; a relative one may have been meant from where the run was started, above its folder."""
+    if not place.is_absolute() and not place.exists():
+        place = next((above / place for above in folder.absolute().parents if (above / place).exists()), place)
     file = place / records.FILE if place.is_dir() else place
     manifest = file.with_name(records.MANIFEST)
     return Source(file, Manifest.read(manifest) if manifest.is_file() else None)

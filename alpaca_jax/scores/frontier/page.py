@@ -13,10 +13,10 @@ from alpaca_jax.scores.frontier.drawing import Frontier, Picture, Point
 from alpaca_jax.scores.frontier.halving import money
 from alpaca_jax.scores.frontier.quality import Quality
 
-PLACES = {"front": "on the front", "tied": "can't be told from it", "behind": "behind"}
+PLACES = {"front": "on the front", "tied": "can't be told from it", "behind": "behind it"}
 READING = (
-    "A run is on the front if every run that costs as much or less is worse. One behind it can't be told from it if the 95% interval of its "
-    "difference from the best front run within its dollars holds 0, paired over the held-out examples where both runs have theirs."
+    "A run is on the front if every run that costs as much or less is worse. One behind it can't be told from it if the 95% interval of "
+    "its difference from the best front run within its dollars holds 0, paired over the held-out examples where both runs have theirs."
 )
 CHARGED = (
     "Teacher: what its answers cost, in the proportion in which the run used its records. Teacher's machine and training: hours from the "
@@ -25,19 +25,19 @@ CHARGED = (
 )
 
 
-def build(name: str, frontier: Frontier, facts: Sequence[str] = ()) -> str:
-    """Returns the page as HTML."""
+def build(name: str, frontier: Frontier, plots: Sequence[report.Plot]) -> str:
+    """Returns the page as HTML; `plots` are those of its pictures."""
     sections = [Section("", [Cards(_cards(frontier))])]
-    sections += [_picture(picture) for picture in frontier.pictures]
+    sections += [_picture(picture, drawn) for picture, drawn in zip(frontier.pictures, plots, strict=True)]
     sections += [_bills(frontier), _basis(frontier)]
     if frontier.left_out:
         rows = [[one.name, one.why] for one in frontier.left_out]
         sections.append(Section("What is left out", [report.Table(["run", "why"], rows)]))
     subtitle = frontier.pictures[0].halving.sentence if frontier.pictures else "No run has both a price and a figure to compare."
-    return report.render(f"{name}: dollars against quality", subtitle, [each for each in sections if each.blocks], facts)
+    return report.render(f"{name}: dollars against quality", subtitle, [each for each in sections if each.blocks])
 
 
-def plot(picture: Picture, caption: str = "") -> report.Plot:
+def plot(picture: Picture) -> report.Plot:
     """Returns the picture: one marker a run, its interval, and the front as a line of steps."""
     points = [
         report.Point(
@@ -47,13 +47,14 @@ def plot(picture: Picture, caption: str = "") -> report.Plot:
             group=f"taught by {point.teacher}",
             kind=point.run.student,
             text=f"{point.run.records:,}",
-            open=placed.place == "behind",
+            state=PLACES[placed.place],
         )
         for point, placed in zip(picture.points, picture.placed, strict=True)
     ]
     y_label = picture.kind.label + (f" ({picture.kind.unit})" if picture.kind.unit else "")
-    scatter = report.Scatter(points, "dollars a run", y_label, picture.along, "the front", "behind the front")
-    return report.scatter(scatter, caption)
+    scatter = report.Scatter(points, "dollars a run", y_label, picture.along, "the front", list(PLACES.values()))
+    lower = "lower is better" if picture.kind.lower else "higher is better"
+    return report.scatter(scatter, f"The number of records stands beside each run; bars are 95% intervals; {lower}.")
 
 
 def terminal(picture: Picture) -> Terminal:
@@ -93,18 +94,23 @@ def _cards(frontier: Frontier) -> list[Card]:
     ]
 
 
-def _picture(picture: Picture) -> Section:
+def _picture(picture: Picture, drawn: report.Plot) -> Section:
     rows = []
     for point, placed in _by_dollars(picture):
         gap = "" if placed.gap is None else f"{placed.gap:.3f}" + (f" \u00b1 {placed.stderr:.3f}" if placed.stderr is not None else "")
-        cells = [point.run.name, point.run.student, point.teacher, f"{point.run.records:,}", money(point.bill.dollars)]
-        rows.append([*cells, _figure(point.qualities[picture.kind]), PLACES[placed.place], gap])
-    head = ["run", "student", "teacher", "records", "dollars", picture.kind.label, "place", "worse by"]
+        cells = [
+            point.run.name,
+            point.run.student,
+            point.teacher,
+            PLACES[placed.place],
+            f"{point.run.records:,}",
+            money(point.bill.dollars),
+        ]
+        rows.append([*cells, _figure(point.qualities[picture.kind]), gap])
+    head = ["run", "student", "teacher", "place", "records", "dollars", picture.kind.label, "worse by"]
     caption = "\u00b1 is a standard error. Worse by: than the best front run within the same dollars."
-    table = report.Table(head, rows, numbers=(3, 4, 5, 7), caption=caption)
-    lower = "lower is better" if picture.kind.lower else "higher is better"
-    figure = plot(picture, f"The number of records stands beside each run; bars are 95% intervals; {lower}.")
-    return Section(f"Dollars against {picture.kind.label}", [figure, Prose(picture.halving.sentence), table], READING)
+    table = report.Table(head, rows, numbers=(4, 5, 6, 7), caption=caption)
+    return Section(f"Dollars against {picture.kind.label}", [drawn, Prose(picture.halving.sentence), table], READING)
 
 
 def _bills(frontier: Frontier) -> Section:

@@ -97,7 +97,8 @@ class Judge:
         Lost if the judge is gone; UserError if it refuses or answers with nothing that is a verdict. What was paid for is in the log then.
         """
         choice = choices.kept(self.folder, self.config)
-        self._say(self.announcement(self.estimate(pairs, choice or choices.OF_MODE.get(self.config.mode, choices.LOGPROBS)), about))
+        guess = choice or (choices.LOGPROBS if self.config.mode == "auto" else choices.OF_MODE[self.config.mode])
+        self._say(self.announcement(self.estimate(pairs, guess), about))
         stopped_by = ""
         if choice is None or any(map(self._open, self._places(pairs, choice), [choice] * len(pairs))):
             choice, stopped_by = self._ask(pairs, choice)

@@ -63,10 +63,7 @@ class Fought:
 
 
 def bouts(prompts: PromptSet, model: AnswerSet, against: AnswerSet) -> list[Bout]:
-    """All of two sets, seed after seed, so that a budget that ends early has been spent on all prompts alike.
-
-    Where one has fewer answers to a prompt than the other, they meet several.
-    """
+    """All of two sets, seed after seed; where one has fewer answers to a prompt than the other, they meet several."""
     made = []
     for seed in range(max(model.seeds, against.seeds)):
         for prompt in prompts:

@@ -11,7 +11,7 @@ from alpaca_jax.scores.judge import prompt
 from alpaca_jax.scores.judge.asking import Judge, Judged
 from alpaca_jax.scores.judge.bouts import Bout, Fought, bouts, fought, lengths, to_ask
 from alpaca_jax.scores.prompts import PromptSet
-from alpaca_jax.scores.statistics import Difficulties, Flag, Position, Vote
+from alpaca_jax.scores.statistics import Difference, Difficulties, Flag, Position, Vote
 from alpaca_jax.scores.statistics.estimate import LEVEL, Estimate, two_sided
 
 BY_POSITION = 1.5  # logits, from which on a judge is said to answer by position: odds of 4.5 to 1
@@ -51,7 +51,8 @@ def compare(
     that a ranking of more than two is anchored at.
     """
     meetings = [(model, other) for other in against for model in models if model.name != other.name]
-    all_bouts = [bout for model, other in meetings for bout in bouts(prompts, model, other)]
+    # Seed after seed, so that a budget that ends early was spent on all prompts alike.
+    all_bouts = sorted((bout for model, other in meetings for bout in bouts(prompts, model, other)), key=lambda bout: bout.seed)
     pairs = to_ask(all_bouts)
     judged = judge.judge(pairs, _about(prompts, meetings, all_bouts)) if pairs else None
     done = list(fought(all_bouts, judged.verdicts if judged else ()))
@@ -104,7 +105,7 @@ def _comparison(
         "position": dataclasses.asdict(place),
         "length_controlled": dataclasses.asdict(controlled),
         "difference": dataclasses.asdict(difference) if difference else None,
-        "p_value": _p_value(place.corrected or place.plain),
+        "p_value": _p_value(place.corrected or place.plain, difference),
         "p_adjusted": None,
         "verdict": dataclasses.asdict(statistics.verdict_of_rate(place if place.plain else rate, names)),
     }
@@ -129,10 +130,12 @@ def _by_prompt(done: Sequence[Fought]) -> dict[str, float]:
     return statistics.by_prompt([each.preference for each in done], [each.bout.prompt.id for each in done])
 
 
-def _p_value(estimate: Estimate | None) -> float | None:
-    """That of the win rate being 50."""
-    if estimate is None or not estimate.standard_error:
+def _p_value(estimate: Estimate | None, difference: Difference | None) -> float | None:
+    """That of the win rate being 50; the sign test's where all prompts say the same, so that there is no standard error."""
+    if estimate is None or estimate.standard_error is None or difference is None:
         return None
+    if estimate.standard_error == 0:
+        return difference.sign.p_value
     return two_sided((estimate.value - 50) / estimate.standard_error)
 
 
@@ -149,25 +152,23 @@ def _adjust(found: Sequence[dict[str, Any]]) -> None:
 
 def _paired(models: Sequence[AnswerSet], against: Sequence[AnswerSet], done: Sequence[Fought]) -> list[dict[str, Any]]:
     """The difference of each two models that met the same other one, on the prompts of both."""
-    found = []
+    pairs = list[tuple[str, str, str, Difference]]()
     for other in against:
         met = {model.name: preferences for model in models if (preferences := _by_prompt(_of(done, model, other)))}
         names = list(met)
         for place, one in enumerate(names):
             for two in names[place + 1 :]:
-                if not met[one].keys() & met[two].keys():
-                    continue
-                difference = statistics.paired(met[one], met[two])
-                said = {"a": one, "b": two, "against": other.name, "p_value": difference.p_value, "p_adjusted": None}
-                found.append(said | {"difference": dataclasses.asdict(difference), "verdict": statistics.verdict(difference, (one, two))})
-    p_values = statistics.holm([each["p_value"] for each in found if each["p_value"] is not None])
-    for each, adjusted in zip((each for each in found if each["p_value"] is not None), p_values, strict=True):
-        each["p_adjusted"] = adjusted
-    for each in found:
-        if len(p_values) > 1 and each["p_adjusted"] is not None and each["p_adjusted"] >= LEVEL and each["verdict"].word != "can't tell":
-            each["verdict"] = dataclasses.replace(each["verdict"], word="can't tell")
-        each["verdict"] = dataclasses.asdict(each["verdict"])
-    return found
+                if met[one].keys() & met[two].keys():
+                    pairs.append((one, two, other.name, statistics.paired(met[one], met[two])))
+    tested = [difference.p_value for *_, difference in pairs if difference.p_value is not None]
+    adjusted = iter(statistics.holm(tested))
+    return [_difference(*pair, None if pair[3].p_value is None else next(adjusted)) for pair in pairs]
+
+
+def _difference(one: str, two: str, against: str, difference: Difference, adjusted: float | None) -> dict[str, Any]:
+    said = statistics.verdict(difference, (one, two), adjusted)
+    head = {"a": one, "b": two, "against": against, "p_value": difference.p_value, "p_adjusted": adjusted}
+    return head | {"difference": dataclasses.asdict(difference), "verdict": dataclasses.asdict(said)}
 
 
 def _ranking(done: Sequence[Fought], names: Sequence[str], anchor: str, judge: Judge) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ class JudgeConfig:
     max_dollars: Nonnegative | None = 5.0  # for all verdicts of this judge in this folder; null: no limit
     max_tokens: Positive | None = None  # of a verdict; null: by the mode. A judge that reasons needs thousands
     temperature: Annotated[float, Range(0, 100)] = 0.0
+    difficulties: str | None = None  # AlpacaEval's df_gamed.csv, or a file with an id and a difficulty a line
     retries: Natural = 2  # of a verdict that can't be read, each with another seed
 
     def __post_init__(self) -> None:

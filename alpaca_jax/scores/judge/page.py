@@ -9,15 +9,17 @@ from alpaca_jax import report
 from alpaca_jax.report import Bar, Bars, Block, Prose, Section
 from alpaca_jax.terminal import Console
 
-HEAD = ("model", "against", "prompts", "win rate", "position taken out", "position", "length-controlled", "won", "tied", "lost")
+HEAD = ("model", "against", "prompts", "won", "tied", "lost", "win rate", "position", "position taken out", "length-controlled")
 NUMBERS = range(2, len(HEAD))
 
 
 def show(value: dict[str, Any], console: Console) -> None:
     """Prints the table, the verdicts in words, what should make a reader doubt, and the bill."""
-    table = Table(*HEAD, title=title(value), title_justify="left")
-    for each in value["comparisons"]:
-        table.add_row(*_row(each))
+    table = Table("", *(f"{each['model']} against {each['against']}" for each in value["comparisons"]), title_justify="left")
+    rows = [_row(each) for each in value["comparisons"]]
+    for place in range(2, len(HEAD)):
+        table.add_row(HEAD[place], *(row[place] for row in rows))
+    console.print(f"{title(value)}:", highlight=False, soft_wrap=True)
     console.print(table)
     for line in (*_sentences(value), *remarks(value), bill(value)):
         console.print(line, highlight=False, soft_wrap=True)
@@ -75,9 +77,7 @@ def bill(value: dict[str, Any]) -> str:
     bill = value["bill"]
     tokens = bill["prompt_tokens"] + bill["completion_tokens"]
     doubtful = f" (and up to {bill['doubtful_dollars']:.4f} for requests without an answer)" if bill["doubtful_dollars"] else ""
-    return (
-        f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens, {bill['dollars']:.4f} dollars{doubtful}."
-    )
+    return f"All verdicts of this judge here: {bill['requests']} requests, {tokens:,} tokens, {bill['dollars']:.4f} dollars{doubtful}."
 
 
 def _sentences(value: dict[str, Any]) -> list[str]:
@@ -89,8 +89,9 @@ def _row(each: dict[str, Any]) -> list[str]:
     if not each["rate"]:
         return head + [""] * (len(HEAD) - len(head))
     rate, place, length = each["rate"], each["position"], each["length_controlled"]
-    shown = (_with_error(rate["estimate"]), _interval(place["corrected"]), _interval(place["logit"], 2), _with_error(length["estimate"]))
-    return [*head, *shown, *(str(rate[name]) for name in ("wins", "ties", "losses"))]
+    counts = [str(rate[name]) for name in ("wins", "ties", "losses")]
+    positions = [_interval(place["logit"], 2), _interval(place["corrected"])]
+    return [*head, *counts, _with_error(rate["estimate"]), *positions, _with_error(length["estimate"])]
 
 
 def _bars(each: dict[str, Any]) -> list[Bar]:

@@ -59,6 +59,8 @@ def _instances(item: Mapping[str, Any]) -> list[Prompt]:
 
 def _turns(item: Mapping[str, Any]) -> Prompt:
     turns = item["turns"]
+    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):  # Arena-Hard's
+        turns = [turn.get("content") for turn in turns]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
         raise ValueError("turns must be a list of what the user says, texts that aren't empty")
     return Prompt.of(

@@ -20,7 +20,7 @@ class Flag:
 def answer_flags(name: str, answers: Sequence[str], labels: Sequence[str] = ("A", "B")) -> tuple[Flag, ...]:
     """The flags of one model's answers to different prompts: (nearly) one answer throughout, empty ones, ones that name the judge's labels.
 
-    A constant answer that no prompt asked for reached 86.5% on AlpacaEval 2's leaderboard (Zheng et al. 2024, arXiv 2410.07137).
+    A constant answer reached a length-controlled win rate of 86.5 on AlpacaEval 2 (Zheng et al. 2024, arXiv 2410.07137).
     """
     if not answers:
         return ()
@@ -45,10 +45,8 @@ def names_a_label(answer: str, labels: Sequence[str]) -> bool:
     """Whether an answer speaks of itself or the other by a label, as in "Answer A is better"; a bare letter doesn't count."""
     alternatives = "|".join(re.escape(label) for label in labels)
     noun = r"(?:answer|assistant|response|output|model|option|candidate)"
-    return (
-        re.search(rf"\b{noun}\s*[\"'(\[*]*(?:{alternatives})[\"')\]*]*(?:\s+(?:is|was|wins|should|better|over)\b)", answer, re.IGNORECASE)
-        is not None
-    )
+    spoken_of = rf"\b{noun}\s*[\"'(\[*]*(?:{alternatives})[\"')\]*]*\s+(?:is|was|wins|should|better|over)\b"
+    return re.search(spoken_of, answer, re.IGNORECASE) is not None
 
 
 def judge_flags(judge: str, others: Mapping[str, str]) -> tuple[Flag, ...]:
@@ -89,6 +87,6 @@ def family(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A model's name without its owner, case and date, so that `openai/gpt-4o-2024-08-06` is `gpt-4o`."""
-    bare = name.rsplit("/", 1)[-1].lower().strip()
+    """A model's name without its owner, case and date, so that `openai/gpt-4o-2024-08-06` is `gpt-4o`; a longer path stays whole."""
+    bare = (name.rsplit("/", 1)[-1] if name.count("/") == 1 else name).lower().strip()
     return re.sub(r"[-_@:](?:20\d{2}-?\d{2}-?\d{2}|latest)$", "", bare)

@@ -80,29 +80,27 @@ def length_controlled(
     left_out = tuple(sorted(set(preferences) - set(used)))
     method: Method = "length only" if not difficulties else "AlpacaEval 2" if difficulties.gamed else "AlpacaEval 2 without gamed baselines"
     y, deltas = np.array([preferences[prompt] for prompt in used]), np.array([lengths[prompt][1] - lengths[prompt][0] for prompt in used])
+
+    def without_fit(note: str, estimate: Estimate | None = None) -> LengthControlled:
+        return LengthControlled(estimate, method, note, None, None, None, len(used), left_out)
+
     if len(used) and not deltas.any():
-        return LengthControlled(
-            of_mean(100 * y), method, "the answers are equally long: this is the plain win rate", 0.0, None, None, len(used), left_out
-        )
-    reason = _unfit(y, deltas)
-    if reason:
-        return LengthControlled(None, method, reason, None, None, None, len(used), left_out)
+        return without_fit("the answers are equally long: this is the plain win rate", of_mean(100 * y))
+    if reason := _unfit(y, deltas):
+        return without_fit(reason)
     columns = [np.tanh(deltas / deltas.std(ddof=1)), np.ones(len(used))]
     if difficulties:
         columns.insert(1, np.array([difficulties.values[prompt] for prompt in used]))
     features = np.stack(columns, axis=1)
     solved = fit(features, y, *_extra(difficulties))
     if solved is None:
-        return LengthControlled(
-            None, method, "the preferences are separated by length: no fit exists", None, None, None, len(used), left_out
-        )
+        return without_fit("the preferences are separated by length, or difficulty doesn't vary: no fit exists")
     at_no_difference = features * (np.arange(features.shape[1]) > 0)
     predicted = 100 * expit(at_no_difference @ solved.weights)
     weights = [float(weight) for weight in solved.weights]
-    estimate = of_mean(predicted) if difficulties else _constant(solved.weights[-1], solved.sandwich(np.arange(len(used)))[-1, -1])
-    return LengthControlled(
-        estimate, method, NOTES[method], weights[0], weights[1] if difficulties else None, weights[-1], len(used), left_out
-    )
+    estimate = of_mean(predicted) if difficulties else _constant(weights[-1], solved.sandwich()[-1, -1])
+    difficulty = weights[1] if difficulties else None
+    return LengthControlled(estimate, method, NOTES[method], weights[0], difficulty, weights[-1], len(used), left_out)
 
 
 def _unfit(preferences: np.ndarray, deltas: np.ndarray) -> str:

@@ -20,8 +20,7 @@ class Fit:
     scores_NF: np.ndarray
 
     def sandwich(self, *clusterings: np.ndarray) -> np.ndarray:
-        """The covariance of the weights where rows of one cluster depend on each other (Liang and Zeger 1986), without small-sample
-        factors.
+        """The covariance of the weights where rows of one cluster depend on each other (Liang and Zeger 1986), with no small-sample factor.
 
         With two clusterings rows depend on each other that share either (Cameron, Gelbach and Miller 2011); what the second adds to the
         first is kept where it is positive, so that a few clusters which agree by chance can't make errors smaller. With none, rows are
@@ -50,7 +49,7 @@ def fit(
     more_sums_F: np.ndarray | None = None,
     more_weight: float = 0.0,
 ) -> Fit | None:
-    """The maximum of the mean log likelihood, None where there is none (separation).
+    """The maximum of the log likelihood, None where there is none (separation).
 
     `more_MF` are further rows that weigh `more_weight` each, of whose y only the sums of row times y are known.
     """

@@ -107,7 +107,7 @@ def _spread(cells: Table) -> tuple[float, np.ndarray]:
 
     solved = root(distance, _start(cells), jac=True, tol=1e-12)
     rates, slopes = _rates(solved.x, position)
-    # Rows: both, neither, position as functions of mean, log deviation and position; the last row is the rate itself.
+    # How both, neither and position move with mean, log deviation and position; backwards, how the rate moves with those three.
     system = np.vstack([slopes[:2], [0, 0, 1]])
     by_moment = np.linalg.solve(system.T, slopes[2])
     return float(rates[2]), np.array([by_moment[0], 0, 0, by_moment[1]]) + by_moment[2] * _position_slopes(cells)

@@ -44,9 +44,8 @@ def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[
     """
     rows = _Rows.made(preferences, prompts, model_first, asked)
     if not rows.complete:
-        return Position(
-            None, None, None, None, rows.kind, "no prompt has a readable verdict in both orders", None, None, 0, rows.incomplete
-        )
+        reason = "no prompt has a readable verdict in both orders"
+        return Position(None, None, None, None, rows.kind, reason, None, None, prompts=0, incomplete=rows.incomplete)
     first, second = (order.means(order.preferences) for order in (rows.first, rows.second))
     equal = rows.equal_shares
     plain = np.concatenate([50 * (first + second) * (1 - equal) + 50 * equal, np.full(rows.unasked, 50.0)])
@@ -54,7 +53,7 @@ def position(preferences: Values, prompts: Sequence[str], model_first: Sequence[
     same = float(100 * np.mean(np.sign(first - 0.5) == np.sign(second - 0.5))) if len(first) else None
     found, limits, reason = _take_out(rows, first, second)
     return Position(
-        logit=None if found is None else with_error(found.logit, found.logit_error),
+        logit=None if found is None else with_error(found.logit, found.logit_error, len(first) - 1),
         plain=of_mean(np.sort(plain)),
         corrected=None if found is None else _with_ties(found, rows.judged_share, rows.complete),
         bounds=limits,
@@ -150,4 +149,4 @@ def _with_ties(found: Corrected, judged_share: float, prompts: int) -> Estimate:
         return with_error(rate, None)
     # Another draw of prompts has other ties: at most the variance of a share.
     between = judged_share * (1 - judged_share) / prompts * (found.rate - 0.5) ** 2
-    return with_error(rate, 100 * float(np.sqrt((judged_share * found.rate_error) ** 2 + between)))
+    return with_error(rate, 100 * float(np.sqrt((judged_share * found.rate_error) ** 2 + between)), prompts - 1)

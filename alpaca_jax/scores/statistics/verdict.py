@@ -34,14 +34,17 @@ def verdict(difference: Difference, names: tuple[str, str] = ("a", "b"), p_value
 
 
 def verdict_of_rate(rate: Rate | Position, names: tuple[str, str] = ("the model", "the baseline")) -> Verdict:
-    """Whether the model is better than the baseline: its win rate, with position taken out where that was possible, against 50."""
+    """Whether the model is better than the baseline: its win rate, with position taken out where that was possible, against 50.
+
+    Fewer than six prompts that are decided tell nothing, as in `verdict`.
+    """
     if isinstance(rate, Position):
-        estimate, decided = rate.corrected or rate.plain, None
+        estimate, decided = rate.corrected or rate.plain, rate.prompts
     else:
         estimate, decided = rate.estimate, rate.wins + rate.losses
     if estimate is None:
         return Verdict("can't tell", f"Nothing can be said about {names[0]} and {names[1]}: there is no readable verdict.", None)
-    enough = decided is None or 2.0 ** (1 - decided) < LEVEL
+    enough = 2.0 ** (1 - decided) < LEVEL
     margin = Estimate(
         estimate.value - 50, estimate.standard_error, *(None if end is None else end - 50 for end in (estimate.low, estimate.high))
     )

@@ -54,7 +54,7 @@ def sections(value: Mapping[str, Any]) -> list[Section]:
             caption = f"{name}: {facts(suite['facts']['after'])}."
             blocks.append(Table(columns, [cells(row, columns) for row in suite["rows"]], numbers, caption))
         if suite["error"]:
-            blocks.append(Prose(f"{name}: {suite['error']}"))
+            blocks.append(Prose(suite["error"]))
     lead = "Questions whose answers can be checked. The standard error of a difference is over the same questions, paired."
     return [Section("Suites", blocks, lead)] if blocks else []
 

@@ -1,10 +1,10 @@
 """What came of a suite: the harness's own files, read back as the rows that people know and the value of each question."""
 
 import dataclasses
+import datetime
 import json
 import math
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def of(raw: Mapping[str, Any], facts: Mapping[str, Any], file: str = "") -> Resu
 
 def write(folder: RunDir, place: tuple[str, ...], raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
     """Writes results_DATE.json and a samples_TASK_DATE.jsonl for each task into `place`, as the harness does; the first, last."""
-    date = time.strftime("%Y-%m-%dT%H-%M-%S")
+    date = datetime.datetime.now().isoformat().replace(":", "-")
     for task, samples in raw["samples"].items():
         text = "".join(f"{json.dumps(_plain(_sample(sample)), ensure_ascii=False)}\n" for sample in samples)
         write_atomic(folder.path(*place, f"samples_{_safe(task)}_{date}.jsonl"), text)

@@ -11,9 +11,10 @@ import pytest
 from alpaca_jax import lock
 from alpaca_jax.config import parse
 from alpaca_jax.errors import UserError
+from alpaca_jax.evaluate import page
 from alpaca_jax.evaluate.config import Config
 from alpaca_jax.evaluate.context import Context
-from alpaca_jax.evaluate.parts import people
+from alpaca_jax.evaluate.parts import answers, people
 from alpaca_jax.evaluate.run import run
 from alpaca_jax.evaluate.settings import settle
 from alpaca_jax.evaluate.vote import material
@@ -31,15 +32,13 @@ def configured(folder, **more):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """`dir/evaluate` after the part answers, and a judge's preferences: four prompts, two models, one equal answer, one missing."""
     place = tmp_path / "prompts.jsonl"
     place.write_text("".join(json.dumps({"id": f"task_{n}", "instruction": f"Do thing {n}."}) + "\n" for n in range(4)))
     asked = prompts.read(str(place))
     texts = {"student": ["one", "the same", "three", "four"], "teacher": ["uno is longer", "the same", "tres is longer"]}
-    sets = [
-        AnswerSet.of(name, name, asked, {f"task_{n}": [Answer(text)] for n, text in enumerate(answers)}) for name, answers in texts.items()
-    ]
+    sets = [AnswerSet.of(name, name, asked, {f"task_{n}": [Answer(text)] for n, text in enumerate(said)}) for name, said in texts.items()]
     for each in sets:
         file.write(tmp_path / f"{each.name}.jsonl", each)
     made = tmp_path / "run" / "evaluate"
@@ -47,6 +46,9 @@ def folder(tmp_path):
     run(configured(made, parts=["answers"], answers={"prompts": str(place), "others": others}))
     lines = [Fought(bout, Verdict(0.4), Verdict(0.1)).line() for bout in bouts(asked, *sets) if bout.prompt.id != "task_2"]
     write_atomic(made / "compare" / "preferences.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    compared = {"compare": {"comparisons": [{"model": "student", "against": "teacher"}]}}
+    write_json(made / "scores.json", read_json(made / "scores.json") | compared)
+    monkeypatch.setattr(page, "PARTS", (answers, people))  # a judge's own section needs more of its value
     return made
 
 
@@ -67,9 +69,19 @@ def test_what_a_judge_compared_is_what_people_compare(folder):
     assert (read.anchor, read.judged) == ("student", {})
 
 
+def test_what_a_judge_said_of_earlier_models_counts_no_more(folder):
+    scores = read_json(folder / "scores.json")
+    del scores["compare"]  # as `score` does where the model is another
+    write_json(folder / "scores.json", scores)
+    read = material.read(folder, 0)
+    assert [question.models for question in read.questions] == [("student", "teacher")] * 2
+    assert read.judged == {}
+
+
 def test_too_little_to_vote_on(folder):
     scores = read_json(folder / "scores.json")
     scores["answers"]["sets"].pop()
+    del scores["compare"]
     write_json(folder / "scores.json", scores)
     with pytest.raises(UserError, match="has the answers of student alone; people compare two models"):
         material.read(folder, 0)

@@ -117,10 +117,13 @@ def test_one_that_can_t_be_used_is_left_out_and_named_and_the_others_go_on(tmp_p
     (tmp_path / "bad.jsonl").write_text('{"id": "q1", "output": "x"}')
     (tmp_path / "answers").mkdir()
     (tmp_path / "answers" / "bad.jsonl").write_text("of an earlier run")
-    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("bad", "missing", "good")}
+    files: dict[str, str | TeacherConfig] = {name: str(tmp_path / f"{name}.jsonl") for name in ("bad", "missing")}
+    files |= {"nobody": TeacherConfig(base_url="http://127.0.0.1:9/v1", model="m", free=True, max_retries=0)}
+    files |= {"folder": str(tmp_path), "good": str(tmp_path / "good.jsonl")}
     said = io.StringIO()
     found = gather.others(AnswersConfig(prompts="set.jsonl", others=files), ASKED, tmp_path / "answers", Console(file=said, width=500))
     assert [each.name for each in found.sets] == ["good"]
     assert "answers other prompts" in found.failed["bad"] and "there is no file" in found.failed["missing"]
     assert "bad is left out: answers.others.bad: " in said.getvalue()
-    assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["good.jsonl"]
+    assert "can't be reached" in found.failed["nobody"] and "{source: " in found.failed["folder"]
+    assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["good.jsonl", "nobody"]  # with its log

@@ -42,10 +42,11 @@ def test_mt_bench_has_follow_up_turns_and_vicuna_a_text(tmp_path):
     items = [
         {"question_id": 81, "category": "writing", "turns": ["Write a post.", "Now shorter."]},
         {"question_id": 1, "text": "How?", "category": "generic"},
+        {"question_id": "6f", "turns": [{"content": "Arena?"}]},
     ]
-    mt, vicuna = prompts.read(written(tmp_path, items))
+    mt, vicuna, arena = prompts.read(written(tmp_path, items))
     assert (mt.id, mt.turns, mt.source) == ("81", ("Write a post.", "Now shorter."), {"category": "writing"})
-    assert (vicuna.id, vicuna.turns) == ("1", ("How?",))
+    assert (vicuna.id, vicuna.turns, arena.turns) == ("1", ("How?",), ("Arena?",))
 
 
 def test_records_conversations_and_plain_texts(tmp_path):

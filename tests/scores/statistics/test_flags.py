@@ -40,6 +40,7 @@ def test_a_judge_that_is_the_teacher_or_of_its_family_is_flagged():
     assert same.kind == "the judge is the teacher"
     [kin] = judge_flags("gpt-4.1", {"teacher": "text-davinci-003", "model": "alpaca-7b"})
     assert kin.kind == "the judge is of the teacher's family" and "(GPT)" in kin.sentence
+    assert judge_flags("runs/one/hf", {"teacher": "runs/two/hf"}) == (), "two folders are two models"
     assert judge_flags("claude-3-5-sonnet", {"teacher": "gpt-4o", "model": "some-student"}) == ()
 
 

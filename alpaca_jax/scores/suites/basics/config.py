@@ -31,7 +31,8 @@ class BasicsConfig:
     def __post_init__(self) -> None:
         for name in self.categories:
             if name not in CATEGORIES:
-                raise ValueError(f"categories={name}: there is no such category{suggestion(name, CATEGORIES)}; give {', '.join(CATEGORIES)}")
+                near = suggestion(name, CATEGORIES)
+                raise ValueError(f"categories={name}: there is no such category{near}; give {', '.join(CATEGORIES)}")
         if not (self.generate if self.metric in GENERATED else self.choose):
             needed = "generate" if self.metric in GENERATED else "choose"
             raise ValueError(f"metric={self.metric} needs {needed}=true; give another metric, or {needed}=true")

@@ -49,10 +49,11 @@ def strict(question: Question, text: str) -> bool:
 
 
 def lenient(question: Question, text: str) -> bool:
-    """Returns whether `text` gives the answer, whatever stands around it. One that gives a wrong choice as well, or repeats the prompt, doesn't.
+    """Returns whether `text` gives the answer, whatever stands around it, and neither a wrong choice as well nor merely the prompt again.
 
-    A number: the last one in the first paragraph. A word: it is named, and no wrong choice is. A sequence: its parts are named in this order
-    before any other of the words it is made of. An exact text: it stands there, upper and lower case as asked. JSON: the first object, in any case.
+    A number: the last one in the first paragraph. A word: it is named, and no wrong choice is. A sequence: its parts are named in this
+    order before any other of the words that the choices are made of. An exact text: it stands there, upper and lower case as asked. JSON:
+    the first object, in any case.
     """
     return strict(question, text) or RULES[question.kind](question, text.strip())
 
@@ -101,7 +102,7 @@ def _named(phrases: Sequence[str], text: str) -> bool:
 
 def _stands(phrase: str, text: str) -> bool:
     """Whether the phrase stands in the text by itself, not as part of a longer word or number."""
-    return re.search(rf"(?<![\w.-]){re.escape(phrase)}(?!\w|[.,-]\w)", text) is not None
+    return phrase in text and re.search(rf"(?<![\w.-]){re.escape(phrase)}(?!\w|[.,-]\w)", text) is not None
 
 
 def _object(text: str) -> Any:

@@ -15,13 +15,13 @@ def arithmetic(draw: Draw, level: int) -> Question:
     if level == 1:
         a, b = draw.number(1, 9), draw.number(1, 9)
         plus = draw.one((True, True, False))
-        return _count(draw, f"What is {a} + {b}? {NUMBER}" if plus else f"What is {a + b} - {b}? {NUMBER}", a + b if plus else a)
+        return _sum(draw, a, b, plus)
     if level == 2:
         a, b, sign = draw.number(11, 60), draw.number(11, 39), draw.one("+-*")
         if sign == "*":
             a, b = draw.number(2, 9), draw.number(2, 9)
             return _count(draw, f"What is {a} times {b}? {NUMBER}", a * b)
-        return _count(draw, f"What is {a} + {b}? {NUMBER}" if sign == "+" else f"What is {a + b} - {b}? {NUMBER}", a + b if sign == "+" else a)
+        return _sum(draw, a, b, plus=sign == "+")
     name, thing = draw.one(words.NAMES), draw.one(words.FRUITS)
     a, b = draw.number(2, 6), draw.number(3, 9)
     less = draw.number(1, a * b - 2)
@@ -126,8 +126,8 @@ def lists(draw: Draw, level: int) -> Question:
         return _ordered(draw, "Sort these words alphabetically", three, sorted(three))
     if kind == 2:
         return _ordered(draw, "Write this list in reverse order", three, three[::-1])
-    numbers = [str(one) for one in draw.some(range(10, 99), 3)]
-    return _ordered(draw, "Sort these numbers from smallest to largest", numbers, sorted(numbers))
+    texts = [str(one) for one in draw.some(range(10, 99), 3)]
+    return _ordered(draw, "Sort these numbers from smallest to largest", texts, sorted(texts))
 
 
 def patterns(draw: Draw, level: int) -> Question:
@@ -144,7 +144,8 @@ def patterns(draw: Draw, level: int) -> Question:
             first = draw.number(0, 20)
             letters = [chr(65 + first + number) for number in range(5)]
             others = draw.some([chr(65 + place) for place in range(26) if chr(65 + place) not in letters], 3)
-            return Question(f"Which letter comes next: {', '.join(letters[:4])}? Answer with the letter only.", letters[4], tuple(others), "exact")
+            asked = f"Which letter comes next: {', '.join(letters[:4])}? Answer with the letter only."
+            return Question(asked, letters[4], tuple(others), "exact")
         first, step = draw.number(30, 90), draw.one((-1, -2, -3, -5, 3, 4, 7, 11))
         return _next(draw, [first + step * number for number in range(5)])
     kind, first = draw.number(1, 3), draw.number(1, 9)
@@ -167,6 +168,12 @@ def _count(draw: Draw, prompt: str, right: int) -> Question:
     """A question whose answer is a number; the wrong ones are near it."""
     near = [right + by for by in (-10, -3, -2, -1, 1, 2, 3, 10) if right + by >= 0]
     return Question(prompt, str(right), tuple(map(str, draw.some(near, CHOICES - 1))), "number")
+
+
+def _sum(draw: Draw, a: int, b: int, plus: bool) -> Question:
+    if plus:
+        return _count(draw, f"What is {a} + {b}? {NUMBER}", a + b)
+    return _count(draw, f"What is {a + b} - {b}? {NUMBER}", a)
 
 
 def _next(draw: Draw, terms: Sequence[int]) -> Question:

@@ -1,5 +1,6 @@
 """The suite's score of a model, with standard errors and the level of chance."""
 
+import functools
 import math
 import statistics
 import time
@@ -26,7 +27,7 @@ def score(loaded: Loaded, config: BasicsConfig, progress: Progress = lambda done
     start = time.perf_counter()
     items = chosen(config.categories, config.limit, config.seed)
     samples = _samples(loaded, config, items, progress)
-    metrics = _metrics(items, samples)
+    metrics = _metrics(samples)
     return {
         "suite": "basics",
         "version": VERSION,
@@ -74,8 +75,9 @@ def _samples(loaded: Loaded, config: BasicsConfig, items: Sequence[Item], progre
             "prompt": item.question.prompt,
             "target": item.question.answer,
             "choices": list(item.choices),
+            "guessed": guessed,
         }
-        for item in items
+        for item, guessed in zip(items, _guessed(tuple(items)), strict=True)
     ]
     if config.generate:
         texts = ask.answers(loaded, written, items, config.max_tokens, lambda done: progress(done, total))
@@ -103,32 +105,30 @@ def choices(item: Item, logprobs: Sequence[float]) -> dict[str, float]:
 
 
 def _parts(items: Sequence[Item], samples: Sequence[Mapping[str, Any]], key: Callable[[Item], str]) -> dict[str, Any]:
-    found = {}
-    for name in dict.fromkeys(map(key, sorted(items, key=key))):
-        places = [place for place, item in enumerate(items) if key(item) == name]
-        own = [items[place] for place in places]
-        found[name] = {"items": len(own), "metrics": _metrics(own, [samples[place] for place in places])}
+    """The figures of each group of items, by its name."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for item, sample in zip(items, samples, strict=True):
+        found.setdefault(key(item), []).append(sample)
+    return {name: {"items": len(own), "metrics": _metrics(own)} for name, own in sorted(found.items())}
+
+
+def _metrics(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Of each metric the mean over items, its standard error, and what one who doesn't read the questions would get; in percent."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name in [name for name in (*GENERATED, *CHOSEN) if name in samples[0]]:
+        values = [100 * sample[name] for sample in samples]
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        guessed = 100 * statistics.fmean(sample["guessed"][name] for sample in samples)
+        found[name] = {"value": statistics.fmean(values), "stderr": error, "chance": guessed}
     return found
 
 
-def _metrics(items: Sequence[Item], samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    names = [name for name in (*GENERATED, *CHOSEN) if name in samples[0]]
-    return {name: _figures([sample[name] for sample in samples], _chance(name, items)) for name in names}
-
-
-def _figures(values: Sequence[float], chance: float) -> dict[str, float | None]:
-    """The mean with its standard error over items, in percent."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"value": 100 * statistics.fmean(values), "stderr": None if error is None else 100 * error, "chance": 100 * chance}
-
-
-def _chance(metric: str, items: Sequence[Item]) -> float:
-    """The share that one who doesn't read gets: of the choices, one; of answers, those that the other items of a category have."""
-    if metric not in GENERATED:
-        return 1 / CHOICES
-    rule = RULES[metric]
-    shares = []
+@functools.cache
+def _guessed(items: tuple[Item, ...]) -> list[dict[str, float]]:
+    """What a guess gives for each item, 0 to 1: of the choices, one is right; of answers, some of those to other items of its category."""
+    found = []
     for item in items:
         others = [other.question.answer for other in items if other.category == item.category and other is not item]
-        shares.append(sum(rule(item.question, answer) for answer in others) / len(others) if others else 0.0)
-    return statistics.fmean(shares)
+        shares = {name: sum(rule(item.question, text) for text in others) / max(len(others), 1) for name, rule in RULES.items()}
+        found.append(shares | dict.fromkeys(CHOSEN, 1 / CHOICES))
+    return found

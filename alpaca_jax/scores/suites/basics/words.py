@@ -12,24 +12,18 @@ DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 MONTHS = tuple("January February March April May June July August September October November December".split())
 COUNTS = tuple("one two three four five six seven eight nine ten eleven twelve".split())
 
-OPPOSITES = tuple(
-    tuple(pair.split("/"))
-    for pair in (
-        "hot/cold up/down big/small day/night open/closed left/right old/young happy/sad fast/slow wet/dry light/dark full/empty "
-        "hard/soft high/low long/short rich/poor early/late near/far clean/dirty strong/weak loud/quiet thick/thin"
-    ).split()
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((one, other) for one, _, other in (pair.partition("/") for pair in text.split()))
+
+
+OPPOSITES = _pairs(
+    "hot/cold up/down big/small day/night open/closed left/right old/young happy/sad fast/slow wet/dry light/dark full/empty "
+    "hard/soft high/low long/short rich/poor early/late near/far clean/dirty strong/weak loud/quiet thick/thin"
 )
-CAPITALS = tuple(
-    tuple(pair.split("/"))
-    for pair in (
-        "France/Paris Germany/Berlin Italy/Rome Spain/Madrid Japan/Tokyo China/Beijing England/London Russia/Moscow Egypt/Cairo "
-        "Greece/Athens Ireland/Dublin Norway/Oslo Austria/Vienna Portugal/Lisbon Sweden/Stockholm Poland/Warsaw Cuba/Havana Peru/Lima"
-    ).split()
+CAPITALS = _pairs(
+    "France/Paris Germany/Berlin Italy/Rome Spain/Madrid Japan/Tokyo China/Beijing England/London Russia/Moscow Egypt/Cairo "
+    "Greece/Athens Ireland/Dublin Norway/Oslo Austria/Vienna Portugal/Lisbon Sweden/Stockholm Poland/Warsaw Cuba/Havana Peru/Lima"
 )
-YOUNG = tuple(
-    tuple(pair.split("/")) for pair in "dog/puppy cat/kitten cow/calf horse/foal sheep/lamb pig/piglet duck/duckling goose/gosling".split()
-)
-SYMBOLS = tuple(
-    tuple(pair.split("/"))
-    for pair in "hydrogen/H oxygen/O carbon/C nitrogen/N iron/Fe gold/Au silver/Ag sodium/Na potassium/K helium/He copper/Cu lead/Pb".split()
-)
+YOUNG = _pairs("dog/puppy cat/kitten cow/calf horse/foal sheep/lamb pig/piglet duck/duckling goose/gosling")
+SYMBOLS = _pairs("hydrogen/H oxygen/O carbon/C nitrogen/N iron/Fe gold/Au silver/Ag sodium/Na potassium/K helium/He copper/Cu lead/Pb")
