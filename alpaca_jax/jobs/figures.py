@@ -13,6 +13,7 @@ from alpaca_jax.errors import UserError
 
 TAIL_BYTES = 1 << 16
 SUMMARIES = ("train/summary.json", "summary.json")
+EVALUATED = ("heldout", "suites/", "compare/")  # figures of one step
 
 
 def last_step(run: str) -> tuple[int | None, float | None]:
@@ -27,11 +28,9 @@ def objective(run: str, key: str) -> float | None:
 
     None too where the figure is known to be of an earlier step than the last: jobs are ranked by it.
     """
-    written = summary(run)
-    figure: Any = written
-    for part in key.split("."):
-        figure = figure.get(part) if isinstance(figure, dict) else None
-    step = written.get("heldout_step") if key.startswith("heldout") else None
+    summaries = list(_summaries(run)) or [{}]
+    figure, written = next(((found, one) for one in summaries if (found := _inside(one, key)) is not None), (None, summaries[0]))
+    step = written.get("evaluated", written.get("heldout_step")) if key.startswith(EVALUATED) else None
     if figure is None:
         line = next((line for line in _newest_first(run, whole=True) if key in line), {})
         figure, step = line.get(key), line.get("step")
@@ -43,13 +42,7 @@ def objective(run: str, key: str) -> float | None:
 
 def summary(run: str) -> dict[str, Any]:
     """Returns the summary that the run wrote at its end, an empty dict without one."""
-    for name in SUMMARIES:
-        try:
-            content = rundir.read_json(os.path.join(run, name))
-        except UserError:  # it doesn't exist, or the store can't be reached now
-            continue
-        return content if isinstance(content, dict) else {}
-    return {}
+    return next(_summaries(run), {})
 
 
 def hours(record: Record) -> float:
@@ -62,6 +55,22 @@ def age(record: Record) -> float:
     """Returns the seconds since the newest attempt began, or since the job was queued."""
     since = record.attempts[-1].started if record.attempts else record.queued
     return (datetime.datetime.now(datetime.UTC) - _at(since)).total_seconds()
+
+
+def _summaries(run: str) -> Iterator[dict[str, Any]]:
+    """The summaries that the run wrote, of training first; a recipe's own has what its later stages measured."""
+    for name in SUMMARIES:
+        try:
+            content = rundir.read_json(os.path.join(run, name))
+        except UserError:  # it doesn't exist, or the store can't be reached now
+            continue
+        yield content if isinstance(content, dict) else {}
+
+
+def _inside(value: Any, key: str) -> Any:
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _number(value: Any) -> float | None:

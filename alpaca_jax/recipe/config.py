@@ -13,6 +13,13 @@ from alpaca_jax.ranges import Seed
 
 SETTING = r"(?!hydra\b)\w[\w.]*="
 
+# What the summaries have of each verb: of train, whatever its settings measure; of evaluate, that of the model after training.
+OBJECTIVES = {
+    "train": ("heldout_loss", "heldout_loss_ema", "suites/", "compare/", "best_value", "loss", "final_loss", "tokens_real", "seconds"),
+    "evaluate": ("heldout_loss_after", "heldout_loss_fall", "suites."),
+    "generate": ("records_kept", "dollars"),
+}
+
 
 @configclass
 class Stage:
@@ -50,6 +57,12 @@ class Config:
     experiment: str | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # an experiment's own, which its stages refer to
     stages: dict[str, Stage]
+
+    @property
+    def objectives(self) -> list[str]:
+        """The figures that a sweep may rank runs by; one that ends in `.` or `/` stands for those inside it."""
+        verbs = {stage.verb for stage in self.stages.values()}
+        return [name for verb, names in OBJECTIVES.items() if verb in verbs for name in names] + ["seconds_total", "peak_memory_bytes"]
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -128,6 +128,8 @@ def test_what_a_run_has_come_to_is_read_from_its_files(tmp_path):
     assert figures.objective(run, "heldout_loss") == 2.5
     (tmp_path / "train" / "summary.json").write_text('{"heldout_loss": 2.25, "heldout": {"loss": 2.0}, "name": "x"}')
     assert [figures.objective(run, key) for key in ("heldout_loss", "heldout.loss", "name")] == [2.25, 2.0, None]
+    (tmp_path / "summary.json").write_text('{"suites": {"basics": {"value": 0.5}}, "heldout_loss": 9.0}')  # a recipe's: training goes first
+    assert [figures.objective(run, key) for key in ("heldout_loss", "suites.basics.value")] == [2.25, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,7 @@ def test_what_a_run_has_come_to_is_read_from_its_files(tmp_path):
         ('{"heldout_loss": 2.0, "heldout_step": 8, "steps": 10}', "", None),  # of an earlier evaluation
         ('{"heldout_loss": 2.0, "heldout_step": null, "steps": 10}', "", 2.0),
         ('{"heldout_loss": 2.0}', "", 2.0),  # of an older version, or a script
+        ('{"heldout_loss": 2.0, "evaluated": 8, "steps": 10}', "", None),
         ('{"steps": 10}', '{"step": 8, "heldout_loss": 2.5}\n', None),
         ('{"steps": 8}', '{"step": 8, "heldout_loss": 2.5}\n', 2.5),
         ("{}", '{"step": 8, "heldout_loss": 2.5}\n', 2.5),

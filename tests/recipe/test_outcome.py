@@ -90,6 +90,22 @@ def test_page_shows_every_part_and_escapes_what_models_wrote(published):
     assert published[0]["command"] in text
 
 
+def test_a_suite_and_a_comparison_are_a_card_a_line_and_a_section(finished_run, tmp_path, capsys):
+    row = {"task": "basics", "alias": "basics", "depth": 0, "version": "1", "filter": "none", "shots": 0, "metric": "lenient"}
+    row |= {"higher_is_better": True, "before": 0.3, "before_stderr": 0.06, "value": 0.3667, "stderr": 0.061, "questions": 60}
+    row |= {"difference": 0.0667, "difference_stderr": 0.051}
+    facts = {"chat_template": "alpaca", "bos": "as in training"}
+    scores = json.loads((tmp_path / "evaluate" / "scores.json").read_text())
+    scores["suites"] = {"basics": {"error": None, "rows": [row], "facts": {"before": facts, "after": facts}, "files": {}}}
+    (tmp_path / "evaluate" / "scores.json").write_text(json.dumps(scores))
+    config, markers = finished_run
+    summary = outcome.publish(config, RunDir(tmp_path), markers)
+    assert summary["suites"]["basics"]["value"] == 0.3667 and summary["compare"] == []
+    assert "0.300 -> 0.367 lenient, 60 questions, by +0.067 \u00b1 0.051" in " ".join(capsys.readouterr().out.replace("\u2502", "").split())
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "0.300 \u2192 0.367" in text and "Suite basics" in text and "+0.0667 \u00b1 0.0510" in text
+
+
 def test_run_of_fewer_stages_has_fewer_sections(finished_run, tmp_path):
     config, markers = finished_run
     for name in ("records/manifest.json", "evaluate/scores.json"):

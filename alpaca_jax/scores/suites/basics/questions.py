@@ -126,8 +126,8 @@ def lists(draw: Draw, level: int) -> Question:
         return _ordered(draw, "Sort these words alphabetically", three, sorted(three))
     if kind == 2:
         return _ordered(draw, "Write this list in reverse order", three, three[::-1])
-    numbers = [str(one) for one in draw.some(range(10, 99), 3)]
-    return _ordered(draw, "Sort these numbers from smallest to largest", numbers, sorted(numbers))
+    texts = [str(one) for one in draw.some(range(10, 99), 3)]
+    return _ordered(draw, "Sort these numbers from smallest to largest", texts, sorted(texts))
 
 
 def patterns(draw: Draw, level: int) -> Question:
