@@ -104,7 +104,7 @@ def test_a_log_cut_at_any_byte_holds_what_was_whole_and_goes_on(tmp_path_factory
     size = data.draw(st.integers(0, len(whole)))
     shard.write_bytes(whole[:size])
     # A line that lacks nothing but its end of line counts.
-    lines = [line for line in whole[:size].split(b"\n") if line.endswith((b"}}", b"25}"))]
+    lines = [line for line in whole[:size].split(b"\n") if line in whole.split(b"\n")]
     number, noted = sum(b"answer" in line for line in lines), sum(b"may_cost" in line for line in lines)
     cut = opened(folder)
     assert cut.end == number

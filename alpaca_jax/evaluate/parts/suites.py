@@ -36,8 +36,9 @@ def with_model(context: Context, loaded: Loaded) -> dict[str, Result | str]:
         try:
             found[name] = running.run(name, suite, loaded, context.folder, context.console, f"{context.label}: ")
         except UserError as error:
-            found[name] = str(error)
-            context.console.print(f"{context.label}: {error}", style="red", highlight=False, soft_wrap=True)
+            said = str(error) if str(error).startswith(f"suites.{name}") else f"suites.{name}: {error}"
+            found[name] = said
+            context.console.print(f"{context.label}: {said}", style="red", highlight=False, soft_wrap=True)
     return found
 
 
@@ -70,7 +71,7 @@ def show(value: dict[str, Any], scores: dict[str, Any], console: Console) -> Non
             console.print(table)
             console.print(page.facts(suite["facts"]["after"]), highlight=False, soft_wrap=True)
         if suite["error"]:
-            console.print(f"{name}: {suite['error']}", style="red", highlight=False, soft_wrap=True)
+            console.print(suite["error"], style="red", highlight=False, soft_wrap=True)
 
 
 def sections(value: dict[str, Any], scores: dict[str, Any]) -> Sequence[Section]:

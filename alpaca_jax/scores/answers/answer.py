@@ -44,7 +44,7 @@ class AnswerSet:
 
     name: str  # short; unique among the sets that are compared
     source: str  # the model, the address of the endpoint or the file
-    prompts_fingerprint: str
+    prompts_fingerprint: str  # of the whole prompt set
     answers: Mapping[str, tuple[Answer, ...]]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class AnswerSet:
         """The set of the answers that were found to some of the prompts."""
         answers = {prompt.id: tuple(found[prompt.id]) for prompt in prompts if found.get(prompt.id)}
         missing = tuple(prompt.id for prompt in prompts if prompt.id not in answers)
-        return cls(name, source, prompts.fingerprint, answers, missing, **more)
+        return cls(name, source, prompts.whole, answers, missing, **more)
 
     def within(self, prompts: PromptSet) -> "AnswerSet":
         """The part of the set that answers these prompts."""

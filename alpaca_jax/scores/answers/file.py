@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
@@ -29,6 +30,7 @@ class _Found:
     unclear: list[str] = dataclasses.field(default_factory=list)  # lines whose instruction is that of several prompts
     models: Counter[str] = dataclasses.field(default_factory=Counter)
     example: str = ""  # a prompt that the set hasn't
+    asked: str = ""  # the fingerprint of the prompt set that one of our own files was made for
 
 
 def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = None, key: str = "answers.others") -> AnswerSet:
@@ -39,21 +41,25 @@ def read(place: str | os.PathLike[str], prompts: PromptSet, name: str | None = N
     file has no answer to any of the prompts. `name` is by default the model's, where all answers name the same, else the file's.
     """
     place = str(storage.at(place))
-    found = _Found()
+    found, source = _Found(), place
     for number, (where, load) in enumerate(items(place, key)):
         try:
             value = load()
             if number == 0 and isinstance(value, dict) and value.keys() == {shapes.SETTINGS}:
+                source = _said(value, "source") or place
+                found.models.update(filter(None, [_said(value, "model")]))
+                found.asked = _said(value, "prompts")
                 continue
             _take(shapes.item(value), where, prompts, found)
         except ValueError as problem:
             found.damaged.append(f"{where}: {problem}")
     if not found.answers:
         raise UserError(f"{key}: {place} {_nothing(prompts, found)}")
-    answers = {id: _in_order(id, answers, found) for id, answers in found.answers.items()}
+    alike = len({len(each) for each in found.answers.values()}) == 1
+    answers = {id: _in_order(id, answers, alike, found) for id, answers in found.answers.items()}
     model = next(iter(found.models)) if len(found.models) == 1 else ""
-    made = AnswerSet.of(name or model or Path(place).name.split(".")[0], place, prompts, answers, model=model)
-    return dataclasses.replace(made, notes=_notes(found))
+    made = AnswerSet.of(name or model or Path(place).name.split(".")[0], source, prompts, answers, model=model)
+    return dataclasses.replace(made, notes=_notes(prompts, found))
 
 
 def write(path: Path, answers: AnswerSet) -> None:
@@ -88,12 +94,10 @@ def _matching(item: shapes.Item, prompts: PromptSet) -> Sequence[str]:
     return ()  # an id of this set, with the text of another prompt
 
 
-def _in_order(id: str, answers: list[Answer], found: _Found) -> list[Answer]:
-    """One answer a seed. Where a file has as many answers to every prompt, without saying of which seed, they are of several seeds."""
-    if id in found.unnumbered:
-        counts = {len(each) for each in found.answers.values()}
-        if len(counts) == 1:
-            return [dataclasses.replace(answer, seed=seed) for seed, answer in enumerate(answers)]
+def _in_order(id: str, answers: list[Answer], alike: bool, found: _Found) -> list[Answer]:
+    """One answer a seed. Where every prompt has as many answers (`alike`) that don't say of which seed, they are of several seeds."""
+    if id in found.unnumbered and alike:
+        return [dataclasses.replace(answer, seed=seed) for seed, answer in enumerate(answers)]
     first: dict[int, Answer] = {}
     for answer in answers:
         first.setdefault(answer.seed, answer)
@@ -102,15 +106,24 @@ def _in_order(id: str, answers: list[Answer], found: _Found) -> list[Answer]:
     return [first[seed] for seed in sorted(first)]
 
 
-def _notes(found: _Found) -> tuple[str, ...]:
+def _said(head: Mapping[str, Any], name: str) -> str:
+    """What the first line of our own files says of where the answers come from."""
+    settings = head[shapes.SETTINGS]
+    found = settings.get(name) if isinstance(settings, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _notes(prompts: PromptSet, found: _Found) -> tuple[str, ...]:
     counts = (
         (found.others, "answers to other prompts, left out"),
         (found.doubled, "prompts answered twice, the first answer counts"),
         (found.unclear, "answers to an instruction that several prompts have, left out (give ids or inputs)"),
         (found.damaged, "damaged answers, left out"),
     )
+    another = [f"made for another version of the prompts ({found.asked}, and this is {prompts.whole}), matched by id"]
+    another = another if found.asked not in ("", prompts.whole) else []
     names = [] if len(found.models) < 2 else [f"models in one file: {len(found.models)} ({listed(list(found.models))})"]
-    return (*names, *(f"{what}: {len(which)} ({listed(list(which))})" for which, what in counts if which))
+    return (*another, *names, *(f"{what}: {len(which)} ({listed(list(which))})" for which, what in counts if which))
 
 
 def _nothing(prompts: PromptSet, found: _Found) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from alpaca_jax.scores.frontier.quality import Kind, Quality
+from alpaca_jax.scores.frontier.quality import Kind, Quality, Z, difference
 
 PARAMETERS = 3
 DRAWS = 400
@@ -74,6 +74,8 @@ def halving(kind: Kind, dollars: Sequence[float], qualities: Sequence[Quality]) 
     """Returns what the next halving costs, from the runs on the front in the order of their dollars; or why that can't be said."""
     what = f"What the next halving of the {kind.label} costs" if kind.lower else f"What halving the rest of the {kind.label} costs"
     since = _last_step(kind, dollars, qualities)
+    if len(dollars) > 1 and (same := _same(kind, dollars, qualities)):
+        return Halving(f"{what} can't be said: {same}")
     if len(dollars) <= PARAMETERS:
         count = f"{len(dollars)} run" + ("s" if len(dollars) != 1 else "")
         return Halving(f"{what} can't be said: the front has {count}, and a curve with a floor needs {PARAMETERS + 1} or more.{since}")
@@ -93,7 +95,7 @@ def halving(kind: Kind, dollars: Sequence[float], qualities: Sequence[Quality]) 
         )
     draws = [drawn.halving(float(spent[-1])) for drawn in fits(spent, _draws(kind, qualities), errors)]
     low, high = (float(np.quantile(draws, share, method="inverted_cdf")) for share in (0.025, 0.975))
-    return _said(kind, what, since, curve, float(spent[-1]), _losses(kind, qualities)[-1], low, high)
+    return _said(kind, what, since, curve, float(spent[-1]), _losses(kind, qualities)[-1], float(errors[-1]), low, high)
 
 
 def money(dollars: float) -> str:
@@ -103,7 +105,7 @@ def money(dollars: float) -> str:
     return f"${dollars:.{2 - math.floor(math.log10(abs(dollars)))}f}"
 
 
-def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: float, low: float, high: float) -> Halving:
+def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: float, error: float, low: float, high: float) -> Halving:
     cost = curve.halving(spent)
     figures = {"floor": curve.floor, "exponent": curve.exponent, "low": low if math.isfinite(low) else None}
     if not math.isfinite(cost) or not math.isfinite(high) or high > WIDEST * low:
@@ -115,13 +117,26 @@ def _said(kind: Kind, what: str, since: str, curve: Curve, spent: float, best: f
         return Halving(f"{what} can't be said from these runs: {far}.{since}", **figures)
     left = best - curve.floor
     unit = f" {kind.unit}" if kind.unit and kind.lower else ""
+    seen = f" Half of what is left is less than the standard error of the best run ({error:.2g}), so it could hardly be seen."
     return Halving(
         f"Halving what is left of the {kind.label if kind.lower else 'error'} above its floor (now {left:.3g} of {best:.3f}{unit}, floor "
         f"{curve.floor:.2f}) costs {money(cost)} more a run (95% interval {money(low)} to {money(high)}), if the power law of the front "
-        f"(exponent {curve.exponent:.2f}) goes on to {(spent + cost) / spent:.1f} times the dollars of the best run.{since}",
+        f"(exponent {curve.exponent:.2f}) goes on to {(spent + cost) / spent:.1f} times the dollars of the best run."
+        f"{seen if left / 2 < error else ''}{since}",
         cost,
         high=high,
         **figures,
+    )
+
+
+def _same(kind: Kind, dollars: Sequence[float], qualities: Sequence[Quality]) -> str:
+    """Says that the best run on the front can't be told from the cheapest; "" where it can be, or where that isn't known."""
+    gap, stderr = difference(qualities[-1], qualities[0])
+    if stderr is None or abs(gap) > Z * stderr:
+        return ""
+    return (
+        f"the best run on the front, at {money(dollars[-1])}, can't be told from the cheapest, at {money(dollars[0])} "
+        f"({kind.label} {qualities[-1].value:.3f} and {qualities[0].value:.3f}, standard error of the difference {stderr:.2g})."
     )
 
 
@@ -129,11 +144,14 @@ def _last_step(kind: Kind, dollars: Sequence[float], qualities: Sequence[Quality
     """The last step of the front as it was measured."""
     if len(dollars) < 2:
         return ""
-    gain = abs(qualities[-1].value - qualities[-2].value)
+    gap, stderr = difference(qualities[-1], qualities[-2])
     verb = "lower" if kind.lower else "higher"
+    least, most = (abs(gap) - Z * (stderr or 0.0), abs(gap) + Z * (stderr or 0.0))
+    told = "" if least > 0 or stderr is None else ", which can't be told from nothing"
+    interval = "" if stderr is None else f", 95% interval {least:.2g} to {most:.2g}"
     return (
         f" As measured, the last step along the front, from {money(dollars[-2])} to {money(dollars[-1])} a run, made the "
-        f"{kind.label} {gain:.3g} {verb} ({qualities[-2].value:.3f} to {qualities[-1].value:.3f})."
+        f"{kind.label} {abs(gap):.2g} {verb} ({qualities[-2].value:.3f} to {qualities[-1].value:.3f}{interval}){told}."
     )
 
 

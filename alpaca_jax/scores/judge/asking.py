@@ -26,9 +26,8 @@ from alpaca_jax.teacher.protocol import Answer, Entry, Refused, Request, Teacher
 LOG = "verdicts"  # a folder
 RETRY_TEMPERATURE = 0.7  # at least, when a verdict is asked for again: at 0 the same words would come back
 FRUITLESS = 12  # pairs without a readable verdict, and none with one, after which a judge is given up
-BYTES_OF_A_TOKEN = (
-    3.5  # where no answer of the judge has shown it; measured with these prompts: 3.65 by SmolLM2's tokenizer, 3.45 by LLaMA's
-)
+# Where no answer of the judge has shown it; of such prompts SmolLM2's tokenizer makes a token for 3.65 bytes, LLaMA's for 3.45.
+BYTES_OF_A_TOKEN = 3.5
 SAID = {"logprobs": 2, "letter": 2, "json": 12}  # tokens of a verdict, about
 LEAST_CONTEXT = 2.5  # bytes of a token in the longest prompt that a server of our own must have room for
 OF_A_REQUEST = (400, 413, 422)  # refusals of what is asked rather than of who asks

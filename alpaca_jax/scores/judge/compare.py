@@ -105,7 +105,7 @@ def _comparison(
         "position": dataclasses.asdict(place),
         "length_controlled": dataclasses.asdict(controlled),
         "difference": dataclasses.asdict(difference) if difference else None,
-        "p_value": _p_value(place.corrected or place.plain),
+        "p_value": _p_value(place.corrected or place.plain, difference),
         "p_adjusted": None,
         "verdict": dataclasses.asdict(statistics.verdict_of_rate(place if place.plain else rate, names)),
     }
@@ -130,10 +130,12 @@ def _by_prompt(done: Sequence[Fought]) -> dict[str, float]:
     return statistics.by_prompt([each.preference for each in done], [each.bout.prompt.id for each in done])
 
 
-def _p_value(estimate: Estimate | None) -> float | None:
-    """That of the win rate being 50."""
-    if estimate is None or not estimate.standard_error:
+def _p_value(estimate: Estimate | None, difference: Difference | None) -> float | None:
+    """That of the win rate being 50; the sign test's where all prompts say the same, so that there is no standard error."""
+    if estimate is None or estimate.standard_error is None or difference is None:
         return None
+    if estimate.standard_error == 0:
+        return difference.sign.p_value
     return two_sided((estimate.value - 50) / estimate.standard_error)
 
 

@@ -66,6 +66,8 @@ def remarks(value: dict[str, Any]) -> list[str]:
             counts = ", ".join(f"{number} {problem}" for problem, number in each["unreadable"].items())
             found.append(f"{names}: verdicts that are missing: {counts}. Their prompts count in neither position nor verdict.")
     found += [f"The judge refused a pair: {said}" for said in value["judge"]["refusals"]]
+    if damaged := value["judge"]["damaged_lines"]:
+        found.append(f"{damaged} lines of the log of verdicts can't be read; what nothing else answers was asked again.")
     if value["stopped_by"]:
         budget = f"The budget of {value['stopped_by']} ended the comparison before all verdicts were in"
         found.append(f"{budget}; the same command goes on with a larger one.")

@@ -5,6 +5,7 @@ from typing import Literal
 from alpaca_jax.config import configclass
 from alpaca_jax.ranges import Natural, Positive, Seed
 from alpaca_jax.scores.suites.basics.config import CHOSEN, GENERATED, BasicsConfig
+from alpaca_jax.teacher.config import AtOnce, address_problem
 
 METRICS = (*GENERATED, *CHOSEN)  # of our own suite
 
@@ -22,7 +23,7 @@ class SuiteConfig:
     chat: bool = False  # questions in the model's chat template; else plain text, as base models are asked
     metrics: tuple[str, ...] = ()  # to report, the one that counts first; none: all
     max_tokens: Positive | None = None  # most tokens of an answer
-    slots: Positive = 8  # answers that are generated, or requests that are under way, at once
+    slots: AtOnce = 8  # answers that are generated, or requests that are under way, at once
     seed: Seed = 1234  # of the choice of examples; the harness's own default
     via: Literal["process", "serve"] = "process"  # the model in memory, or over HTTP
     base_url: str | None = None  # with via=serve: a server that has the model; null: our own is started
@@ -32,6 +33,8 @@ class SuiteConfig:
             raise ValueError("a suite has either tasks or is our own; choose one by its name, suites=[mmlu], or give tasks=[arc_easy]")
         if self.base_url and self.via != "serve":
             raise ValueError("base_url names a server, which needs via=serve")
+        if self.base_url is not None and (problem := address_problem(self.base_url)):
+            raise ValueError(f"base_url {problem}")
 
     @property
     def reported(self) -> tuple[str, ...]:

@@ -43,16 +43,18 @@ def quiet() -> Iterator[None]:
     """The harness without its own bars, one a task, and remarks; and in one process: those that it forks for a bootstrap, JAX forbids."""
     import lm_eval.api.task as building
 
-    logger, before = logging.getLogger("lm_eval"), os.environ.get("DISABLE_MULTIPROC")
-    level, bars = logger.level, building.tqdm
-    logger.setLevel(logging.ERROR)
+    loggers, before = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub", "datasets")], os.environ.get("DISABLE_MULTIPROC")
+    levels, bars = [logger.level for logger in loggers], building.tqdm
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     building.tqdm = lambda items, **_: items
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         building.tqdm = bars
         os.environ.pop("DISABLE_MULTIPROC")
         os.environ.update({"DISABLE_MULTIPROC": before} if before is not None else {})

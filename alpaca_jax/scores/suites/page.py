@@ -24,7 +24,14 @@ def brief(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """The texts of a row in these columns."""
     name = f"{' ' * row['depth']}- {row['alias']}" if row["depth"] else row["alias"]
-    first = [name, row["version"], row["filter"], str(row["shots"]), row["metric"], ARROWS[row["higher_is_better"]]]
+    first = [
+        name,
+        row["version"],
+        row["filter"],
+        "" if row["shots"] is None else str(row["shots"]),
+        row["metric"],
+        ARROWS[row["higher_is_better"]],
+    ]
     value, error = _figure(row["value"]), _error(row["stderr"])
     if len(columns) == len(LABELS) + len(ONE):
         return [*first, value, error]
@@ -54,7 +61,7 @@ def sections(value: Mapping[str, Any]) -> list[Section]:
             caption = f"{name}: {facts(suite['facts']['after'])}."
             blocks.append(Table(columns, [cells(row, columns) for row in suite["rows"]], numbers, caption))
         if suite["error"]:
-            blocks.append(Prose(f"{name}: {suite['error']}"))
+            blocks.append(Prose(suite["error"]))
     lead = "Questions whose answers can be checked. The standard error of a difference is over the same questions, paired."
     return [Section("Suites", blocks, lead)] if blocks else []
 

@@ -1,10 +1,10 @@
 """What came of a suite: the harness's own files, read back as the rows that people know and the value of each question."""
 
 import dataclasses
+import datetime
 import json
 import math
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Row:
     depth: int  # how many groups it is in
     version: str
     filter: str  # which rule takes the answer out of a text
-    shots: int
+    shots: int | None  # None: of a group whose tasks differ
     metric: str
     higher_is_better: bool | None
     value: float
@@ -67,7 +67,7 @@ def of(raw: Mapping[str, Any], facts: Mapping[str, Any], file: str = "") -> Resu
 
 def write(folder: RunDir, place: tuple[str, ...], raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Result:
     """Writes results_DATE.json and a samples_TASK_DATE.jsonl for each task into `place`, as the harness does; the first, last."""
-    date = time.strftime("%Y-%m-%dT%H-%M-%S")
+    date = datetime.datetime.now().isoformat().replace(":", "-")
     for task, samples in raw["samples"].items():
         text = "".join(f"{json.dumps(_plain(_sample(sample)), ensure_ascii=False)}\n" for sample in samples)
         write_atomic(folder.path(*place, f"samples_{_safe(task)}_{date}.jsonl"), text)
@@ -124,13 +124,21 @@ def _rows(content: Mapping[str, Any], members: Mapping[str, tuple[str, ...]]) ->
                 depth=depth,
                 version=str(content["versions"].get(task, "")),
                 filter=rule,
-                shots=int(content["n-shot"].get(task, 0)),
+                shots=_shots(content["n-shot"], members, task),
                 metric=metric,
                 higher_is_better=content.get("higher_is_better", {}).get(task, {}).get(metric),
                 value=float(own[name]),
                 stderr=float(error) if isinstance(error, int | float) else None,
                 questions=int(own.get("sample_len", 0)),
             )
+
+
+def _shots(known: Mapping[str, int], members: Mapping[str, tuple[str, ...]], task: str) -> int | None:
+    """A task's examples before each question; a group's where its tasks have the same number."""
+    if task in members:
+        found = {_shots(known, members, each) for each in members[task]}
+        return found.pop() if len(found) == 1 else None
+    return int(known.get(task, 0))
 
 
 def _values(task: str, samples: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, float]]:

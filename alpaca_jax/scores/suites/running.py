@@ -24,7 +24,7 @@ from alpaca_jax.teacher import local
 from alpaca_jax.teacher.config import TeacherConfig
 from alpaca_jax.terminal import Console
 
-UNASKED = ("metrics", "slots", "via", "base_url")  # settings that change no result
+UNASKED = ("metrics", "slots")  # settings that change no result
 
 
 def run(
@@ -65,7 +65,8 @@ def _harness(name: str, suite: SuiteConfig, loaded: Loaded, title: str, console:
         chosen = tasks.load(name, suite)
     with _answering(suite, loaded, title, console) as backend:
         model = _model(suite, loaded, backend, title, console)
-        raw = harness.evaluated(model, chosen, suite)
+        with tasks.explained(name, suite):
+            raw = harness.evaluated(model, chosen, suite)
     facts = {
         "bos": model.bos,
         "chat_template": loaded.template_name if suite.chat else None,

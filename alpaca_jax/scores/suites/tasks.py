@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.errors import UserError
+import jinja2
+
+from alpaca_jax.errors import UserError, disk_is_full
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.scores.suites.harness import quiet
 from alpaca_jax.scores.suites.twin import Twin
@@ -23,7 +25,7 @@ def load(name: str, suite: SuiteConfig) -> Any:
 
     A UserError says which task there isn't, what isn't installed, or that the hub can't be reached, each with its remedy.
     """
-    with _explained(name, suite), quiet():
+    with explained(name, suite), quiet():
         manager = _manager(name, suite)
         if suite.data:
             _localise(manager.task_index, suite)
@@ -61,7 +63,7 @@ def _reached(index: Any, names: Sequence[Any]) -> Iterator[str]:
         if not isinstance(name, str):  # a group that is written out within another
             yield from _reached(index, name or [])
             continue
-        if name not in index and not isinstance(each, str) and "dataset_path" in each:  # a task that is
+        if name not in index and not isinstance(each, str) and "dataset_path" in each:  # so is a task
             continue
         yield name
         if entry := index.get(name):
@@ -114,15 +116,27 @@ def _localise(index: Any, suite: SuiteConfig) -> None:
 
 
 @contextlib.contextmanager
-def _explained(name: str, suite: SuiteConfig) -> Iterator[None]:
-    """The errors of loading, in the user's words."""
+def explained(name: str, suite: SuiteConfig) -> Iterator[None]:
+    """The errors of the harness and of the hub in one line each, with a remedy."""
     try:
         yield
     except UserError:
         raise
     except ModuleNotFoundError as error:
         raise UserError(f"suites.{name} needs {error.name}, which isn't installed: {INSTALL}") from error
-    except (LookupError, OSError) as error:  # NLTK's data, and all that can go wrong between here and the hub
-        reason = " ".join(str(error).split())[:200]
+    except OSError as error:  # whatever goes wrong between here and the hub
+        if disk_is_full(error):
+            raise
         remedy = f"give suites.{name}.data=FOLDER, with FOLDER/CONFIG/SPLIT.jsonl (FOLDER/SPLIT.jsonl) in the columns of that data set"
-        raise UserError(f"suites.{name}: its data can't be had from the hub ({reason}); {remedy}") from error
+        raise UserError(f"suites.{name}: its data can't be had from the hub ({_short(error)}); {remedy}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+        if type(error) is LookupError:  # NLTK's
+            resource = re.search(r"nltk\.download\('([\w-]+)'\)", str(error))
+            remedy = f"; get it: python -m nltk.downloader {resource[1]}" if resource else ""
+            raise UserError(f"suites.{name}: NLTK's data are missing{remedy}") from error
+        hint = f"; do the files in {suite.data} have the columns of the hub?" if suite.data else ""
+        raise UserError(f"suites.{name}: lm-evaluation-harness can't run it: {type(error).__name__}: {_short(error)}{hint}") from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -59,9 +59,14 @@ def test_our_own_file_reads_as_it_was_written(tmp_path):
     several = {"p0": [Answer("3", 4, "stop", 2, ("more",)), Answer("4", 5, "length", 9)], "p2": [Answer("", 4, "stop", 0)]}
     made = file.AnswerSet.of("own", "runs/x", ASKED, several, model="m")
     file.write(tmp_path / "own.jsonl", made)
-    found = file.read(tmp_path / "own.jsonl", ASKED)
+    found = file.read(tmp_path / "own.jsonl", ASKED, "own")
+    assert (found.source, found.model) == ("runs/x", "m")
     assert (found.name, found.answers, found.missing, found.notes) == ("own", made.answers, ("p1",), ())
     assert found.fingerprint == made.fingerprint
+    assert file.read(tmp_path / "own.jsonl", ASKED.first(2)).notes == ("answers to other prompts, left out: 1 (line 4)",)
+    changed = PromptSet("set", "set.jsonl", (Prompt.of("Something new.", id="p0"),))
+    (note, _) = file.read(tmp_path / "own.jsonl", changed).notes
+    assert note.startswith(f"made for another version of the prompts ({ASKED.fingerprint}, and this is {changed.fingerprint})")
 
 
 def test_as_many_answers_to_every_prompt_are_seeds_and_one_more_is_doubled(tmp_path):

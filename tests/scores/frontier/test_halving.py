@@ -41,6 +41,13 @@ def test_a_score_is_taken_as_what_it_lacks_of_the_best() -> None:
     score = Kind("suites.basics", "score on basics", lower=False)
     said = halving(score, DOLLARS.tolist(), qualities(1.0 - law(DOLLARS, 0.1, 0.5), 0.001))
     assert said.floor == pytest.approx(0.1, abs=0.02)
+    assert "could hardly be seen" not in said.sentence
+
+
+def test_half_of_what_is_left_may_be_too_little_to_be_seen() -> None:
+    steep = law(DOLLARS, exponent=2.0)  # 0.003 above the floor at the end
+    said = halving(HELDOUT, DOLLARS.tolist(), qualities(steep, 0.01))
+    assert said.dollars is not None and "less than the standard error of the best run (0.01), so it could hardly be seen" in said.sentence
 
 
 @pytest.mark.parametrize(
@@ -50,7 +57,7 @@ def test_a_score_is_taken_as_what_it_lacks_of_the_best() -> None:
         (law(DOLLARS)[:1], 0.01, "the front has 1 run,"),
         (law(DOLLARS), None, "not every run on it has a standard error"),
         (np.array([9.0, 8.0, 7.9, 3.0, 2.9, 2.0]), 0.01, "the front is no single power law"),
-        (law(DOLLARS), 1.0, "can't be said from these runs"),
+        (law(DOLLARS), 0.6, "can't be said from these runs"),
         (5.0 - 0.5 * np.log(DOLLARS), 0.05, "would have to hold for"),  # no floor is in sight
     ],
 )
@@ -58,6 +65,12 @@ def test_what_cannot_be_said_is_not(losses: np.ndarray, stderr: float | None, wh
     said = halving(HELDOUT, DOLLARS[: len(losses)].tolist(), qualities(losses, stderr))
     assert why in said.sentence and said.dollars is None
     assert ("the last step along the front" in said.sentence) == (len(losses) > 1)
+
+
+def test_a_front_of_noise_is_said_to_be_one() -> None:
+    said = halving(HELDOUT, DOLLARS.tolist(), qualities(law(DOLLARS, scale=0.1), 0.1))
+    assert "can't be said: the best run on the front, at $32.00, can't be told from the cheapest, at $1.00" in said.sentence
+    assert said.dollars is None
 
 
 def test_the_examples_are_drawn_again_for_all_runs_at_once() -> None:
@@ -79,3 +92,9 @@ def test_an_exponent_at_the_edge_has_no_halving() -> None:
 )
 def test_money_has_cents_and_below_a_dollar_three_figures(dollars: float, text: str) -> None:
     assert money(dollars) == text
+
+
+def test_a_last_step_that_is_noise_is_said_to_be() -> None:
+    steps = [halving(HELDOUT, [1.0, 2.0, 4.0], qualities(np.array([4.0, 3.0, last]), 0.1)).sentence for last in (2.0, 2.9)]
+    assert "made the held-out loss 1 lower (3.000 to 2.000, 95% interval 0.72 to 1.3)." in steps[0]
+    assert "95% interval -0.18 to 0.38), which can't be told from nothing." in steps[1]

@@ -3,6 +3,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import ssl
 import threading
 import time
 from collections import Counter
@@ -23,8 +24,10 @@ PRICES = Prices(prompt=1.0, completion=2.0, source="test")
 
 
 @pytest.fixture(autouse=True)
-def quick_retries(monkeypatch):
+def quick(monkeypatch):
+    """No wait before another attempt, and no certificates, which take a tenth of a second to read and are not needed."""
     monkeypatch.setattr(client, "MAX_WAIT", 0.01)
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
 
 
 def config(server, mode="auto", retries=2, max_dollars=None, **teacher):
@@ -225,7 +228,7 @@ def killed(monkeypatch, tmp_path, settings, asked, write, before):
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("write", [1, 3, 4, 15])
+@pytest.mark.parametrize("write", [1, 4, 15])
 def test_killed_anywhere_and_resumed_no_verdict_is_paid_for_twice(tmp_path, monkeypatch, write, before):
     """Of each line of the log: it was written, or it wasn't; of those in flight nobody saw the answers."""
     script = ScriptedJudge("letter", position=0.3)
@@ -238,8 +241,6 @@ def test_killed_anywhere_and_resumed_no_verdict_is_paid_for_twice(tmp_path, monk
         assert script.asked.total() - 10 == unseen <= 2
         worst = max(map(judge.bill.worst, judge._requests.values()))
         assert 0.9 * unseen * worst <= judge.bill.doubtful <= 2 * worst
-        _, straight = judged(tmp_path / "straight", settings, pairs(5))
-    assert straight.verdicts == found.verdicts
 
 
 @pytest.mark.prove
@@ -253,6 +254,7 @@ def test_a_process_killed_and_resumed_pays_for_no_verdict_twice(tmp_path, after)
         child.start()
         while script.calls < after and child.is_alive():
             time.sleep(0.002)
+        assert child.is_alive() and after <= script.calls < 120
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         time.sleep(0.2)

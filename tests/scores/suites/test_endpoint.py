@@ -25,7 +25,11 @@ def served(script):
 
     def reply(number, body):
         made = script(body)
-        return made if isinstance(made, Reply) else Reply({"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [made]})
+        return (
+            made
+            if isinstance(made, Reply)
+            else Reply({"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [made]})
+        )
 
     return scripted_teacher(reply)
 
@@ -66,7 +70,10 @@ def test_missing_log_probabilities_are_an_error(made, problem):
 
 
 def test_a_server_for_which_all_is_certain_has_no_log_probabilities():
-    with served(lambda body: choice([None, *[0.0] * len(body["prompt"])])) as server, pytest.raises(UserError, match="every answer is certain"):
+    with (
+        served(lambda body: choice([None, *[0.0] * len(body["prompt"])])) as server,
+        pytest.raises(UserError, match="every answer is certain"),
+    ):
         backend(server).likelihoods(ROWS, told)
 
 

@@ -61,7 +61,7 @@ def test_a_result_is_written_in_the_harness_layout_and_read_back(tmp_path):
     assert results.find(folder, PLACE, {"model": "another"}) is None
     shown = [(row.alias, row.depth, row.version, row.shots, row.metric, row.value, row.stderr, row.questions) for row in made.rows]
     assert shown == [
-        ("group", 0, "2", 0, "acc", 0.5, None, 4),
+        ("group", 0, "2", 5, "acc", 0.5, None, 4),
         ("a", 1, "1.0", 5, "acc", pytest.approx(2 / 3), 0.1, 3),
         ("b", 1, "1.0", 5, "acc", 0.0, 0.1, 1),
     ]
@@ -108,7 +108,10 @@ def test_the_table_has_the_columns_that_people_know():
     assert page.cells(one[1], page.head(one)) == [" - a", "1.0", "none", "5", "acc", "↑", "1.0000", "± 0.1000"]
     two = [vars(row) for row in together.rows(before, after)]
     assert page.cells(two[1], page.head(two))[6:] == ["0.5000 ± 0.1000", "1.0000 ± 0.1000", "+0.5000 ± 0.5000"]
-    value = {"s": {"rows": two, "error": None, "facts": {"after": {"bos": "once", "chat_template": None}}}, "t": {"rows": [], "error": "why"}}
+    value = {
+        "s": {"rows": two, "error": None, "facts": {"after": {"bos": "once", "chat_template": None}}},
+        "t": {"rows": [], "error": "why"},
+    }
     (section,) = page.sections(value)
     assert [block.kind for block in section.blocks] == ["table", "prose"]
     assert section.blocks[0].caption == "s: asked as plain text, without a chat template; BOS: once."

@@ -40,16 +40,16 @@ def ran(monkeypatch):
 
 def test_a_finished_suite_is_read_and_not_run_again(ran, tmp_path):
     suite, folder = SuiteConfig(tasks=("t",)), RunDir(tmp_path)
-    run = lambda suite, model=Named(): running.run("s", suite, model, folder, Console(stderr=True))  # noqa: E731
+    run = lambda suite, **model: running.run("s", suite, Named(**model), folder, Console(stderr=True))  # noqa: E731
     first = run(suite)
     assert run(suite) == first and ran == ["s"]
     assert [file.name[:8] for file in (tmp_path / "evaluate" / "suites" / "s" / "org__model").glob("results_*")] == ["results_"]
     assert run(dataclasses.replace(suite, slots=2, metrics=("acc",))) == first and len(ran) == 1  # these change no result
-    assert run(suite, Named(template="plain")) == first and len(ran) == 1  # nor does the template of chats that aren't rendered
+    assert run(suite, template="plain") == first and len(ran) == 1  # nor does the template of chats that aren't rendered
     run(dataclasses.replace(suite, limit=3))
     run(dataclasses.replace(suite, chat=True))
-    run(dataclasses.replace(suite, chat=True), Named(template="plain"))
-    run(suite, Named(source="other"))
+    run(dataclasses.replace(suite, chat=True), template="plain")
+    run(suite, source="other")
     assert len(ran) == 5
 
 
@@ -76,6 +76,7 @@ def test_without_a_folder_nothing_is_kept(ran, tmp_path, monkeypatch):
         ({}, r"either tasks or is our own; choose one by its name, suites=\[mmlu\]"),
         ({"tasks": ["x"], "own": {}}, "either tasks or is our own"),
         ({"tasks": ["x"], "base_url": "http://host/v1"}, "needs via=serve"),
+        ({"tasks": ["x"], "via": "serve", "base_url": "host"}, "base_url "),
         ({"tasks": ["x"], "limit": 0}, "limit=0: give 1 or more"),
     ],
 )

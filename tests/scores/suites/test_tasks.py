@@ -1,6 +1,7 @@
 """Tasks of the harness by name: without the whole index, without a network, and with one clear line for what can't be had."""
 
 import json
+import sys
 
 import datasets
 import pytest
@@ -32,6 +33,13 @@ def test_an_unknown_task_names_those_that_are_close(monkeypatch):
         tasks.load("mine", SuiteConfig(tasks=("arc_eazy",)))
 
 
+def test_a_harness_that_is_not_installed_is_one_line_with_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.task", None)
+    with pytest.raises(UserError, match=r"suites.science needs lm_eval\S*, which isn't installed: pip install 'alpaca-jax\[lm-eval\]'"):
+        tasks.load("science", SuiteConfig(tasks=("arc_easy",)))
+
+
 def test_a_hub_out_of_reach_is_one_line_with_a_remedy():
     with pytest.raises(UserError) as error:
         tasks.load("science", SuiteConfig(tasks=("arc_easy",)))
@@ -56,7 +64,9 @@ def test_a_task_reads_local_files_in_the_columns_of_the_hub(tmp_path):
 def test_examples_need_their_split(tmp_path):
     write(tmp_path / "ARC-Easy", "test", question(0))
     suite = SuiteConfig(tasks=("arc_easy",), data=str(tmp_path), num_fewshot=2)
-    with pytest.raises(UserError, match=r"ARC-Easy/train.jsonl: missing; arc_easy needs a line there for each row of allenai/ai2_arc \(ARC-Easy\)"):
+    with pytest.raises(
+        UserError, match=r"ARC-Easy/train.jsonl: missing; arc_easy needs a line there for each row of allenai/ai2_arc \(ARC-Easy\)"
+    ):
         tasks.load("science", suite)
     write(tmp_path / "ARC-Easy", "train", *map(question, range(5)))
     task = tasks.load("science", suite)["tasks"]["arc_easy"]
@@ -72,6 +82,23 @@ def test_a_broken_line_is_named(tmp_path, content, problem):
     (tmp_path / "ARC-Easy" / "test.jsonl").write_text(content)
     with pytest.raises(UserError, match=problem):
         tasks.load("science", SuiteConfig(tasks=("arc_easy",), data=str(tmp_path)))
+
+
+def test_files_with_other_columns_are_named(tmp_path):
+    write(tmp_path / "ARC-Easy", "test", {"query": "Is it?", "answerKey": "A"})
+    with pytest.raises(
+        UserError, match=r"suites.science: lm-evaluation-harness can't run it: UndefinedError: 'question' .* the columns of the hub\?"
+    ):
+        tasks.load("science", SuiteConfig(tasks=("arc_easy",), data=str(tmp_path)))
+
+
+def test_missing_data_of_nltk_name_their_remedy():
+    said = "Resource punkt_tab not found.\n  >>> import nltk\n  >>> nltk.download('punkt_tab')"
+    with (
+        pytest.raises(UserError, match="NLTK's data are missing; get it: python -m nltk.downloader punkt_tab"),
+        tasks.explained("ifeval", SuiteConfig(tasks=("ifeval",))),
+    ):
+        raise LookupError(said)
 
 
 def test_a_folder_of_ones_own_is_searched_alone(tmp_path):
