@@ -44,6 +44,7 @@ prove: $(VENV)/installed-test
 	$(BIN)/python -m tools.benchmark.real_tokens
 	$(BIN)/python -m tools.benchmark.train_step
 	$(BIN)/python -m tools.benchmark.decode
+	$(BIN)/python -m tools.benchmark.score
 	$(BIN)/python -m tools.benchmark.convert
 	$(BIN)/python -m tools.prove.convert_7b
 	$(BIN)/python -m tools.prove.many_hosts

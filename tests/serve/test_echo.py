@@ -3,9 +3,12 @@
 import concurrent.futures
 import dataclasses
 import json
+import queue
 import socket
+import time
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
 
 import bytewise
 import jax
@@ -159,6 +162,29 @@ def test_scoring_gets_no_more_of_the_time_than_decoding(monkeypatch):
     scheduler.join(10)
     assert scheduler.failure is None
     assert "".join(name[0] for name in done[:19]) == "ds" + "ddddds" * 2 + "ddddd"
+
+
+def test_a_client_that_leaves_is_scored_no_further(running, architecture, params, prompts):
+    with running(batch_of(architecture, params, slots=4, max_length=200)) as server:
+        scoring = server._scheduler._scoring
+        steps, step = queue.SimpleQueue(), scoring.step
+
+        def slow():
+            steps.put(None)
+            time.sleep(0.1)
+            return step()
+
+        scoring.step = slow
+        connection = HTTPConnection(server.url.removeprefix("http://"))
+        body = {"model": NAME, "prompt": prompts[:1] * 500, "max_tokens": 0, "logprobs": 0, "echo": True}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        steps.get(timeout=20)
+        connection.close()
+        limit = time.monotonic() + 20
+        while server._scheduler._scored or scoring.busy:
+            assert time.monotonic() < limit, "nobody reads it, and it goes on"
+            time.sleep(0.01)
+    assert steps.qsize() < 10  # all of them would take 500 / 32 at least
 
 
 def test_tokenize_and_back(server, tokenizer):

@@ -15,7 +15,12 @@ from training import losses, mapping
 from alpaca_jax import checkpoint, metrics
 
 STEPS, HALF, ROWS = 6, 3, 4
-EVALUATED = {"evaluate_every": STEPS, "samples": {"prompts": ["Say 3.", "Say 12, please."], "max_tokens": 6}}
+EVALUATED = {
+    "evaluate_every": STEPS,
+    "samples": {"prompts": ["Say 3.", "Say 12, please."], "max_tokens": 6},
+    "suites": {"basics": {"own": {"categories": ["facts"], "limit": 2, "max_tokens": 4, "metric": "probability"}}},
+    "early_stopping": {"metric": "suites/basics/score"},
+}
 SCRIPT = """
 import json, os, sys
 import jax
@@ -85,10 +90,11 @@ def values(folder):
 
 
 def evaluated(folder):
-    """The held-out loss after the last step, and the answers to the prompts."""
+    """The held-out loss and the suite's score after the last step, and the answers to the prompts."""
     lines = metrics.read(folder / "train" / "metrics.jsonl")
-    (loss,) = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
-    return loss, json.loads((folder / "train" / "samples" / f"{STEPS}.json").read_text())
+    (found,) = [(line["heldout_loss"], line["suites/basics/score"]) for line in lines if "heldout_loss" in line]
+    assert json.loads((folder / "train" / "summary.json").read_text())["best_step"] == STEPS
+    return found, json.loads((folder / "train" / "samples" / f"{STEPS}.json").read_text())
 
 
 def batches(folder, processes):

@@ -24,7 +24,14 @@ def brief(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """The texts of a row in these columns."""
     name = f"{' ' * row['depth']}- {row['alias']}" if row["depth"] else row["alias"]
-    first = [name, row["version"], row["filter"], str(row["shots"]), row["metric"], ARROWS[row["higher_is_better"]]]
+    first = [
+        name,
+        row["version"],
+        row["filter"],
+        "" if row["shots"] is None else str(row["shots"]),
+        row["metric"],
+        ARROWS[row["higher_is_better"]],
+    ]
     value, error = _figure(row["value"]), _error(row["stderr"])
     if len(columns) == len(LABELS) + len(ONE):
         return [*first, value, error]

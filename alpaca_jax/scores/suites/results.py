@@ -26,7 +26,7 @@ class Row:
     depth: int  # how many groups it is in
     version: str
     filter: str  # which rule takes the answer out of a text
-    shots: int
+    shots: int | None  # None: of a group whose tasks differ
     metric: str
     higher_is_better: bool | None
     value: float
@@ -124,13 +124,21 @@ def _rows(content: Mapping[str, Any], members: Mapping[str, tuple[str, ...]]) ->
                 depth=depth,
                 version=str(content["versions"].get(task, "")),
                 filter=rule,
-                shots=int(content["n-shot"].get(task, 0)),
+                shots=_shots(content["n-shot"], members, task),
                 metric=metric,
                 higher_is_better=content.get("higher_is_better", {}).get(task, {}).get(metric),
                 value=float(own[name]),
                 stderr=float(error) if isinstance(error, int | float) else None,
                 questions=int(own.get("sample_len", 0)),
             )
+
+
+def _shots(known: Mapping[str, int], members: Mapping[str, tuple[str, ...]], task: str) -> int | None:
+    """A task's examples before each question; a group's where its tasks have the same number."""
+    if task in members:
+        found = {_shots(known, members, each) for each in members[task]}
+        return found.pop() if len(found) == 1 else None
+    return int(known.get(task, 0))
 
 
 def _values(task: str, samples: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, float]]:

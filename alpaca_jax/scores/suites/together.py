@@ -27,7 +27,7 @@ class Pair:
     depth: int
     version: str
     filter: str
-    shots: int
+    shots: int | None
     metric: str
     higher_is_better: bool | None
     before: float | None

@@ -61,7 +61,7 @@ def test_a_result_is_written_in_the_harness_layout_and_read_back(tmp_path):
     assert results.find(folder, PLACE, {"model": "another"}) is None
     shown = [(row.alias, row.depth, row.version, row.shots, row.metric, row.value, row.stderr, row.questions) for row in made.rows]
     assert shown == [
-        ("group", 0, "2", 0, "acc", 0.5, None, 4),
+        ("group", 0, "2", 5, "acc", 0.5, None, 4),
         ("a", 1, "1.0", 5, "acc", pytest.approx(2 / 3), 0.1, 3),
         ("b", 1, "1.0", 5, "acc", 0.0, 0.1, 1),
     ]

@@ -6,7 +6,7 @@ import numpy as np
 
 from alpaca_jax.data.example import Recipe, prompt_ids, tokenize
 from alpaca_jax.data.template import Template
-from alpaca_jax.decode.generation import Options
+from alpaca_jax.decode.generation import Generation, Options
 from alpaca_jax.decode.scoring import Scoring
 from alpaca_jax.errors import UserError
 from alpaca_jax.records import Record
@@ -31,7 +31,7 @@ def answers(loaded: Loaded, template: Template, items: Sequence[Item], max_token
             "give a smaller max_tokens, or generate=false"
         )
     options = Options(max_tokens, stop_ids=frozenset((*loaded.eos_ids, template.end_id)))
-    admitted = []
+    admitted: list[Generation] = []
     while len(admitted) < len(prompts) or batch.free < batch.slots:
         admitted += [batch.admit(prompt, options) for prompt in prompts[len(admitted) : len(admitted) + batch.free]]
         batch.step()
