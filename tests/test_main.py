@@ -64,6 +64,8 @@ def test_every_option_of_every_group_composes(verb, choice):
     needed = {"teacher=openai": ["teacher.model=x"], "teacher=endpoint": ["teacher.model=x", "teacher.base_url=http://host"]}
     for option, teacher in (("judge", "openai"), ("judge_endpoint", "endpoint")):
         needed[f"compare={option}"] = [f"compare.{word}" for word in needed[f"teacher={teacher}"]]
+    if choice.startswith("compare=") and verb in ("train", "inspect"):
+        needed[choice] = [*needed.get(choice, []), "evaluate_every=1", "answers.prompts=x", "compare.against=[reference]"]
     random = ["model.source=x"] if choice.startswith("model=") and choice != "model=smollm2" and verb != "train" else []
     mapping, _ = _config(verb, choice, *needed.get(choice, []), *random)
     assert mapping[choice.partition("=")[0]]
