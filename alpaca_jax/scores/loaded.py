@@ -34,6 +34,7 @@ class Loaded:
     compute_dtype: str  # in which a loss is computed
     eos_ids: tuple[int, ...]
     load: Callable[[], llama.Params]
+    alive: Callable[[], None] = lambda: None  # called after each piece of work, for whoever watches that it goes on
     stamp: str = ""  # of the files of weights: other weights have another
 
     @functools.cached_property

@@ -76,6 +76,7 @@ class Evaluation:
             compute_dtype=config.model.compute_dtype,
             eos_ids=setup.eos_ids,
             load=lambda: params,
+            alive=lambda: beat(step),
         )
         found = suites.figures(config.suites, loaded, step, self._folder, self._console)
         beat(step)

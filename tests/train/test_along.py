@@ -7,17 +7,21 @@ from training import config, losses
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
+from alpaca_jax.train import evaluation
 from alpaca_jax.train.run import run
 
 FIGURES = ("score", "choice", "choice_norm", "probability")
 SUITE = {"own": {"categories": ["facts"], "limit": 2, "generate": False, "metric": "probability"}}
 
 
-def test_a_suite_is_scored_along_the_way_and_leaves_the_training_alone(files, tmp_path):
+def test_a_suite_is_scored_along_the_way_and_leaves_the_training_alone(files, tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(evaluation, "beat", heard.append)
     with_suite = {"evaluate_every": 1, "suites": {"basics": SUITE}, "early_stopping": {"metric": "suites/basics/score"}}
     run(config(files, tmp_path / "plain", steps=2))
     run(config(files, tmp_path / "along", steps=2, **with_suite))
     assert losses(tmp_path / "along") == losses(tmp_path / "plain")
+    assert heard.count(1) == heard.count(2) > 2  # the watchdog hears of the suite before, after, and on the way
     lines = metrics.read(tmp_path / "along" / "train" / "metrics.jsonl")
     scored = {line["step"]: line for line in lines if "suites/basics/score" in line}
     assert set(scored) == {1, 2}

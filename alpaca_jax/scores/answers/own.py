@@ -96,6 +96,7 @@ class _Answering:
                 kept = Answer(first, after.seed, generation.finish_reason, after.tokens, tuple(later), after.shortened)
                 self._file.keep(after.prompt.id, kept)
                 bar.advance()
+                self._model.alive()
 
     def _answered(self, job: _Job, generation: Generation) -> _Job:
         text = self._model.tokenizer.decode([token.id for token in generation.tokens]).strip()

@@ -14,7 +14,12 @@ from alpaca_jax.terminal import Console
 def evaluated(loaded: Loaded, config: BasicsConfig, title: str, console: Console) -> dict[str, Any]:
     """Returns results, versions, shots, samples and more, as the harness's `evaluate` does; the suite is a group, a category a task."""
     with ProgressBar(title, None, console=console, transient=True) as progress:
-        value = score.score(loaded, config, lambda done, of: progress.update(done))
+
+        def told(done: int, of: int) -> None:
+            progress.update(done)
+            loaded.alive()
+
+        value = score.score(loaded, config, told)
     suite = value["suite"]
     results: dict[str, dict[str, Any]] = {}
     for row in score.rows(value):

@@ -111,7 +111,12 @@ def _model(suite: SuiteConfig, loaded: Loaded, backend: Backend, title: str, con
     @contextlib.contextmanager
     def progress(what: str, total: int) -> Iterator[Told]:
         with ProgressBar(f"{title}: {what}", total, console=console, transient=True) as bar:
-            yield bar.update
+
+            def told(done: int) -> None:
+                bar.update(done)
+                loaded.alive()
+
+            yield told
 
     chat = loaded.template if suite.chat else None
     return HarnessModel(backend, loaded.tokenizer, progress, chat, suite.max_tokens, suite.seed)
