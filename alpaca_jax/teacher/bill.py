@@ -1,9 +1,11 @@
 """The bill: what was spent, what requests in flight may cost, and the stop before the budget is exceeded."""
 
 import contextlib
+import dataclasses
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.teacher import usage
@@ -146,6 +148,18 @@ class Bill:
             self.cached_tokens += answer.cached_tokens
             self.completion_tokens += answer.completion_tokens or 0
         return problem
+
+    def figures(self) -> dict[str, Any]:
+        """What was spent, with the prices, as JSON."""
+        return {
+            "requests": self.requests,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "dollars": round(self.dollars, 6),
+            "doubtful_dollars": round(self.doubtful, 6),
+            "unbelieved_answers": self.unbelieved,
+            "prices": {name: value for name, value in dataclasses.asdict(self.prices).items() if value is not None},
+        }
 
     def _exceeded(self, worst: float) -> str | None:
         if self._max_requests is not None and self.requests >= self._max_requests:

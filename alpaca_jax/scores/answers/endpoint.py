@@ -91,7 +91,7 @@ def answer(name: str, teacher: TeacherConfig, prompts: PromptSet, config: Answer
             found.setdefault(asking.prompt(index).id, []).append(made)
     model = str(teacher.model or teacher.source)
     source = str(teacher.source) if teacher.source is not None else f"{model} at {shown(teacher.base_url or 'the default address')}"
-    return AnswerSet.of(name, source, prompts, found, model=model, notes=tuple(notes), bill=_figures(bill))
+    return AnswerSet.of(name, source, prompts, found, model=model, notes=tuple(notes), bill=bill.figures())
 
 
 def _ask(name: str, asking: Asking, missing: Sequence[int], log: AnswerLog, folder: Path, console: Console) -> list[str]:
@@ -150,14 +150,3 @@ def _check(folder: Path, settings: dict[str, Any], set_aside: bool) -> list[str]
     if different and not set_aside:
         raise UserError("\n  ".join([f"{logs[0]} holds answers that were made with other settings:", *different, REMEDY]))
     return [f"earlier answers with other settings are in {rename(folder)}"] if different else []
-
-
-def _figures(bill: Bill) -> dict[str, Any]:
-    return {
-        "requests": bill.requests,
-        "prompt_tokens": bill.prompt_tokens,
-        "completion_tokens": bill.completion_tokens,
-        "dollars": round(bill.dollars, 6),
-        "doubtful_dollars": round(bill.doubtful, 6),
-        "prices": {"prompt": bill.prices.prompt, "completion": bill.prices.completion, "source": bill.prices.source},
-    }

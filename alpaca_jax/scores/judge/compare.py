@@ -68,7 +68,7 @@ def compare(
         "flags": [dataclasses.asdict(flag) for flag in _flags(judge, models, against, related, comparisons)],
         "unreadable": judged.problems if judged else {},
         "stopped_by": judged.stopped_by if judged else "",
-        "bill": _bill(judge),
+        "bill": judge.bill.figures(),
     }
     return Compared(value, done)
 
@@ -224,18 +224,4 @@ def _judge(judge: Judge, judged: Judged | None) -> dict[str, Any]:
         "temperature": config.temperature,
         "damaged_lines": judged.damaged if judged else 0,
         "refusals": list(dict.fromkeys(judge.refusals))[:3],
-    }
-
-
-def _bill(judge: Judge) -> dict[str, Any]:
-    """What all verdicts of this judge in its folder took, those of earlier runs too."""
-    bill = judge.bill
-    return {
-        "requests": bill.requests,
-        "prompt_tokens": bill.prompt_tokens,
-        "completion_tokens": bill.completion_tokens,
-        "dollars": round(bill.dollars, 6),
-        "doubtful_dollars": round(bill.doubtful, 6),
-        "unbelieved_answers": bill.unbelieved,
-        "prices": {name: value for name, value in dataclasses.asdict(bill.prices).items() if value is not None},
     }
