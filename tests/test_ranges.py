@@ -74,15 +74,16 @@ def _parsed(cls, name, given):
 )
 def test_odd_numbers_are_refused_by_key_or_lie_in_the_range(cls, name, hint):
     alone = configclass(type("Alone", (), {"__annotations__": {name: hint}, "__module__": __name__}))
-    listed = "tuple" in str(hint)
+    listed, named = "tuple" in str(hint), "dict" in str(hint)
     for value in ODD:
-        given = [value, value] if listed and not isinstance(value, (list, dict)) else value
+        given = [value, value] if listed and not isinstance(value, (list, dict)) else {"1": value} if named else value
         found, said = _parsed(alone, name, given)
         if said:
             assert re.search(rf"^  {name}[.0-9]*(=|: )", said, re.MULTILINE) and len(said) < 800
             continue
-        assert all(type(one) in (int, float) and one in span_of(hint) for one in (found if listed else [found]))
-        assert all(math.isfinite(one) for one in (found if listed else [found]))
+        numbers = found if listed else found.values() if named else [found]
+        assert all(type(one) in (int, float) and one in span_of(hint) for one in numbers)
+        assert all(math.isfinite(one) for one in numbers)
 
 
 @pytest.mark.parametrize(
