@@ -34,6 +34,12 @@ def test_house_rules(path):
                 assert not own, f"line {node.lineno}: an own import inside a function"
 
 
+def test_training_imports_nothing_that_only_some_runs_need():
+    code = "import sys, alpaca_jax.train.run; print(sorted({'openai', 'scipy.stats', 'scipy.optimize', 'rapidfuzz', 'lm_eval'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip().endswith("[]"), result.stdout + result.stderr
+
+
 def test_no_secret_place_for_what_has_no_name():
     assert not [path for path in SOURCES if path.stem in ("utils", "util", "helpers", "helper", "common", "misc")]
 

@@ -6,19 +6,19 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
-
-import openai
 
 from alpaca_jax.errors import Lost, UserError
 from alpaca_jax.masking import add_secret
-from alpaca_jax.teacher import reply
+from alpaca_jax.teacher import bounded, reply
 from alpaca_jax.teacher.address import address, shown
 from alpaca_jax.teacher.bill import Bill
-from alpaca_jax.teacher.bounded import BoundedClient
 from alpaca_jax.teacher.config import TeacherConfig, is_here
 from alpaca_jax.teacher.protocol import Answer, Entry, Refused, Reply, Request
+
+if TYPE_CHECKING:
+    import openai  # at run time by whoever asks: it takes a second
 
 MAX_WAIT = 60.0  # seconds before another attempt; a server that asks for more counts as lost
 CONNECT_SECONDS = 10.0
@@ -68,6 +68,8 @@ class Client:
         self._secrets = [secret for secret in (self._key, *query.values()) if secret]
         self._reached = False  # whether a connection to it was ever made
         self._doubted = False  # whether a usage that can't be true was reported
+        import openai
+
         timeout = openai.Timeout(teacher.timeout, connect=min(CONNECT_SECONDS, teacher.timeout))
         try:
             # The library needs some key even if the server needs none. max_retries=0: its own retries would be silent.
@@ -77,7 +79,7 @@ class Client:
                 default_query=query,
                 timeout=timeout,
                 max_retries=0,
-                http_client=BoundedClient(teacher.timeout, direct=is_here(url)),
+                http_client=bounded.client(teacher.timeout, direct=is_here(url)),
             )
         except Exception as problem:  # whatever is wrong with a proxy, a certificate or a header that it reads from the environment
             where = "Look at HTTP_PROXY, SSL_CERT_FILE and OPENAI_* in the environment."
@@ -88,6 +90,8 @@ class Client:
 
     def ask(self, request: Request, stop: threading.Event, entry: Entry) -> Answer:
         """The answer to `request`; retries transient errors until `max_retries` or `stop`, then raises Lost."""
+        import openai
+
         for attempt in range(1, self._teacher.max_retries + 2):
             worst = self._bill.worst(request)
             with self._bill.holding(worst):
@@ -127,7 +131,7 @@ class Client:
             self._notice(f"teacher: {problem}; such answers are charged the most that they can cost")
         return answer
 
-    def _lose(self, error: openai.APIError, worst: float, entry: Entry) -> None:
+    def _lose(self, error: "openai.APIError", worst: float, entry: Entry) -> None:
         """Counts and notes what an attempt without an answer may have cost."""
         if _unsent(error):
             self._bill.count(-1)
@@ -138,14 +142,18 @@ class Client:
         self._bill.lose(worst if billed else 0.0)
         entry.cost_at_most(worst if billed else 0.0)
 
-    def _bills(self, error: openai.APIError) -> bool:
+    def _bills(self, error: "openai.APIError") -> bool:
         """Whether the server may bill for a request that it received and didn't answer."""
+        import openai
+
         if isinstance(error, openai.APIStatusError):
             return self._teacher.bills_errors and (error.status_code >= 500 or error.status_code == 408)
         return True
 
-    def _passing(self, error: openai.APIError) -> tuple[str, float]:
+    def _passing(self, error: "openai.APIError") -> tuple[str, float]:
         """For a transient error, what happened and how many seconds the server asks to wait; raises UserError for any other."""
+        import openai
+
         if isinstance(error, openai.APITimeoutError) or isinstance(error.__cause__, TimeoutError):
             return f"no {'connection' if _unsent(error) else f'answer within {self._teacher.timeout:g} s'}", 0.0
         if isinstance(error, openai.APIConnectionError):
@@ -181,7 +189,7 @@ class Client:
             received = self._openai.completions.with_raw_response.create(prompt=request.prompt, **settings)
         return Reply(body=received.content, model=self._model, seconds=round(time.monotonic() - start, 3))
 
-    def _refused(self, error: openai.APIStatusError) -> Refused:
+    def _refused(self, error: "openai.APIStatusError") -> Refused:
         """The refusal without the key, which the server's message may contain."""
         status = error.status_code
         if status in (401, 403):
@@ -197,12 +205,14 @@ class Client:
         return Refused(f"the teacher at {self._where} answered {status}: {message[:500]}. {hint}", status, message[:500])
 
 
-def _unsent(error: openai.APIError) -> bool:
+def _unsent(error: "openai.APIError") -> bool:
     """Whether a request never left this machine."""
+    import openai
+
     return isinstance(error, openai.APIConnectionError) and type(error.__cause__).__name__ in UNSENT
 
 
-def _retry_after(error: openai.APIStatusError) -> float:
+def _retry_after(error: "openai.APIStatusError") -> float:
     """How many seconds the server asks to wait; 0 if it doesn't say or gives a date."""
     try:
         return max(0.0, float(error.response.headers.get("retry-after", "0")))

@@ -4,8 +4,6 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 Reason = Literal["never met", "won every comparison", "lost every comparison", "not linked"]
 
@@ -24,6 +22,9 @@ def linked(names: list[str], beats_MM: np.ndarray, anchor: str) -> tuple[list[st
 
     A tie is half a win of either. Both lists are in the order of `names`.
     """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
     graph = csr_matrix(beats_MM)
     groups = connected_components(graph, connection="strong")[1]
     met = connected_components(graph, connection="weak")[1]
@@ -42,6 +43,9 @@ def linked(names: list[str], beats_MM: np.ndarray, anchor: str) -> tuple[list[st
 
 def _one_sided(names: list[str], beats_MM: np.ndarray, members: np.ndarray, home: int) -> Apart:
     """Why a group that met the anchor's isn't linked with it: it only won, or only lost, on every way between them."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import breadth_first_order
+
     named = tuple(names[place] for place in members)
     chains = [breadth_first_order(csr_matrix(wins), members[0], return_predecessors=False) for wins in (beats_MM, beats_MM.T)]
     below, above = (np.setdiff1d(chain, members) for chain in chains)

@@ -14,7 +14,6 @@ only shown second, in neither. A tie counts as half of each, and several verdict
 import dataclasses
 
 import numpy as np
-from scipy.optimize import brentq, root
 from scipy.special import expit
 
 from alpaca_jax.scores.statistics.shift import Corrected
@@ -89,6 +88,8 @@ def bounds(cells: Table) -> tuple[float, float]:
 
 def _alike(cells: Table) -> tuple[float, np.ndarray]:
     """Every prompt has the same q: the one with the table's plain average."""
+    from scipy.optimize import brentq
+
     position, plain = cells.position, cells.both + (cells.only_first + cells.only_second) / 2
     q = float(brentq(lambda q: (expit(q + position) + expit(q - position)) / 2 - plain, -60, 60))
     slope_first, slope_second, slope = (p * (1 - p) for p in (expit(q + position), expit(q - position), expit(q)))
@@ -99,6 +100,8 @@ def _alike(cells: Table) -> tuple[float, np.ndarray]:
 
 def _spread(cells: Table) -> tuple[float, np.ndarray]:
     """Normal q: its mean and deviation from the cells `both` and `neither`, then the rate and how it moves with each of the four cells."""
+    from scipy.optimize import root
+
     position = cells.position
 
     def distance(unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from alpaca_jax.scores.statistics.estimate import LEVEL, Estimate, normal_quantile, of_mean, two_sided
 
@@ -50,7 +49,7 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Dif
     differences, n = ours - theirs, len(shared)
     estimate = of_mean(differences)
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    sign = SignTest(better, worse, n - better - worse, float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0)
+    sign = SignTest(better, worse, n - better - worse, _sign_test(better, worse))
     left_out = len(a.keys() ^ b.keys())
     if estimate.standard_error is None:
         return Difference(estimate, n, left_out, None, None, None, None, None, None, sign)
@@ -100,3 +99,10 @@ def _bootstrap(differences: np.ndarray, seed: int) -> tuple[float, float]:
     means = [values[rng.integers(0, n, (min(step, RESAMPLES - done), n))].mean(axis=1) for done in range(0, RESAMPLES, step)]
     low, high = np.quantile(np.concatenate(means), [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)
+
+
+def _sign_test(better: int, worse: int) -> float:
+    """The exact two-sided p-value."""
+    from scipy import stats  # takes long to import, and is needed here alone
+
+    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0

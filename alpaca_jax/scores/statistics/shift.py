@@ -9,7 +9,6 @@ both orders. A mean of log odds would estimate the same b, but the few extreme o
 import dataclasses
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from alpaca_jax.scores.statistics.estimate import of_mean
@@ -41,6 +40,8 @@ class Order:
 
 def shifted(first: Order, second: Order) -> Corrected | None:
     """What is left of the preferences when the position is taken out; None where no shift makes the orders equal (all are 0 or 1)."""
+    from scipy.optimize import brentq
+
     logits_first, logits_second = logit(first.preferences), logit(second.preferences)
 
     def gap(shift: float) -> float:

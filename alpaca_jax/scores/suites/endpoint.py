@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import openai
-
 from alpaca_jax.errors import UserError
 from alpaca_jax.scores.suites.backend import Ask, Likelihood, Told
-from alpaca_jax.teacher.bounded import BoundedClient
+from alpaca_jax.teacher import bounded
 from alpaca_jax.teacher.config import is_here
 
 SECONDS = 600.0  # for one answer
@@ -27,9 +25,11 @@ class HttpBackend:
     """Asks a server at `base_url` (with its /v1), with up to `slots` requests under way; rows have up to `max_length` tokens."""
 
     def __init__(self, base_url: str, max_length: int, slots: int, model: str | None = None, retries: int = RETRIES) -> None:
+        import openai
+
         self._url, self._slots = base_url, slots
         self.max_length = max_length - 1  # a server has to generate one token, whether anybody wants it or not
-        client = BoundedClient(SECONDS, direct=is_here(base_url))
+        client = bounded.client(SECONDS, direct=is_here(base_url))
         self._openai = openai.OpenAI(api_key="none", base_url=base_url, timeout=SECONDS, max_retries=retries, http_client=client)
         self._model = model or self._served()
 
@@ -104,6 +104,8 @@ class HttpBackend:
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """A server's refusal in one line."""
+        import openai
+
         try:
             yield
         except openai.APIConnectionError as error:
