@@ -109,13 +109,14 @@ def test_an_answer_ends_before_its_stop_string(inside, outside):
 
 
 @pytest.fixture
-def suite(tmp_path):
+def suite(tmp_path, monkeypatch):
     """Two tasks of one's own on local data."""
     for name, content in {"sums": SUMS, "words": WORDS}.items():
         (tmp_path / f"{name}.yaml").write_text(content)
     for split, count in {"test": 5, "dev": 3}.items():
         lines = [{"a": n, "b": 2 * n, "choices": [str(3 * n + k) for k in range(3)], "right": n % 3} for n in range(count)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setenv("ALPACA_JAX_TRUST_TASKS", "1")
     return SuiteConfig(tasks=("sums", "words"), folder=str(tmp_path), data=str(tmp_path), num_fewshot=2, limit=4)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from alpaca_jax.scores.suites.twin import Twin
 
 INSTALL = "pip install 'alpaca-jax[lm-eval]'"
 NAMED = re.compile(rb"""^["']?(?:task|group|tag)["']?:[ \t]*["']?([\w.-]+)""", re.MULTILINE)
+TRUST = "ALPACA_JAX_TRUST_TASKS"  # a variable, since an experiment of a stranger could set a key
 TAGS = re.compile(rb"""^tag:[ \t]*\n((?:[ \t]*-[ \t]*\S+[ \t]*\n)+)""", re.MULTILINE)
 
 
@@ -40,6 +42,11 @@ def _manager(name: str, suite: SuiteConfig) -> Any:
     if own:
         if not own.is_dir():
             raise UserError(f"suites.{name}.folder={suite.folder}: there is no such folder")
+        if os.environ.get(TRUST) != "1":
+            raise UserError(
+                f"suites.{name}.folder={suite.folder}: task YAML can run code of its own (!function, templates); read it, and say that you "
+                f"trust it: export {TRUST}=1"
+            )
         manager = TaskManager(include_path=own, include_defaults=False)
         if unknown := [task for task in suite.tasks if task not in manager.task_index]:
             raise _unknown(name, unknown[0], list(manager.task_index))

@@ -101,10 +101,15 @@ def test_missing_data_of_nltk_name_their_remedy():
         raise LookupError(said)
 
 
-def test_a_folder_of_ones_own_is_searched_alone(tmp_path):
+def test_a_folder_of_ones_own_is_searched_alone_and_by_who_trusts_it(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"suites.own.folder=.*nowhere: there is no such folder"):
         tasks.load("own", SuiteConfig(tasks=("sums",), folder=str(tmp_path / "nowhere")))
-    (tmp_path / "sums.yaml").write_text("task: sums\ndataset_path: x\noutput_type: multiple_choice\n")
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\ndef text(doc): return 'x'\n")
+    (tmp_path / "sums.yaml").write_text("task: sums\ndataset_path: x\noutput_type: multiple_choice\ndoc_to_text: !function evil.text\n")
+    with pytest.raises(UserError, match="can run code of its own .* export ALPACA_JAX_TRUST_TASKS=1"):
+        tasks.load("own", SuiteConfig(tasks=("sums",), folder=str(tmp_path)))
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.setenv("ALPACA_JAX_TRUST_TASKS", "1")
     with pytest.raises(UserError, match=r"there is no task 'sum'; did you mean sums\?"):
         tasks.load("own", SuiteConfig(tasks=("sum",), folder=str(tmp_path)))
 
