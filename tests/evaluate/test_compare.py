@@ -71,7 +71,7 @@ def test_a_comparison_from_files_to_the_page(settings, tmp_path, capsys):
     page = (folder / "report.html").read_text()
     assert "Compared by a judge" in page and "good against bad" in page and 'class="interval"' in page
     preferences = [json.loads(line) for line in (folder / "compare" / "preferences.jsonl").read_text().splitlines()]
-    assert len(preferences) == NUMBER and preferences[0].keys() >= {"model", "against", "prompt", "seed", "preference"}
+    assert len(preferences) == NUMBER and preferences[0].keys() >= {"model", "against", "prompt", "seed", "texts", "preference"}
     assert set(json.loads((folder / "compare" / "per_item.json").read_text())["prompts"]["good"]) == {f"p{n}" for n in range(NUMBER)}
     again = evaluated(settings, script)
     assert again["compare"] == scores["compare"] and len(script.asked) == script.calls == 2 * NUMBER

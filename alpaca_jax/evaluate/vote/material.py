@@ -45,7 +45,7 @@ def read(folder: Path, seed: int) -> Material:
     judged = _judged(folder / PREFERENCES) if scores.get("compare") else {}  # else the file is of earlier models
     return Material(
         questions=tuple(question for question, _ in chosen if question.answers[0] != question.answers[1]),
-        judged={question.key: judged[at] for question, number in chosen if (at := (*question.models, question.prompt, number)) in judged},
+        judged={question.key: judged[at] for question, bout in chosen if (at := (*question.models, question.prompt, bout.texts)) in judged},
         anchor=pairs[0][1],
         equal=sum(question.answers[0] == question.answers[1] for question, _ in chosen),
     )
@@ -57,25 +57,25 @@ def _pairs(compared: Any, names: Sequence[str]) -> list[tuple[str, str]]:
     return found or list(itertools.combinations(names, 2))
 
 
-def _questions(asked: PromptSet, model: AnswerSet, against: AnswerSet, seed: int) -> list[tuple[Question, int]]:
-    """A question for each prompt that both have answered, with the number of the seed whose answers it shows: one drawn for all voters."""
+def _questions(asked: PromptSet, model: AnswerSet, against: AnswerSet, seed: int) -> list[tuple[Question, Bout]]:
+    """A question for each prompt that both have answered, with the answers that it shows: of several seeds one, drawn for all voters."""
     by_prompt = defaultdict[str, list[Bout]](list)
     for bout in bouts(asked, model, against):
         by_prompt[bout.prompt.id].append(bout)
     return [_drawn(several, seed) for several in by_prompt.values()]
 
 
-def _drawn(several: Sequence[Bout], seed: int) -> tuple[Question, int]:
+def _drawn(several: Sequence[Bout], seed: int) -> tuple[Question, Bout]:
     bout = min(several, key=lambda each: digest(seed, "seed", each.model, each.against, each.prompt.id, each.seed))
     turns = (bout.prompt.system, *bout.prompt.turns) if bout.prompt.system else bout.prompt.turns
-    return Question(bout.prompt.id, turns, (bout.model, bout.against), (bout.ours.texts, bout.theirs.texts)), bout.seed
+    return Question(bout.prompt.id, turns, (bout.model, bout.against), (bout.ours.texts, bout.theirs.texts)), bout
 
 
-def _judged(path: Path) -> dict[tuple[str, str, str, int], float]:
-    """The judge's preference by model, the other, prompt and number of the seed; none where no judge was asked."""
+def _judged(path: Path) -> dict[tuple[str, str, str, str], float]:
+    """The judge's preference by model, the other, prompt and the hash of both answers; none where no judge was asked."""
     found = {}
     for number, line in enumerate(documents.read(path).splitlines() if path.is_file() else [], 1):
         entry = documents.json_object(line, f"{path}, line {number}")
         if entry.get("preference") is not None:
-            found[entry["model"], entry["against"], entry["prompt"], entry["seed"]] = float(entry["preference"])
+            found[entry["model"], entry["against"], entry["prompt"], entry["texts"]] = float(entry["preference"])
     return found

@@ -1,6 +1,8 @@
 """Two sets of answers to the same prompts, answer by answer: what a judge is asked about them, and what it preferred."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,11 @@ class Bout:
         return self.ours.texts == self.theirs.texts
 
     @property
+    def texts(self) -> str:
+        """A hash of both answers: a preference is one for these texts, whatever the models answer later."""
+        return hashlib.sha256(json.dumps([self.ours.texts, self.theirs.texts]).encode()).hexdigest()[:16]
+
+    @property
     def pairs(self) -> tuple[Pair, Pair]:
         """What the judge sees: our answer first, and second."""
         turns, system, ours, theirs = self.prompt.turns, self.prompt.system, self.ours.texts, self.theirs.texts
@@ -53,7 +60,7 @@ class Fought:
     def line(self) -> dict[str, Any]:
         """As JSON."""
         bout = self.bout
-        head = {"model": bout.model, "against": bout.against, "prompt": bout.prompt.id, "seed": bout.seed}
+        head = {"model": bout.model, "against": bout.against, "prompt": bout.prompt.id, "seed": bout.seed, "texts": bout.texts}
         return head | {
             "preference": self.preference,
             "first": self.first.preferred,

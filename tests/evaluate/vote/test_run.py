@@ -78,6 +78,13 @@ def test_what_a_judge_said_of_earlier_models_counts_no_more(folder):
     assert read.judged == {}
 
 
+def test_what_a_judge_said_of_earlier_answers_counts_no_more(folder):
+    path = folder / "answers" / "student.jsonl"
+    path.write_text(path.read_text().replace('"one"', '"one more"'))
+    read = material.read(folder, 0)
+    assert read.questions[0].answers[0] == ("one more",) and read.questions[0].key not in read.judged
+
+
 def test_too_little_to_vote_on(folder):
     scores = read_json(folder / "scores.json")
     scores["answers"]["sets"].pop()
