@@ -50,6 +50,7 @@ def scored(config, off=()):
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(3600)
 def test_a_model_with_layers_switched_off_scores_lower_by_three_standard_errors(smollm2):
     config = BasicsConfig(limit=25)  # with 10, the standard error of `choice` is too large for that
     whole, damaged = scored(config), scored(config, OFF)
