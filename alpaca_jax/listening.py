@@ -1,7 +1,13 @@
-"""A port of this machine on which a verb answers."""
+"""A port of this machine on which a verb answers, and the server that answers there until a signal comes."""
 
+import contextlib
 import errno
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
 
 from alpaca_jax.errors import UserError
 
@@ -41,3 +47,24 @@ def url(host: str, listener: socket.socket) -> str:
     """Returns the address for a browser on this machine."""
     address = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but SIGINT and SIGTERM end it as `signalled` says; uvicorn would raise them again once it has ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes SIGINT and SIGTERM while the server runs."""
+        if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread: a test, a notebook
+            yield
+            return
+        before = {number: signal.signal(number, self.signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def signalled(self, number: int, frame: object) -> None:
+        """Ends the server."""
+        self.should_exit = True

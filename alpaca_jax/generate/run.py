@@ -26,7 +26,7 @@ from alpaca_jax.teacher.bill import Bill, prices
 from alpaca_jax.teacher.client import Client, key
 from alpaca_jax.teacher.config import Prices
 from alpaca_jax.teacher.growing import growing
-from alpaca_jax.teacher.local import listening
+from alpaca_jax.teacher.local import answering
 from alpaca_jax.teacher.log import AnswerLog, files
 from alpaca_jax.terminal import Console
 
@@ -73,7 +73,7 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
     if not collector.complete and not config.replay:
         with (
             ProgressBar("records", config.count) as bar,
-            listening(config.teacher, method.longest, folder / "teacher.log", bar.notice) as endpoint,
+            answering(config.teacher, method.longest, folder / "teacher.log", bar.notice) as endpoint,
         ):
             teacher, rates = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice), _rates(bill, collector)
             stopped_by = collector.fill(teacher, lambda: bar.update(len(collector.kept), rates()))

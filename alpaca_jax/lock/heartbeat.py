@@ -1,5 +1,6 @@
 """What the locks on a disk and on an object store share: a file that names its holder, and the heartbeat of the holder."""
 
+import abc
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Self
 from alpaca_jax.lock.holder import Holder
 
 
-class HeldLock:
+class HeldLock(abc.ABC):
     """The lock in `file`, held from the creation of this object until its context ends; a UserError where another process holds it."""
 
     BEAT_SECONDS: float  # between two signs of life
@@ -31,16 +32,17 @@ class HeldLock:
         self._thread.join()
         self._release()
 
+    @abc.abstractmethod
     def _take_over(self) -> None:
         """Returns once the file names this holder; raises the refusal where another one lives."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _release(self) -> None:
-        raise NotImplementedError
+        """Removes the file, if it is still this holder's."""
 
+    @abc.abstractmethod
     def _sign(self, beat: int) -> None:
         """Writes the `beat`-th sign of life."""
-        raise NotImplementedError
 
     def _beat(self) -> None:
         beat = 0

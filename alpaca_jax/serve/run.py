@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def _name(source: str) -> str:
     return path.parent.name if path.name in ("hf", "train") else path.stem if path.is_file() else path.name
 
 
-class Server(uvicorn.Server):
+class Server(listening.Server):
     """uvicorn with our own ending: signals stop the scheduler first, so that open requests end and the server can."""
 
     def __init__(self, service: Service, scheduler: Scheduler, host: str, listener: socket.socket, ready: Path | None = None) -> None:
@@ -134,20 +133,8 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(self._scheduler.join)
         await super().shutdown(sockets=sockets)
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Takes SIGINT and SIGTERM while the server runs; a second one doesn't wait for open requests."""
-        if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread: a test, a notebook
-            yield
-            return
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _signalled(self, number: int, frame: object) -> None:
+    def signalled(self, number: int, frame: object) -> None:
+        """Ends the server; a second signal doesn't wait for open requests."""
         self.force_exit = self.should_exit
         self._interrupted |= number == signal.SIGINT
         self.end()

@@ -28,7 +28,7 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def listening(teacher: TeacherConfig, max_length: int, log: Path, notice: Callable[[str], None]) -> Iterator[Endpoint]:
+def answering(teacher: TeacherConfig, max_length: int, log: Path, notice: Callable[[str], None]) -> Iterator[Endpoint]:
     """Where the teacher listens; our own is started for it, as in `serving`."""
     if teacher.source is None:
         yield Endpoint(teacher.base_url, str(teacher.model))

@@ -1,58 +1,16 @@
 import dataclasses
-import gzip
 import json
-import threading
 import time
-import tracemalloc
-import zlib
 
 import pytest
 from scripted_teacher import Reply, answer, error, scripted_teacher
+from teacher_client import CHAT, FREE, PAID, RAW, SECRET, Notes, ask
 
 from alpaca_jax.errors import Lost, UserError
-from alpaca_jax.teacher import bounded, protocol, reply
+from alpaca_jax.teacher import protocol, reply
 from alpaca_jax.teacher.bill import Bill, OverBudget
-from alpaca_jax.teacher.client import Client
-from alpaca_jax.teacher.config import Prices, TeacherConfig
-from alpaca_jax.teacher.protocol import Refused, Request
-
-CHAT = Request(endpoint="chat", prompt="Hello", max_tokens=16, temperature=1.0, top_p=1.0, seed=5)
-RAW = Request(endpoint="completions", prompt="<s>user\n", max_tokens=16, temperature=0.5, top_p=0.9, seed=6, stop=("</s>",))
-FREE = Prices(prompt=0.0, completion=0.0, source="test")
-SECRET = "sk-very-secret-0123456789"
-
-
-@pytest.fixture
-def client(monkeypatch):
-    """Makes a client of a server's address, with a key in the environment and quick retries; `client.said` collects its notices."""
-    monkeypatch.setenv("TEST_KEY", SECRET)
-
-    def make(base_url, bill=None, retries=3, timeout=5.0, **teacher):
-        config = TeacherConfig(base_url=base_url, model="m", key_env="TEST_KEY", timeout=timeout, max_retries=retries, **teacher)
-        make.said = []
-        return Client(config, base_url, "m", bill or Bill(FREE), make.said.append, first_wait=0.01)
-
-    return make
-
-
-class Notes(list):
-    """An entry of a log that remembers what it was told."""
-
-    def may_cost(self, dollars):
-        self.append(("may_cost", dollars))
-
-    def cost_at_most(self, dollars):
-        self.append(("cost_at_most", dollars))
-
-    def not_sent(self):
-        self.append(("not_sent",))
-
-    def keep(self, reply):
-        self.append(("keep", reply))
-
-
-def ask(client, request=CHAT, entry=None):
-    return client.ask(request, threading.Event(), Notes() if entry is None else entry)
+from alpaca_jax.teacher.config import Prices
+from alpaca_jax.teacher.protocol import Refused
 
 
 def test_both_endpoints_send_what_was_asked_and_read_what_came(client):
@@ -235,7 +193,6 @@ def test_the_budget_stops_before_the_request(client):
         assert bill.dollars == 10.0
 
 
-PAID = Prices(prompt=1.0, completion=1.0, source="test")
 LONG = "The Nile flows through eleven countries of Africa before it reaches the sea. " * 3  # 42 words
 
 
@@ -371,51 +328,6 @@ def test_an_answer_that_could_not_be_kept_is_charged(client):
     with scripted_teacher() as server, pytest.raises(UserError, match="disk is full"):
         ask(client(server.base_url, bill), entry=Full())
     assert bill.dollars == pytest.approx(30 / 1e6)
-
-
-@pytest.mark.parametrize("status", [200, 400, 500])
-def test_a_body_without_end_is_cut(client, monkeypatch, status):
-    monkeypatch.setattr(bounded, "MOST_BYTES", 1 << 20)
-    notes = Notes()
-    bill = Bill(PAID)
-    with scripted_teacher(lambda number, body: Reply(json.dumps(answer("x" * (4 << 20), body)), status)) as server:
-        teacher = client(server.base_url, bill, retries=0)
-        tracemalloc.start()
-        try:
-            if status == 200:
-                assert ask(teacher, entry=notes).text is None
-            else:
-                with pytest.raises((UserError, Lost)) as raised:
-                    ask(teacher, entry=notes)
-                assert len(str(raised.value)) < 2000
-        finally:
-            tracemalloc.stop()
-    if status == 200:
-        assert len(notes[1][1].body) == bounded.KEPT_BYTES and bill.dollars == bill.worst(CHAT)
-
-
-@pytest.mark.parametrize(("pack", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")])
-def test_a_packed_body_is_unpacked_within_the_same_bound(client, monkeypatch, pack, encoding):
-    monkeypatch.setattr(bounded, "MOST_BYTES", 1 << 20)
-    whole = pack(json.dumps(answer("Yes.", {"messages": []})).encode())
-    with scripted_teacher(lambda number, body: Reply(whole, headers={"content-encoding": encoding})) as server:
-        assert ask(client(server.base_url)).text == "Yes."
-    bomb = pack(b" " * (64 << 20))
-    with scripted_teacher(lambda number, body: Reply(bomb, headers={"content-encoding": encoding})) as server:
-        tracemalloc.start()
-        try:
-            assert ask(client(server.base_url)).text is None
-            assert tracemalloc.get_traced_memory()[1] < 16 << 20
-        finally:
-            tracemalloc.stop()
-
-
-def test_an_answer_that_trickles_in_without_end_is_a_timeout(client):
-    with scripted_teacher(lambda number, body: Reply(trickle=0.05) if number == 0 else None) as server:
-        start = time.monotonic()
-        assert ask(client(server.base_url, timeout=0.4)).text.startswith("This is about")
-        assert time.monotonic() - start < 4
-        assert "no answer within 0.4 s" in client.said[0]
 
 
 def test_a_server_on_this_machine_is_not_behind_a_proxy(client, monkeypatch):

@@ -3,6 +3,7 @@ import tracemalloc
 from dataclasses import asdict, replace
 
 import pytest
+from answer_logs import ANSWER, REPLY, REQUEST, SETTINGS, first_shard, opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replies import received
@@ -10,24 +11,8 @@ from replies import received
 from alpaca_jax.errors import UserError
 from alpaca_jax.teacher import lines, reply
 from alpaca_jax.teacher import log as module
-from alpaca_jax.teacher.bill import Bill
-from alpaca_jax.teacher.config import Prices
-from alpaca_jax.teacher.log import AnswerLog, files
-from alpaca_jax.teacher.protocol import Answer, Reply, Request
-
-REQUEST = Request(endpoint="chat", prompt="Hi", max_tokens=5, temperature=1.0, top_p=1.0, seed=3, stop=("x",))
-ANSWER = Answer(text="Hö\u2028", finish_reason="stop", model="m", prompt_tokens=1, completion_tokens=2, seconds=0.5)
-REPLY = received("Hö\u2028", usage=(1, 2))
-SETTINGS = {"method": "magpie", "seed": 0, "magpie.stop": ("x",)}
-PRICES = Prices(prompt=1e6, completion=1e6, source="a dollar a token")
-
-
-def opened(folder, given=SETTINGS, older=None):
-    return AnswerLog(folder, given, Bill(PRICES), older)
-
-
-def first_shard(folder):
-    return folder / "00000000.jsonl"
+from alpaca_jax.teacher.log import files
+from alpaca_jax.teacher.protocol import Answer, Reply
 
 
 def answer(text):
@@ -380,28 +365,3 @@ def test_a_log_that_is_no_file_is_the_users(tmp_path):
     first_shard(tmp_path).mkdir()
     with pytest.raises(UserError, match=r"00000000\.jsonl can't be read \(Is a directory\)"):
         opened(tmp_path)
-
-
-def test_a_request_is_written_as_before_where_it_wants_nothing_new(tmp_path):
-    opened(tmp_path).keep(0, 0, REQUEST, REPLY)
-    opened(tmp_path).keep(1, 0, replace(REQUEST, top_logprobs=20), REPLY)
-    lines = [json.loads(line) for line in first_shard(tmp_path).read_text().splitlines()[1:]]
-    assert "top_logprobs" not in lines[0]["request"] and lines[1]["request"]["top_logprobs"] == 20
-    log = opened(tmp_path)
-    assert [request for _, request, _ in log.first_requests()] == [REQUEST, replace(REQUEST, top_logprobs=20)]
-    lines[1]["request"]["top_logprobs"] = "many"
-    with open(first_shard(tmp_path), "a") as file:
-        file.write(json.dumps({**lines[1], "index": 2}) + "\n")
-    assert "a number of top_logprobs is due" in opened(tmp_path).damaged[0]
-
-
-def test_first_requests_are_read_where_lines_are_damaged_or_doubled(tmp_path):
-    log = opened(tmp_path)
-    for index in range(3):
-        for step in range(2):
-            log.keep(index, step, replace(REQUEST, prompt=f"{index}", seed=step), REPLY)
-    content = first_shard(tmp_path).read_text().splitlines()
-    content[3] = content[3][:20]  # index 1, step 0
-    first_shard(tmp_path).write_text("\n".join([*content, content[1]]) + "\n")  # index 0, step 0 twice
-    found = {index: (request.prompt, request.seed) for index, request, _ in opened(tmp_path).first_requests()}
-    assert found == {0: ("0", 0), 1: ("1", 1), 2: ("2", 0)}

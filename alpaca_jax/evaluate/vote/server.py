@@ -1,12 +1,8 @@
 """Serves the page of a vote until Ctrl-C or SIGTERM."""
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from alpaca_jax.evaluate.vote.app import Page
 from alpaca_jax.terminal import Console
 
 
-class Server(uvicorn.Server):
+class Server(listening.Server):
     """uvicorn over a Page; where `ready` is given, the file holds {url, pid} while the page answers."""
 
     def __init__(self, page: Page, host: str, listener: socket.socket, console: Console, ready: Path | None = None) -> None:
@@ -43,19 +39,3 @@ class Server(uvicorn.Server):
         if self._ready is not None:
             rundir.write_json(self._ready, {"url": self.url, "pid": os.getpid()})
         self._console.print(f"vote here: {self.url} (Ctrl-C ends it and shows the results)", highlight=False)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Takes SIGINT and SIGTERM while the server runs; uvicorn would raise them again, and the results would be lost."""
-        if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread: a test, a notebook
-            yield
-            return
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _signalled(self, number: int, frame: object) -> None:
-        self.should_exit = True

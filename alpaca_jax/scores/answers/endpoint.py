@@ -10,7 +10,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.scores.answers.answer import Answer, AnswerSet
 from alpaca_jax.scores.answers.config import AnswersConfig
-from alpaca_jax.scores.answers.growing import REMEDY, differing, rename
+from alpaca_jax.scores.answers.kept import REMEDY, differing, rename
 from alpaca_jax.scores.prompts import Prompt, PromptSet
 from alpaca_jax.teacher import protocol
 from alpaca_jax.teacher.address import shown

@@ -15,7 +15,7 @@ from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import Record
 from alpaca_jax.scores.answers.answer import Answer, AnswerSet
 from alpaca_jax.scores.answers.config import AnswersConfig
-from alpaca_jax.scores.answers.growing import AnswerFile
+from alpaca_jax.scores.answers.kept import AnswerFile
 from alpaca_jax.scores.loaded import Loaded
 from alpaca_jax.scores.prompts import Prompt, PromptSet
 from alpaca_jax.terminal import Console

@@ -19,7 +19,7 @@ from alpaca_jax.scores.judge.prompt import Pair
 from alpaca_jax.teacher.asking import ask_all
 from alpaca_jax.teacher.bill import Bill, OverBudget, prices
 from alpaca_jax.teacher.client import Client, key
-from alpaca_jax.teacher.local import listening
+from alpaca_jax.teacher.local import answering
 from alpaca_jax.teacher.log import AnswerLog
 from alpaca_jax.teacher.protocol import Answer, Entry, Refused, Request, Teacher
 
@@ -143,7 +143,7 @@ class Judge:
         context = math.ceil(longest / LEAST_CONTEXT) + (self.config.max_tokens or choices.TOKENS["json"])
         with (
             ProgressBar("verdicts", len(pairs)) as bar,
-            listening(self.config.teacher, context, self.folder / "judge.log", bar.notice) as endpoint,
+            answering(self.config.teacher, context, self.folder / "judge.log", bar.notice) as endpoint,
         ):
             client = Client(self.config.teacher, endpoint.base_url, endpoint.model, self.bill, bar.notice)
             try:

@@ -119,4 +119,5 @@ def test_the_last_of_a_voters_votes_counts():
 
 
 def test_a_result_is_plain_json(judged):
-    json.dumps(dataclasses.asdict(bradley_terry(judged.votes(), "chatgpt")), allow_nan=False)
+    found = dataclasses.asdict(bradley_terry(judged.votes(), "chatgpt"))
+    assert json.loads(json.dumps(found, allow_nan=False))["anchor"] == "chatgpt"
