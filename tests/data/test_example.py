@@ -253,6 +253,7 @@ def test_what_512_tokens_cut(alpaca: Alpaca) -> None:
     assert (counts.truncated, counts.no_target, counts.kept) == (96, 1, len(long) - 1)
 
 
+@pytest.mark.prove
 def test_where_one_string_would_merge_prompt_and_response(alpaca: Alpaca) -> None:
     """In 1,715 records the prompt's ids are no prefix of the joint ids, so a mask by length hides a target; on all others we agree."""
     recipe = alpaca.recipe

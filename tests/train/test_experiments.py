@@ -32,6 +32,7 @@ def alpaca(data_dir, tmp_path_factory):
     return builder.load_examples(config.data, data_dir / "alpaca_data.json", Tokenizer.load(data_dir / "llama_tokenizer.model"))
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("name", "epochs", "steps", "rows"), [("alpaca_7b", 3, 1218, 128), ("alpaca_7b_packed", 3, 1218, 8), ("alpaca_13b", 5, 2030, 8)]
 )
@@ -47,6 +48,7 @@ def test_the_published_recipes_take_the_published_steps(alpaca, name, epochs, st
     assert float(rate(warmup)) == pytest.approx(2e-5 if "7b" in name else 1e-5) and float(rate(steps)) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.prove
 def test_the_padded_and_the_packed_recipe_take_the_same_examples_a_step(alpaca):
     padded, packed = (
         make_batches(alpaca.examples["train"], composed(f"experiment={name}").batch, 0) for name in ("alpaca_7b", "alpaca_7b_packed")

@@ -24,11 +24,11 @@ def straight(files, tmp_path_factory):
     return folder
 
 
-def test_killed_stopped_and_started_again_equals_the_straight_run_bit_for_bit(files, straight, tmp_path):
-    assert stopped(files, tmp_path, 12, signal.SIGKILL) == -signal.SIGKILL
-    assert 0 < checkpoint.steps(tmp_path / "train" / "checkpoints")[-1] < STEPS
-    assert stopped(files, tmp_path, 24, signal.SIGTERM) == 200
-    assert checkpoint.steps(tmp_path / "train" / "checkpoints")[-1] < STEPS
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], pytest.param([signal.SIGKILL, signal.SIGTERM], marks=pytest.mark.prove)])
+def test_killed_stopped_and_started_again_equals_the_straight_run_bit_for_bit(files, straight, tmp_path, signals):
+    for time, number in enumerate(signals, 1):
+        assert stopped(files, tmp_path, 12 * time, number) == (200 if number == signal.SIGTERM else -number)
+        assert 0 < checkpoint.steps(tmp_path / "train" / "checkpoints")[-1] < STEPS
     finish(files, tmp_path)
     assert losses(tmp_path) == losses(straight)
     expected, found = (checkpoint.restore_params(folder / "train" / "checkpoints", STEPS) for folder in (straight, tmp_path))
