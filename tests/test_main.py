@@ -93,6 +93,8 @@ def test_all_files_of_a_list_compose_into_it(verb, key, folder):
 
 def _absent(cls, mapping, prefix=""):
     for name, hint in typing.get_type_hints(cls).items():
+        if isinstance(mapping.get(name), dict):
+            hint = configuration._named(hint).get(mapping[name].get("name"), hint)  # one of several, by its name
         if name not in mapping:
             yield prefix + name
         elif dataclasses.is_dataclass(hint) and isinstance(mapping[name], dict):
