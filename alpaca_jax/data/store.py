@@ -13,7 +13,7 @@ import numpy as np
 from alpaca_jax.data.example import Examples, Item
 
 KINDS = {"ids": np.dtype(np.int32), "learnt": np.dtype(np.bool_)}
-FACTS = "facts.npz"
+FACTS = "facts.npy"
 
 
 def write(folder: Path, name: str, items: Iterable[Item]) -> int:
@@ -28,7 +28,10 @@ def write(folder: Path, name: str, items: Iterable[Item]) -> int:
                 facts.setdefault(fact, array("f")).append(value)
     np.save(folder / f"{name}.offsets.npy", np.frombuffer(offsets, np.int64))
     if facts:
-        np.savez(folder / f"{name}.{FACTS}", **{fact: np.frombuffer(values, np.float32) for fact, values in facts.items()})
+        table = np.zeros(len(offsets) - 1, [(fact, np.float32) for fact in facts])
+        for fact, values in facts.items():
+            table[fact] = values
+        np.save(folder / f"{name}.{FACTS}", table)
     return len(offsets) - 1
 
 
@@ -50,9 +53,7 @@ def read(folder: Path, name: str) -> Examples:
 def _facts(path: Path, examples: int) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
-    with np.load(path) as found:
-        facts = dict(found)
-    for fact, values in facts.items():
-        if values.shape != (examples,):
-            raise ValueError(f"{path.name} has {values.shape} values of {fact}, not {examples}")
-    return facts
+    table = np.load(path)
+    if len(table) != examples:
+        raise ValueError(f"{path.name} has the facts of {len(table)} examples, not of {examples}")
+    return {fact: table[fact] for fact in table.dtype.names}
