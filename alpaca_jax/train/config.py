@@ -18,6 +18,7 @@ from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
 from alpaca_jax.train import figures
+from alpaca_jax.train.objectives import ObjectiveConfig, SftConfig
 from alpaca_jax.train.stopping import StoppingConfig
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
@@ -45,6 +46,7 @@ class Config:
     early_stopping: StoppingConfig | None = None
     guard: GuardConfig = GuardConfig()
     profile: ProfileConfig | None = None
+    objective: ObjectiveConfig = SftConfig()
     model: ModelConfig
     data: DataConfig
     batch: BatchConfig
@@ -58,7 +60,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.batch.rows is not None and self.batch.rows % self.microbatches:
             raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
-        asked = self.samples.prompts or self.suites or self.compare
+        asked = self.samples.prompts or self.suites or self.compare or self.objective.measured
         if self.evaluate_every is not None and not self.data.heldout and not asked:
             raise ValueError(
                 f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout, suites or samples.prompts, or null"
@@ -84,9 +86,9 @@ class Config:
         """The names of the figures that each evaluation measures (see `figures`); none where there are no evaluations."""
         if self.evaluate_every is None:
             return []
-        losses = ["heldout_loss"] * bool(self.data.heldout)
-        losses += ["heldout_loss_ema"] * bool(self.data.heldout and self.optimizer.ema)
-        return losses + figures.of_suites(self.suites) + figures.of_comparison(self.compare)
+        scored = bool(self.data.heldout) and self.objective.heldout_loss
+        losses = ["heldout_loss"] * scored + ["heldout_loss_ema"] * bool(scored and self.optimizer.ema)
+        return losses + list(self.objective.measured) + figures.of_suites(self.suites) + figures.of_comparison(self.compare)
 
     @property
     def objectives(self) -> list[str]:
