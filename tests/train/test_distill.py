@@ -18,7 +18,7 @@ def teacher(files, tmp_path_factory):
 def distilled(files, folder, teacher, steps=8, **objective):
     changes = {"steps": steps, "evaluate_every": steps, "seed": 3, "objective": {"name": "distill", "teacher": str(teacher), **objective}}
     run(config(files, folder, **changes))
-    return [line for line in metrics.read(folder / "train" / "metrics.jsonl")]
+    return list(metrics.read(folder / "train" / "metrics.jsonl"))
 
 
 def figures(lines, name):

@@ -41,9 +41,7 @@ class DistillConfig:
         if self.signal == "draws" and self.divergence != "forward":
             raise ValueError(f"signal=draws gives the forward divergence only, not {self.divergence}: give signal=exact, top or live")
         if self.signal == "top" and not self.tail and self.divergence != "forward":
-            raise ValueError(
-                f"tail=false has no {self.divergence} divergence, which would be infinite: give divergence=forward or tail=true"
-            )
+            raise ValueError(f"tail=false makes the {self.divergence} divergence infinite: give divergence=forward or tail=true")
 
     @property
     def all_teachers(self) -> dict[str, TeacherConfig]:

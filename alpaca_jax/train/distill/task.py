@@ -5,7 +5,7 @@ from typing import Any
 
 from alpaca_jax.data import origin
 from alpaca_jax.data.built import cache_folders
-from alpaca_jax.data.example import ExampleStore
+from alpaca_jax.data.example import Examples, ExampleStore
 from alpaca_jax.data.mixture import Concatenated
 from alpaca_jax.errors import UserError
 from alpaca_jax.model.llama import Params
@@ -139,9 +139,7 @@ class Distillation(Task):
         sources = list(self.config.data.sources)
         parts = store.stores if isinstance(store, Concatenated) else [store]
         if len(parts) != len(sources):
-            raise UserError(
-                "data.heldout holds nothing out of some of data.sources, so that their teachers can't be told: give more records"
-            )
+            raise UserError("data.heldout holds nothing out of some of data.sources, whose teachers are unknown then: give more records")
         return teachers.shares(self.teachers, sources, [len(part) for part in parts])
 
     def _heads(self) -> dict[str, Tree]:
@@ -153,7 +151,8 @@ class Distillation(Task):
     def _check_tokens(self, store: ExampleStore) -> None:
         """A UserError where a record has a token that the teachers don't know."""
         for part in store.stores if isinstance(store, Concatenated) else [store]:
-            highest = int(getattr(part, "ids", [0]).max(initial=0))
+            assert isinstance(part, Examples)
+            highest = int(part.ids.max(initial=0))
             if highest >= self.shared:
                 raise UserError(
                     f"the records hold the token {self.site.tokenizer.backend.token(highest)!r} ({highest}), which a teacher of "
