@@ -174,14 +174,14 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
 
 
 def write_model(setup: Setup, folder: Path, kept: bool) -> None:
-    """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on."""
+    """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on and its adapter."""
     base = native.base_of(folder)
     if base is not None and setup.source is not None:
         base = base.moved(setup.config.model, setup.source)
     elif base is None and not kept:
         assert setup.source is not None
         base = Base.of(setup.config.model, setup.source, setup.base_names)
-    native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base)
+    native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base, setup.config.adapter)
 
 
 def check_base(setup: Setup, folder: Path) -> None:
