@@ -41,7 +41,8 @@ Row = tuple[str, str]
 def render(target: str, model: Pretrained, dtype: str, license: str | None, alone: bool = False) -> str:
     """Returns the card of `model` written to `target` in `dtype` under `license` (an identifier of the hub; None: not stated).
 
-    `alone`: of its adapter without the base. The card of a model from a training run has its data, its recipe and its bill; a UserError where the run's files are damaged.
+    `alone`: of its adapter without the base. The card of a model from a training run has its data, its recipe and its bill; a UserError
+    where the run's files are damaged.
     """
     try:
         return _rendered(target, model, dtype, license, alone)

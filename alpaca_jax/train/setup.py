@@ -174,7 +174,7 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
 
 
 def write_model(setup: Setup, folder: Path, kept: bool) -> None:
-    """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on and its adapter."""
+    """Writes `train/model/`: sizes, tokenizer, the settings of an adapter, and the base of a run whose checkpoints lack weights."""
     base = native.base_of(folder)
     if base is not None and setup.source is not None:
         base = base.moved(setup.config.model, setup.source)
