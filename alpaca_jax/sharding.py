@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -189,19 +190,25 @@ class Layout:
         bounds = [index[0].indices(rows)[:2] for index in places if index is not None]
         return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
 
-    def place(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The global batch of `rows` rows, given this process's `own_rows` of it in `batch`."""
+    def place(
+        self, batch: Mapping[str, np.ndarray], rows: int, axes: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> dict[str, jax.Array]:
+        """The global batch of `rows` rows, given this process's `own_rows` of it in `batch`.
+
+        `axes` are the logical axes of arrays that aren't [B, T]; the first one is always the batch.
+        """
         first = self.own_rows(rows).start
 
-        def put(own: np.ndarray) -> jax.Array:
+        def put(name: str, own: np.ndarray) -> jax.Array:
             def piece(index: tuple[slice, ...] | None) -> np.ndarray:
                 assert index is not None
                 start, stop, _ = index[0].indices(rows)
-                return own[start - first : stop - first, index[1]]
+                return own[start - first : stop - first, *index[1:]]
 
-            return jax.make_array_from_callback((rows, own.shape[1]), self.batch, piece)
+            where = self.named(axes.get(name, ("batch", "sequence")), "compute")
+            return jax.make_array_from_callback((rows, *own.shape[1:]), where, piece)
 
-        return {name: put(own) for name, own in batch.items()}
+        return {name: put(name, own) for name, own in batch.items()}
 
     @property
     def replicated(self) -> NamedSharding:

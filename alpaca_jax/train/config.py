@@ -8,6 +8,7 @@ from alpaca_jax.checkpoint import CheckpointConfig
 from alpaca_jax.config import configclass, suggestion
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.distributed import DistributedConfig
+from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
@@ -18,6 +19,7 @@ from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.scores.suites.config import SuiteConfig
 from alpaca_jax.sharding import MeshConfig
 from alpaca_jax.train import figures
+from alpaca_jax.train.objectives import ObjectiveConfig, SftConfig
 from alpaca_jax.train.stopping import StoppingConfig
 from alpaca_jax.trainer.guard import GuardConfig
 from alpaca_jax.trainer.optimizer import OptimizerConfig
@@ -45,6 +47,8 @@ class Config:
     early_stopping: StoppingConfig | None = None
     guard: GuardConfig = GuardConfig()
     profile: ProfileConfig | None = None
+    objective: ObjectiveConfig = SftConfig()
+    adapter: AdapterConfig | None = None  # null: all weights are trained but optimizer.frozen
     model: ModelConfig
     data: DataConfig
     batch: BatchConfig
@@ -58,13 +62,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.batch.rows is not None and self.batch.rows % self.microbatches:
             raise ValueError(f"batch.rows={self.batch.rows} cannot be taken in microbatches={self.microbatches} equal parts")
-        asked = self.samples.prompts or self.suites or self.compare
+        asked = self.samples.prompts or self.suites or self.compare or self.objective.measured
         if self.evaluate_every is not None and not self.data.heldout and not asked:
             raise ValueError(
                 f"evaluate_every={self.evaluate_every} needs something to evaluate: give data.heldout, suites or samples.prompts, or null"
             )
         if self.evaluate_every is None and (self.suites or self.compare):
             raise ValueError("suites and compare are measured with each evaluation: give evaluate_every=N, or leave them out")
+        if self.adapter is not None and self.optimizer.frozen:
+            raise ValueError("with an adapter all weights of the model are frozen: leave optimizer.frozen empty")
         if self.compare is not None:
             figures.check(self.answers, self.compare)
         if self.early_stopping is not None and not figures.has(known := self.measured, self.early_stopping.metric):
@@ -84,9 +90,9 @@ class Config:
         """The names of the figures that each evaluation measures (see `figures`); none where there are no evaluations."""
         if self.evaluate_every is None:
             return []
-        losses = ["heldout_loss"] * bool(self.data.heldout)
-        losses += ["heldout_loss_ema"] * bool(self.data.heldout and self.optimizer.ema)
-        return losses + figures.of_suites(self.suites) + figures.of_comparison(self.compare)
+        scored = bool(self.data.heldout) and self.objective.heldout_loss
+        losses = ["heldout_loss"] * scored + ["heldout_loss_ema"] * bool(scored and self.optimizer.ema)
+        return losses + list(self.objective.measured) + figures.of_suites(self.suites) + figures.of_comparison(self.compare)
 
     @property
     def objectives(self) -> list[str]:

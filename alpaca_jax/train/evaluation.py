@@ -34,7 +34,7 @@ class Evaluation:
         if config.evaluate_every is None:
             return
         self._program = Program.on(setup.architecture, setup.layout, config.model.compute_dtype)
-        if "heldout" in setup.data.examples:
+        if "heldout" in setup.data.examples and config.objective.heldout_loss:
             examples, length = setup.data.examples["heldout"], config.batch.sequence_length
             self._scorer = Scorer(setup.architecture, examples, setup.batches.rows, length, setup.layout, config.model.compute_dtype)
         if config.compare is not None:

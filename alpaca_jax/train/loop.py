@@ -15,6 +15,7 @@ from alpaca_jax.distributed import StopSignals, beat, from_lead, is_lead
 from alpaca_jax.errors import UserError
 from alpaca_jax.metrics import Goodput, MetricsWriter, Profile, Throughput, memory
 from alpaca_jax.model import flops
+from alpaca_jax.model.llama import Params
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.terminal import Console
 from alpaca_jax.train.config import Config
@@ -25,7 +26,7 @@ from alpaca_jax.train.setup import Setup
 from alpaca_jax.train.start import Start, latest
 from alpaca_jax.train.stopping import Stopping
 from alpaca_jax.trainer import state as states
-from alpaca_jax.trainer.weights import BASE, join, whole
+from alpaca_jax.trainer.weights import BASE
 
 MOST_ROLLBACKS = 10  # of one start; a run that needs more has another trouble than its data
 End = Literal["done", "stopped", "rollback"]  # why a stretch of steps ended
@@ -155,8 +156,11 @@ class Loop:
                 batch = next(batches, None)
 
     def _take(self, batch: Batch) -> None:
-        placed = self.setup.layout.place(self.setup.assembly.objective.select(batch), self.setup.batches.rows)
-        program = self._program(next(iter(placed.values())).shape)
+        setup, objective = self.setup, self.setup.assembly.objective
+        batch = setup.task.batch(self.batch_index, self.step, batch, self._whole)
+        axes = {name: read.axes for name, read in objective.reads.items()}
+        placed = setup.layout.place(objective.select(batch), setup.batches.rows, axes)
+        program = self._program((setup.batches.rows, batch["tokens"].shape[1]))
         self.profile.before(self.step + 1)
         with self.goodput.spent("step"):
             self.state, metrics = program(self.state, self.fixed, placed)
@@ -180,8 +184,7 @@ class Loop:
 
     def _count(self, batch: Batch) -> None:
         """Counts the whole step's tokens by its plan: this process has seen its own rows only."""
-        indices = self.setup.batches.indices(self.batch_index)
-        lengths = self.setup.batches.lengths[indices]
+        lengths = self.setup.task.lengths(self.batch_index)
         rows, length = self.setup.batches.rows, batch["tokens"].shape[1]
         a, tokens = self.setup.architecture, int(lengths.sum())
         full = flops.train_flops_full_attention(a, tokens, length)
@@ -254,9 +257,10 @@ class Loop:
     def _evaluate(self) -> bool:
         """Measures and writes the figures of this step; True where it is the best so far, so that its checkpoint is to be kept."""
         with self.goodput.spent("evaluate"):
-            params = whole(self.state.trained, self.fixed)
-            average = None if self.state.ema is None else join(self.state.ema, self.fixed[BASE])
-            figures = self.evaluation.losses(self.step, params, average) | self.evaluation.asked(self.step, self.batch_index, params)
+            params = self._whole()
+            average = None if self.state.ema is None else self.setup.assembly.whole(self.state.ema, self.fixed)
+            figures = self.evaluation.losses(self.step, params, average) | self.setup.task.evaluate(self.step, params)
+            figures |= self.evaluation.asked(self.step, self.batch_index, params)
             self.heldout, self.evaluated = from_lead(figures), self.step
             self._write(self.step, self.heldout)
             answered = self.evaluation.samples(params)
@@ -269,6 +273,10 @@ class Loop:
         if best:
             self.checkpoints.favour(self.step)
         return best
+
+    def _whole(self) -> Params:
+        """The whole model as it is now; the next step overwrites it."""
+        return self.setup.assembly.whole(self.state.trained, self.fixed)
 
     def _save(self) -> None:
         items = states.to_items(self.state, self.fixed[BASE] if self.kept else None)

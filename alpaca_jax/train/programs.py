@@ -13,8 +13,8 @@ Shape = tuple[int, ...]
 class Programs:
     """Compiled steps by the shape [rows, length] of their batch. `ahead` compiles one in a thread, while data and weights are read."""
 
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
+    def __init__(self, assembly: Assembly, slots: int = 0) -> None:
+        self._assembly, self._slots = assembly, slots
         self._compiled: dict[Shape, Any] = {}
         self._ahead: dict[Shape, Future[Any]] = {}
 
@@ -22,7 +22,7 @@ class Programs:
     def ahead(self, shape: Shape) -> Iterator[None]:
         """A context in which the step for `shape` is compiled by a thread of its own."""
         with ThreadPoolExecutor(1, thread_name_prefix="compile") as pool:
-            self._ahead[shape] = pool.submit(self._assembly.compile, *shape)
+            self._ahead[shape] = pool.submit(self._assembly.compile, *shape, self._slots)
             yield
 
     def has(self, shape: Shape) -> bool:
@@ -33,5 +33,5 @@ class Programs:
         """The step for batches of this shape; waits for it, or compiles it, the first time."""
         if shape not in self._compiled:
             coming = self._ahead.pop(shape, None)
-            self._compiled[shape] = self._assembly.compile(*shape) if coming is None else coming.result()
+            self._compiled[shape] = self._assembly.compile(*shape, self._slots) if coming is None else coming.result()
         return self._compiled[shape]

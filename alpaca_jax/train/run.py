@@ -28,9 +28,9 @@ from alpaca_jax.train.programs import Programs
 from alpaca_jax.train.settle import chosen, differences, machine, settings
 from alpaca_jax.train.setup import Setup, check_base, prepare, settled, write_model
 from alpaca_jax.train.start import Start, check_fingerprints, latest
-from alpaca_jax.trainer.objectives import Factory, sft
+from alpaca_jax.trainer.objectives import Factory
 
-FROZEN = (*rundir.FROZEN, "epochs", "steps", "microbatches")
+FROZEN = (*rundir.FROZEN, "objective", "adapter", "epochs", "steps", "microbatches")
 # Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
 PLACES = (
     *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),
@@ -39,11 +39,11 @@ PLACES = (
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
-def run(config: Config, objective: Factory = sft.objective) -> dict[str, Any]:
+def run(config: Config, objective: Factory | None = None) -> dict[str, Any]:
     """Trains until the last step, from the newest whole checkpoint where there is one; returns what it wrote to train/summary.json.
 
-    `objective` is what each step minimizes. SIGTERM and SIGUSR1 end the run after the current step with a checkpoint and `Restart`; SIGINT
-    does the same with KeyboardInterrupt.
+    `objective` is what each step minimizes, instead of what `config.objective` names. SIGTERM and SIGUSR1 end the run after the current
+    step with a checkpoint and `Restart`; SIGINT does the same with KeyboardInterrupt.
     """
     with joined(config.distributed, config.dir, to_mapping(config)) as membership, _alone(config):
         return _train(config, objective, membership)
@@ -54,7 +54,7 @@ def _alone(config: Config) -> AbstractContextManager[object]:
     return lock.held(config.dir, "train", "train") if is_lead() else nullcontext()
 
 
-def _train(config: Config, objective: Factory, membership: Membership) -> dict[str, Any]:
+def _train(config: Config, objective: Factory | None, membership: Membership) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not is_lead())
     folder = rundir.RunDir(config.dir)
     _check_name(folder.root)
@@ -65,7 +65,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
     _introduce(console, config, setup, differences(given, config))
     with ExitStack() as stack:
         stack.enter_context(limit.explained(limit.remedies(settings(config), machine(config))))
-        programs, done = Programs(setup.assembly), setup.steps in checkpoint.steps(folder.path("train", "checkpoints"))
+        programs, done = Programs(setup.assembly, setup.batches.slots), setup.steps in checkpoint.steps(folder.path("train", "checkpoints"))
         if not done:
             stack.enter_context(programs.ahead((setup.batches.rows, setup.batches.row_length(0))))
         checkpoints = stack.enter_context(closing(Checkpoints(folder.path("train", "checkpoints"), config.checkpoint)))
@@ -74,6 +74,7 @@ def _train(config: Config, objective: Factory, membership: Membership) -> dict[s
             rundir.write_yaml(folder.path("train", "config.yaml"), to_mapping(config))
             write_model(setup, folder.path("train", "model"), start.kept)
         writer = stack.enter_context(closing(_writer(config, folder))) if is_lead() else None
+        setup.task.ready(setup.assembly, start.state.trained, start.fixed, int(start.state.step))
         loop = Loop(config, setup, start, programs, checkpoints, writer, console)
         stop = stack.enter_context(StopSignals())
         exports = stack.enter_context(_exports(config, folder, checkpoints, console))

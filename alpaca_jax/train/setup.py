@@ -1,7 +1,6 @@
 """What a run needs before its first step: its data, its model's source, and the step that both meet in."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import jax
@@ -9,14 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from alpaca_jax import hardware, storage
-from alpaca_jax.data import builder, sources, template
+from alpaca_jax.data import sources, template
 from alpaca_jax.data.builder import Dataset
-from alpaca_jax.data.pipeline import Batches, make_batches
+from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.distributed import lead_first
 from alpaca_jax.errors import UserError
 from alpaca_jax.footprint import choice, limit
 from alpaca_jax.footprint.estimate import Footprint
 from alpaca_jax.formats import native, pretrained
+from alpaca_jax.formats.adapter import targets
 from alpaca_jax.formats.base import Base
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.model import llama
@@ -24,12 +24,14 @@ from alpaca_jax.model.architecture import Architecture, stored_vocab_size
 from alpaca_jax.model.tree import by_name, flatten
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
+from alpaca_jax.train import tasks
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.settle import machine, settings
+from alpaca_jax.train.task import Site, Task
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer.assemble import Assembly, assemble
 from alpaca_jax.trainer.forward import Forward
-from alpaca_jax.trainer.objectives import Factory, sft
+from alpaca_jax.trainer.objectives import Factory
 from alpaca_jax.trainer.state import State
 from alpaca_jax.trainer.weights import BASE, Fixed
 
@@ -39,6 +41,7 @@ class Setup:
     """All that does not change from step to step."""
 
     config: Config
+    task: Task
     source: Pretrained | None  # None: random weights
     architecture: Architecture
     tokenizer: Tokenizer
@@ -57,7 +60,7 @@ class Setup:
     def fingerprints(self) -> dict[str, str]:
         """What a checkpoint must have in common with the run that resumes from it."""
         weights = {} if self.source is None else {"weights": self.source.likeness}
-        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint} | weights
+        return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint} | weights | self.task.fingerprints
 
     @property
     def base_names(self) -> list[str]:
@@ -66,14 +69,19 @@ class Setup:
 
     def start(self) -> tuple[State, Fixed]:
         """The state of step 0 and what stays fixed: read from the source, or random where there is none."""
-        if self.source is None:
-            return self.assembly.start(self.assembly.random_params(jax.random.key(self.config.seed)))
-        return self.assembly.start(self._load(self.assembly.specs))
+        seed = self.config.seed
+        params = self.assembly.random_params(jax.random.key(seed)) if self.source is None else self._load(self.assembly.specs)
+        state, fixed = self.assembly.start(params, seed)
+        return state, fixed | self.others()
 
     def base(self) -> Fixed:
-        """The frozen weights alone, read from the source."""
+        """What is fixed: the frozen weights, read from the source, and what the objective needs beside them."""
         abstract = self.assembly.abstract_fixed[BASE]
-        return {BASE: self._load(abstract) if abstract else {}}
+        return {BASE: self._load(abstract) if abstract else {}} | self.others()
+
+    def others(self) -> Fixed:
+        """What the objective needs beside the frozen weights."""
+        return {name: self.task.load(name, part) for name, part in self.assembly.abstract_fixed.items() if name != BASE}
 
     def _load(self, wanted: llama.Params) -> llama.Params:
         assert self.source is not None
@@ -94,40 +102,51 @@ def settled(config: Config) -> Config:
         return dataclasses.replace(config, data=sources.settled(config.data, _records(config), tokenizer))
 
 
-def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
-    """Reads the model's sizes, its tokenizer and the data, and derives shapes and shardings; loads no weight yet."""
+def prepare(config: Config, objective: Factory | None = None) -> Setup:
+    """Reads the model's sizes, its tokenizer and the data, and derives shapes and shardings; loads no weight yet.
+
+    `objective` is what each step minimizes, instead of what `config.objective` names.
+    """
+    task = tasks.of(config)
     layout = Layout(make_mesh(config.mesh), config.mesh)
     source = None if config.model.source is None else pretrained.open(config.model)
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
-        data = builder.load_examples(config.data, _records(config), tokenizer)
-    batches, steps = _batches(config, data, layout)
-    forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain)
+        data = task.examples(_records(config), tokenizer)
+    batches, steps = task.batches(data, layout)
+    adapter = None if config.adapter is None else targets.plan(config.adapter, architecture)
+    forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain, adapter)
     written = template.get(config.data.template, tokenizer)
+    tokenizer = tokenizer.with_chat_template(written.chat_template())
+    eos_ids = tuple(dict.fromkeys([*(source.eos_ids if source else [tokenizer.eos_id]), written.end_id]))
+    task.open(Site(architecture, tokenizer, eos_ids, source, data, batches, steps, layout))
     devices, needs = machine(config), settings(config)
     needed = choice.footprint(needs, architecture, devices, batches.rows)
     limit.check(needs, needed, devices)
     return Setup(
         config=config,
+        task=task,
         source=source,
         architecture=architecture,
-        tokenizer=tokenizer.with_chat_template(written.chat_template()),
-        eos_ids=tuple(dict.fromkeys([*(source.eos_ids if source else [tokenizer.eos_id]), written.end_id])),
+        tokenizer=tokenizer,
+        eos_ids=eos_ids,
         data=data,
         batches=batches,
         steps=steps,
         chip=hardware.identify(config.hardware, jax.devices()[0]),
         layout=layout,
         assembly=assemble(
-            architecture,
+            forward,
             config.optimizer,
             layout,
-            objective(forward),
+            objective or task.objective,
             steps=steps,
             stored_vocab=stored_vocab_size(architecture.vocab_size, config.model.vocab_multiple),
             dtype=config.model.dtype,
             microbatches=config.microbatches,
             guard=config.guard,
+            others=task.others(),
+            seed=config.seed,
         ),
         schedule=optimizers.learning_rate(config.optimizer, steps),
         footprint=needed,
@@ -137,17 +156,6 @@ def prepare(config: Config, objective: Factory = sft.objective) -> Setup:
 
 def _records(config: Config) -> str | Path:
     return config.data.records or storage.at(config.dir) / "records"
-
-
-def _batches(config: Config, data: Dataset, layout: Layout) -> tuple[Batches, int]:
-    """The batches of the run and the number of its steps."""
-    # Every device that shares the batch, and every microbatch, takes the same number of rows.
-    multiple = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"] * config.microbatches
-    # A run that rolls back continues after the poisoned batch, and so may reach an epoch that it would not reach otherwise.
-    reach = 2 if config.guard.policy == "rollback" else 1
-    most = None if config.steps is None else reach * config.steps
-    batches = make_batches(data.examples["train"], config.batch, config.seed, reach * config.epochs, multiple, most)
-    return batches, config.steps or max(1, math.floor(config.epochs * batches.steps_per_epoch))
 
 
 def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, Tokenizer]:

@@ -12,7 +12,7 @@ from alpaca_jax.train.progress import Progress
 from alpaca_jax.train.setup import Setup
 from alpaca_jax.trainer import state as states
 from alpaca_jax.trainer.state import State
-from alpaca_jax.trainer.weights import BASE, Fixed, split
+from alpaca_jax.trainer.weights import BASE, Fixed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ def latest(setup: Setup, checkpoints: Checkpoints, report: Callable[[str], None]
     kept = bool(base_names) and _holds(checkpoints, newest, base_names[0])
     items, meta = checkpoints.restore(newest, states.to_items(assembly.abstract_state, assembly.abstract_fixed[BASE] if kept else None))
     if kept:
-        items["params"], base = split(items["params"], assembly.frozen)
-        fixed = {BASE: base}
+        items["params"], base = assembly.divided(items["params"])
+        fixed = {BASE: base} | (setup.others() if fixed is None else {name: part for name, part in fixed.items() if name != BASE})
     progress = Progress.from_meta(meta, str(checkpoints.folder / str(newest) / MANIFEST))
     return Start(states.from_items(items), setup.base() if fixed is None else fixed, progress, kept or not base_names)
 

@@ -3,32 +3,36 @@
 `train` runs it. A planner compiles it for devices that are not there: nothing here touches a device except through the mesh of the Layout.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from alpaca_jax.model import adapter as adapters
 from alpaca_jax.model import llama
-from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import Tree
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import optimizer as optimizers
 from alpaca_jax.trainer import state as states
+from alpaca_jax.trainer.forward import Forward
 from alpaca_jax.trainer.guard import GuardConfig
-from alpaca_jax.trainer.objectives import Objective
+from alpaca_jax.trainer.objectives import Factory, Objective
 from alpaca_jax.trainer.optimizer import Optimizer, OptimizerConfig
 from alpaca_jax.trainer.state import State
 from alpaca_jax.trainer.step import Compiled, Step, make_step
-from alpaca_jax.trainer.weights import BASE, Fixed, split
+from alpaca_jax.trainer.weights import ADAPTER, BASE, Fixed, split
 
 
 @dataclass(frozen=True)
 class Assembly:
     """One run's step and the shapes and places of its arguments."""
 
-    architecture: Architecture
-    specs: llama.Params  # the WeightSpec of every weight of the model
+    forward: Forward
+    specs: llama.Params  # the WeightSpec of every weight of the model, without an adapter
     places: llama.Params  # where every weight is stored
     objective: Objective
     optimizer: Optimizer
@@ -40,54 +44,81 @@ class Assembly:
     frozen: tuple[str, ...]
     guard: GuardConfig | None
 
-    def start(self, params: llama.Params) -> tuple[State, Fixed]:
-        """The State of step 0 and what stays fixed, from all weights of the model in their `places`."""
-        trained, base = split(params, self.frozen)
+    def start(self, params: llama.Params, seed: int = 0) -> tuple[State, Fixed]:
+        """The State of step 0 and the fixed BASE, from all weights of the model in their `places`; `seed` draws an adapter's."""
+        if self.forward.adapter is None:
+            trained, base = split(params, self.frozen)
+        else:
+            own, where = self.forward.adapter, self.state_places.trained[ADAPTER]
+            init = jax.jit(lambda base, key: adapters.init(own, self.specs, base, key), out_shardings=where)
+            trained, base = {ADAPTER: init(params, jax.random.key(seed))}, params
         return states.start(trained, self.optimizer, self.state_places, self.guard), {BASE: base}
+
+    def divided(self, params: Tree) -> tuple[Tree, Tree]:
+        """(trained, fixed) of the params of a checkpoint that holds both."""
+        if self.forward.adapter is None:
+            return split(params, self.frozen)
+        return {ADAPTER: params[ADAPTER]}, {name: part for name, part in params.items() if name != ADAPTER}
+
+    def whole(self, trained: Tree, fixed: Fixed) -> llama.Params:
+        """The params of the whole model, as `llama.forward` reads them."""
+        return self.forward.whole(trained, fixed, {})
 
     def random_params(self, key: jax.Array) -> llama.Params:
         """Random weights, created in their places."""
         embed = self.specs["embed"]["weight"]
-        init = jax.jit(lambda key: llama.init(self.architecture, key, embed.shape[0], embed.dtype), out_shardings=self.places)
+        architecture = self.forward.architecture
+        init = jax.jit(lambda key: llama.init(architecture, key, embed.shape[0], embed.dtype), out_shardings=self.places)
         return init(key)
 
-    def abstract_batch(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The batch [rows, length] that the step reads, as ShapeDtypeStructs with shardings."""
-        place = self.layout.batch
-        return {key: jax.ShapeDtypeStruct((rows, length), jnp.dtype(dtype), sharding=place) for key, dtype in self.objective.reads.items()}
+    def abstract_batch(self, rows: int, length: int, slots: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """The batch [rows, length] that the step reads, as ShapeDtypeStructs with shardings; `slots` as in `Read`."""
+        sizes, named = {"rows": rows, "length": length, "slots": slots}, self.layout.named
+        return {
+            key: jax.ShapeDtypeStruct(read.shape(sizes), jnp.dtype(read.dtype), sharding=named(read.axes, "compute"))
+            for key, read in self.objective.reads.items()
+        }
 
-    def lower(self, rows: int, length: int) -> Any:
+    def lower(self, rows: int, length: int, slots: int = 0) -> Any:
         """The step's program for batches [rows, length], not yet compiled; needs no weights and no data."""
-        return self.step.lower(self.abstract_state, self.abstract_fixed, self.abstract_batch(rows, length))
+        return self.step.lower(self.abstract_state, self.abstract_fixed, self.abstract_batch(rows, length, slots))
 
-    def compile(self, rows: int, length: int) -> Compiled:
+    def compile(self, rows: int, length: int, slots: int = 0) -> Compiled:
         """The step compiled for batches [rows, length]."""
-        return Compiled(self.lower(rows, length).compile(), self.step)
+        return Compiled(self.lower(rows, length, slots).compile(), self.step)
 
 
 def assemble(
-    architecture: Architecture,
+    forward: Forward,
     config: OptimizerConfig,
     layout: Layout,
-    objective: Objective,
+    factory: Factory,
     *,
     steps: int,
     stored_vocab: int | None = None,
     dtype: Any = jnp.float32,
     microbatches: int = 1,
     guard: GuardConfig | None = None,
+    others: Mapping[str, Tree] = MappingProxyType({}),
+    seed: int = 0,
 ) -> Assembly:
     """The Assembly of a run of `steps` steps; UserError where the layout doesn't fit a weight or `config.frozen` matches none.
 
     `stored_vocab` rows of the vocabulary are stored, where a mesh needs more than the architecture has; weights are stored in `dtype`.
+    `others` are the WeightSpecs of what is fixed beside the base, such as a teacher's weights. `seed` draws what is random in a step.
     """
-    optimizer = optimizers.make(config, steps)
-    specs = llama.specs(architecture, stored_vocab, jnp.dtype(dtype))
-    trained, base = split(specs, config.frozen)
+    optimizer, objective = optimizers.make(config, steps), factory(forward)
+    specs = llama.specs(forward.architecture, stored_vocab, jnp.dtype(dtype))
+    if forward.adapter is None:
+        trained, base = split(specs, config.frozen)
+    else:
+        trained, base = {ADAPTER: adapters.specs(forward.adapter, specs)}, specs
+        objective = dataclasses.replace(objective, random=objective.random or forward.adapter.dropout > 0)
     places = states.shardings(trained, optimizer, layout, guard)
-    fixed_places: dict[str, Tree] = {BASE: layout.tree(base, "weights")}
+    fixed: dict[str, Tree] = {BASE: base, **others}
+    fixed_places: dict[str, Tree] = {name: layout.tree(part, "weights") for name, part in fixed.items()}
     return Assembly(
-        architecture=architecture,
+        forward=forward,
         specs=specs,
         places=layout.tree(specs, "weights"),
         objective=objective,
@@ -95,8 +126,8 @@ def assemble(
         layout=layout,
         state_places=places,
         abstract_state=states.abstract(trained, optimizer, places, guard),
-        abstract_fixed=states.placed({BASE: states.shapes_of(base)}, fixed_places),
-        step=make_step(objective, optimizer, layout, places, fixed_places, microbatches=microbatches, guard=guard),
+        abstract_fixed=states.placed({name: states.shapes_of(part) for name, part in fixed.items()}, fixed_places),
+        step=make_step(objective, optimizer, layout, places, fixed_places, microbatches=microbatches, guard=guard, seed=seed),
         frozen=config.frozen,
         guard=guard,
     )

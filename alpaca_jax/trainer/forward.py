@@ -7,20 +7,34 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alpaca_jax.model import adapter as adapters
 from alpaca_jax.model import llama
+from alpaca_jax.model.adapter import Adapter
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.tree import Tree
+from alpaca_jax.trainer.weights import ADAPTER, BASE, Fixed, join
 
 Batch = Mapping[str, Any]  # arrays [rows, length]: JAX's in a step, numpy's before they are placed
 
 
 @dataclass(frozen=True)
 class Forward:
-    """An architecture and how it is computed: the dtype of products, what the backward pass recomputes, where activations lie."""
+    """An architecture and how it is computed: the dtype of products, what the backward pass recomputes, where activations lie.
+
+    With an `adapter`, the trained weights are put onto the fixed ones.
+    """
 
     architecture: Architecture
     compute_dtype: Any = jnp.float32
     remat: str = "none"  # one of model.remat.POLICIES
     constrain: llama.Constrain = llama.unconstrained
+    adapter: Adapter | None = None
+
+    def whole(self, trained: Tree, fixed: Fixed, batch: Batch) -> llama.Params:
+        """The params of the whole model, of the trained weights and the fixed ones; a key in `batch` draws the adapter's dropout."""
+        if self.adapter is None:
+            return join(trained, fixed.get(BASE, {}))
+        return adapters.attach(fixed[BASE], self.adapter, trained[ADAPTER], batch.get("key"))
 
     def hidden(self, params: llama.Params, batch: Batch) -> Float[Array, "B T D"]:
         """The hidden states after the last norm, of the batch's `tokens`, `segments` and `positions` (int32 [B, T])."""

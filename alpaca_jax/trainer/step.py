@@ -14,7 +14,7 @@ from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import guard as guards
 from alpaca_jax.trainer.forward import Batch
 from alpaca_jax.trainer.guard import GuardConfig
-from alpaca_jax.trainer.objectives import Objective
+from alpaca_jax.trainer.objectives import KEY, Objective
 from alpaca_jax.trainer.optimizer import Optimizer
 from alpaca_jax.trainer.state import State
 from alpaca_jax.trainer.weights import Fixed
@@ -70,12 +70,14 @@ def make_step(
     *,
     microbatches: int = 1,
     guard: GuardConfig | None = None,
+    seed: int = 0,
 ) -> Step:
     """The `Step` of an objective and an optimizer; it donates its state, and never `fixed`.
 
     Its metrics are the objective's, `gradient_norm` and `bad`. The loss is the sum over the whole batch divided by the global weight,
     whatever the devices and microbatches. A bad step (`trainer.guard`) leaves everything as it was but `step` and `batch_index`. A loss
-    spike is noticed only where `guard` asks for it and the State was made with the same one.
+    spike is noticed only where `guard` asks for it and the State was made with the same one. What a random objective draws is a function
+    of (seed, batch index, microbatch).
     """
     rules = guard or GuardConfig()
     assert rules.spike is None or places.guard is not None, "a spike is judged by the State's own guard: give it to `states` too"
@@ -88,6 +90,8 @@ def make_step(
 
     def step(state: State, fixed: Fixed, batch: Batch, numbers: Any) -> tuple[State, Metrics]:
         trained = state.trained
+        if objective.random:
+            batch = {**batch, KEY: jax.random.fold_in(jax.random.key(seed), state.batch_index)}
         sums, grads = accumulate(lambda trained, part: gradient(trained, fixed, part), trained, batch, microbatches)
         total, (weight, extra) = sums
         scale = 1.0 / jnp.maximum(weight, 1.0)
@@ -106,7 +110,8 @@ def make_step(
         metrics = {"loss": mean, objective.weight: weight, **reported, "gradient_norm": norm, "bad": bad}
         return State(state.step + 1, state.batch_index + 1, weights, opt_state, ema, remembered), metrics
 
-    places_in = (places, fixed_places, dict.fromkeys(objective.reads, layout.batch), layout.replicated)
+    batch_places = {name: layout.named(read.axes, "compute") for name, read in objective.reads.items()}
+    places_in = (places, fixed_places, batch_places, layout.replicated)
     jitted = jax.jit(step, donate_argnums=0, in_shardings=places_in, out_shardings=(places, layout.replicated))
     return Step(jitted, optimizer.numbers, layout.replicated)
 
@@ -114,12 +119,16 @@ def make_step(
 def accumulate(gradient: Callable[[Tree, Batch], Any], params: Tree, batch: Batch, microbatches: int) -> Any:
     """What `gradient` returns (a tree of sums: terms and gradients) for the batch, added up over `microbatches` parts of its rows.
 
-    The parts are computed one after another, to save memory; the sums over several of them are fp32.
+    A PRNG key in the batch becomes one of each part. The parts are computed one after another, to save memory; the sums over several of
+    them are fp32.
     """
     if microbatches == 1:
         return gradient(params, batch)
     # Rows go to the parts in turn, so that each part has a share of every device's rows.
-    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch)
+    parts = {
+        name: jax.random.split(x, microbatches) if name == KEY else jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0)
+        for name, x in batch.items()
+    }
 
     def add(carry: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(lambda total, more: total + more.astype(jnp.float32), carry, gradient(params, part)), None

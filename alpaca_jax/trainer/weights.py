@@ -12,6 +12,7 @@ from alpaca_jax.model.tree import Tree, by_name, flatten, unflatten
 
 Fixed = dict[str, Tree]  # trees that no step changes, by their part in the objective
 BASE = "base"  # the part of `fixed` that holds the model's frozen weights
+ADAPTER = "adapter"  # the part of the trained weights that is put onto the base
 
 
 def is_matrix(name: str) -> bool:
@@ -49,11 +50,6 @@ def split(tree: Tree, frozen: Sequence[str]) -> tuple[Tree, Tree]:
 def join(one: Tree, other: Tree) -> Tree:
     """Both nested dicts in one; no leaf is in both."""
     return unflatten(flatten(one) | flatten(other))
-
-
-def whole(trained: Tree, fixed: Fixed) -> Tree:
-    """The params of the whole model: the trained weights and the frozen ones in one nested dict."""
-    return join(trained, fixed.get(BASE, {}))
 
 
 def _nearest(pattern: str, names: Iterable[str]) -> str:

@@ -9,8 +9,7 @@ from alpaca_jax import metrics
 from alpaca_jax.model import llama
 from alpaca_jax.train.run import run
 from alpaca_jax.trainer.forward import Forward
-from alpaca_jax.trainer.objectives import Objective, Terms, sft
-from alpaca_jax.trainer.weights import whole
+from alpaca_jax.trainer.objectives import Objective, Read, Terms, sft
 
 COEFFICIENT = 0.01
 
@@ -21,7 +20,7 @@ def z_loss(forward: Forward) -> Objective:
 
     def terms(trained, fixed, batch) -> Terms:
         total, weight, _ = plain.terms(trained, fixed, batch)
-        params = whole(trained, fixed)
+        params = forward.whole(trained, fixed, batch)
         logits_BTV = llama.logits(params, forward.hidden(params, batch), forward.architecture.vocab_size)
         z = (jax.nn.logsumexp(logits_BTV, axis=-1) ** 2 * batch["weights"]).sum()
         return Terms(total + COEFFICIENT * z, weight, {"z": (z, weight), "doubled": (2 * z, jnp.float32(2.0))})
@@ -58,6 +57,6 @@ def test_its_sums_are_divided_once_over_all_microbatches(files, tmp_path, traine
 
 
 def test_a_batch_that_lacks_what_it_reads_is_named(files, tmp_path):
-    wants_more = lambda forward: Objective(sft.objective(forward).terms, {**sft.READS, "advantages": "float32"})  # noqa: E731
+    wants_more = lambda forward: Objective(sft.objective(forward).terms, {**sft.READS, "advantages": Read("float32")})  # noqa: E731
     with pytest.raises(AssertionError, match=r"reads \['advantages'\]"):
         run(config(files, tmp_path, steps=1), wants_more)

@@ -24,9 +24,9 @@ FROZEN = ("embed.*",)
 def assembly(frozen=FROZEN, steps=10, optimizer=None, **changes):
     mesh = MeshConfig(data=2, fsdp=2)
     layout = Layout(make_mesh(mesh, jax.devices()[:4]), mesh)
-    objective = sft.objective(Forward(TINY, jnp.bfloat16, "full", layout.constrain))
+    forward = Forward(TINY, jnp.bfloat16, "full", layout.constrain)
     config = OptimizerConfig(frozen=frozen, ema=0.9, **optimizer or {})
-    return assemble(TINY, config, layout, objective, steps=steps, stored_vocab=64, **changes)
+    return assemble(forward, config, layout, sft.objective, steps=steps, stored_vocab=64, **changes)
 
 
 def test_it_is_compiled_without_weights_data_or_arrays():

@@ -22,7 +22,7 @@ from alpaca_jax.trainer.objectives import sft
 from alpaca_jax.trainer.objectives.sft import response_loss
 from alpaca_jax.trainer.optimizer import OptimizerConfig
 from alpaca_jax.trainer.step import accumulate
-from alpaca_jax.trainer.weights import BASE, whole
+from alpaca_jax.trainer.weights import BASE, join
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
 FROZEN = ("embed.*", "layers.attention_norm.*")
@@ -38,8 +38,8 @@ class Run:
         self.layout = Layout(make_mesh(config, jax.devices()[:devices]), config)
         settings = {"learning_rate": 1e-2, "warmup": 0.0, "weight_decay": 0.1, "moments": "bfloat16", "ema": DECAY, "frozen": FROZEN}
         optimizer = OptimizerConfig(**settings | changes)
-        objective = sft.objective(Forward(TINY, constrain=self.layout.constrain))
-        self.assembly = assemble(TINY, optimizer, self.layout, objective, steps=20, guard=GUARD)
+        forward = Forward(TINY, constrain=self.layout.constrain)
+        self.assembly = assemble(forward, optimizer, self.layout, sft.objective, steps=20, guard=GUARD)
         self.first, self.fixed = self.assembly.start(self.assembly.random_params(jax.random.key(0)))
         self._step = self.assembly.compile(8, 16)
 
@@ -137,7 +137,7 @@ def test_a_single_target_has_a_loss_of_its_own(run):
     others = np.argwhere(weights)[1:]
     weights[tuple(others.T)] = 0.0
     batch["weights"] = jax.device_put(weights, run.layout.batch)
-    total, targets = response_loss(Forward(TINY), whole(run.start().trained, run.fixed), batch)
+    total, targets = response_loss(Forward(TINY), join(run.start().trained, run.fixed[BASE]), batch)
     _, metrics = run.compiled(run.start(), batch)
     assert float(targets) == float(metrics["targets"]) == 1.0
     assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-6)
@@ -158,7 +158,7 @@ def test_the_gradient_norm_is_of_what_is_trained(run):
         total, targets = response_loss(Forward(TINY), params, run.batch())
         return total / targets
 
-    grads = by_name(jax.jit(jax.grad(everything))(whole(run.start().trained, run.fixed)))
+    grads = by_name(jax.jit(jax.grad(everything))(join(run.start().trained, run.fixed[BASE])))
     trained = [leaf for name, leaf in grads.items() if name not in ("embed.weight", "layers.attention_norm.scale")]
     _, metrics = run.after(1)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(trained)), rel=1e-5)

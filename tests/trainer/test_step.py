@@ -36,9 +36,9 @@ def train(mesh, devices, steps=3, microbatches=1):
     """The losses of `steps` steps on one batch, and the state after them."""
     config = MeshConfig(**mesh)
     layout = Layout(make_mesh(config, jax.devices()[:devices]), config)
-    objective = sft.objective(Forward(TINY, constrain=layout.constrain))
+    forward = Forward(TINY, constrain=layout.constrain)
     optimizer = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
-    assembly = assemble(TINY, optimizer, layout, objective, steps=10, stored_vocab=STORED_VOCAB, microbatches=microbatches)
+    assembly = assemble(forward, optimizer, layout, sft.objective, steps=10, stored_vocab=STORED_VOCAB, microbatches=microbatches)
     state, fixed = assembly.start(assembly.random_params(jax.random.key(0)))
     losses = []
     for _ in range(steps):

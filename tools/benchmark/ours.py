@@ -54,7 +54,7 @@ def assemble(
     mesh = MeshConfig()
     layout = Layout(make_mesh(mesh, jax.devices()[:1]), mesh)
     forward = Forward(architecture, compute_dtype, remat, layout.constrain)
-    assembly = assembled(architecture, config, layout, sft.objective(forward), steps=steps, dtype=dtype, microbatches=microbatches)
+    assembly = assembled(forward, config, layout, sft.objective, steps=steps, dtype=dtype, microbatches=microbatches)
     if params is None:
         params = assembly.random_params(jax.random.key(0))
     else:  # the step donates its state, and the caller keeps the weights

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from alpaca_jax import documents
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.adapter import patterns
+from alpaca_jax.formats.adapter.settings import LARGEST_ALPHA, LARGEST_RANK
 
 FILE = "adapter_config.json"
 # Settings that change the weights in unsupported ways unless they have the value of a plain LoRA.
@@ -31,8 +32,6 @@ INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 MOST_BYTES = 4 << 20
 MOST_PATTERNS = 2_000  # more than any model has matrices
-LARGEST_RANK = 1 << 16
-LARGEST_ALPHA = 1e6
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -89,6 +88,11 @@ def targets(config: Mapping[str, Any], modules: Iterable[str]) -> list[str]:
     return [module for module in found if any(f".{number}." in module for number in layers)]
 
 
+def ends_with(pattern: str, module: str) -> bool:
+    """Whether a key of `rank_pattern` or `alpha_pattern` matches the end of the name, as in PEFT."""
+    return patterns.matches(rf"(.*\.)?({pattern})", module)
+
+
 def _matches(wanted: str | list[str] | None, module: str) -> bool:
     if isinstance(wanted, str):
         return patterns.matches(wanted, module)
@@ -97,7 +101,7 @@ def _matches(wanted: str | list[str] | None, module: str) -> bool:
 
 def _of(given: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """The value of the first pattern that matches the end of the name, as in PEFT."""
-    return next((value for pattern, value in (given or {}).items() if patterns.matches(rf"(.*\.)?({pattern})", module)), default)
+    return next((value for pattern, value in (given or {}).items() if ends_with(pattern, module)), default)
 
 
 class _Due(NamedTuple):

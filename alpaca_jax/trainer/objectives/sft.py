@@ -7,17 +7,17 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.tree import Tree
 from alpaca_jax.trainer.forward import Batch, Forward
 from alpaca_jax.trainer.loss import CHUNK, cross_entropies, summed_cross_entropy
-from alpaca_jax.trainer.objectives import Objective, Terms
-from alpaca_jax.trainer.weights import Fixed, whole
+from alpaca_jax.trainer.objectives import Objective, Read, Terms
+from alpaca_jax.trainer.weights import Fixed
 
-READS = {"tokens": "int32", "targets": "int32", "segments": "int32", "positions": "int32", "weights": "float32"}
+READS = {name: Read("int32") for name in ("tokens", "targets", "segments", "positions")} | {"weights": Read("float32")}
 
 
 def objective(forward: Forward) -> Objective:
     """The mean cross-entropy over all target tokens of the global batch, in nats."""
 
     def terms(trained: Tree, fixed: Fixed, batch: Batch) -> Terms:
-        return Terms(*response_loss(forward, whole(trained, fixed), batch))
+        return Terms(*response_loss(forward, forward.whole(trained, fixed, batch), batch))
 
     return Objective(terms, READS)
 

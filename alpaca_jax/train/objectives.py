@@ -1,0 +1,25 @@
+"""The group `objective` of a train config: what each step minimizes, and by which numbers."""
+
+from typing import Literal
+
+from alpaca_jax.config import configclass
+
+
+@configclass
+class SftConfig:
+    """Supervised fine-tuning: the cross-entropy of the responses."""
+
+    name: Literal["sft"] = "sft"
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of what each evaluation measures for this objective, beside the held-out loss."""
+        return ()
+
+    @property
+    def heldout_loss(self) -> bool:
+        """Whether the cross-entropy of held-out records is measured."""
+        return True
+
+
+ObjectiveConfig = SftConfig  # a union of all of them, told apart by `name`
