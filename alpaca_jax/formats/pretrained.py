@@ -12,7 +12,7 @@ import numpy as np
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import difference, native
+from alpaca_jax.formats import difference, native, quantized
 from alpaca_jax.formats import source as sources
 from alpaca_jax.formats.adapter import reader as adapter
 from alpaca_jax.formats.config import ModelConfig
@@ -24,6 +24,7 @@ from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.tensors import VOCABULARY
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.nf4 import Quantized
 from alpaca_jax.model.tree import unflatten
 from alpaca_jax.tokenizer import Tokenizer
 
@@ -66,25 +67,30 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
 def load_params(
     pretrained: Pretrained,
     dtype: Any = np.float32,
-    place: Callable[[tuple[str, ...]], jax.sharding.Sharding] | None = None,
+    place: Callable[[tuple[str, ...]], jax.sharding.Sharding | Quantized] | None = None,
     keep_layers: int | None = None,
     stored_vocab: int | None = None,
     names: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Returns the nested params of the model in `dtype`, each weight with the sharding `place(path)` (default: the first device).
 
-    Each process reads only the pieces of its own devices. `stored_vocab` pads the vocabulary of embedding and output to that many rows,
+    A weight whose `place` is a Quantized of shardings is read straight into NF4. Of any other, each process reads only the pieces of its
+    own devices. `stored_vocab` pads the vocabulary of embedding and output to that many rows,
     with zeros; `names` are the dotted names of the weights to read (None: all). A UserError where a weight is not finite.
     """
     if keep_layers is not None:
         pretrained = pretrained.first_layers(keep_layers)
-    params = {}
+    params: dict[tuple[str, ...], Any] = {}
     for path, weight in weights(pretrained.architecture).items():
         if names is not None and ".".join(path) not in names:
             continue
         rows = weight.shape[0] if stored_vocab is None or path not in VOCABULARY else stored_vocab
         shape = (rows, *weight.shape[1:])
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if place is None else place(path)
+        if isinstance(where, Quantized):
+            layer = lambda number, path=path: read_weight(pretrained, path, (slice(number, number + 1),))[0]  # noqa: E731
+            params[path] = quantized.load(layer, weight.shape[0], where)
+            continue
         params[path] = jax.make_array_from_callback(shape, where, _pieces(pretrained, path, shape, where, np.dtype(dtype)))
     return unflatten(params)
 
