@@ -32,6 +32,7 @@ class Fused(NamedTuple):
     qk_norm: jax.Array | None = None  # [H + N, K]
     gate_up_bias: jax.Array | None = None  # [2F]
     down_bias: jax.Array | None = None  # [D]
+    sides: Mapping[str, Side] = MappingProxyType({})  # what adapters add to the products with the matrices of these names
 
 
 class Weights(NamedTuple):
