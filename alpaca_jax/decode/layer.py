@@ -124,7 +124,7 @@ def _heads(
     turned = lambda heads_MHK: rope.rotate(heads_MHK[:, None], at)[:, 0]  # noqa: E731
     if isinstance(weights, Fused):
         normed_MD = rms_norm(x_MD, weights.attention_norm, a.norm_eps)
-        joint = beside(weights.sides.get("qkv"), normed_MD, project(weights.qkv, normed_MD), which_M)
+        joint = beside(weights.sides.qkv, normed_MD, project(weights.qkv, normed_MD), which_M)
         joint = joint if weights.qkv_bias is None else joint + weights.qkv_bias
         joint = joint.reshape(x_MD.shape[0], -1, a.head_dim)
         both = joint[:, : a.num_heads + a.num_kv_heads]
@@ -142,14 +142,13 @@ def _heads(
 def _finish(a: Architecture, weights: Fused | Params, x_MD: jax.Array, mixed: jax.Array, which_M: jax.Array | None) -> jax.Array:
     """The attention's output projection and the MLP, both added to the residual stream [M, D]."""
     if isinstance(weights, Fused):
-        sides = weights.sides
-        x_MD = x_MD + beside(sides.get("out"), mixed, project(weights.out, mixed), which_M)
+        x_MD = x_MD + beside(weights.sides.out, mixed, project(weights.out, mixed), which_M)
         x_MD = x_MD if weights.out_bias is None else x_MD + weights.out_bias
         normed_MD = rms_norm(x_MD, weights.mlp_norm, a.norm_eps)
-        both_MF = beside(sides.get("gate_up"), normed_MD, project(weights.gate_up, normed_MD), which_M)
+        both_MF = beside(weights.sides.gate_up, normed_MD, project(weights.gate_up, normed_MD), which_M)
         gate_MF, up_MF = jnp.split(both_MF if weights.gate_up_bias is None else both_MF + weights.gate_up_bias, 2, axis=1)
         inner_MF = jax.nn.silu(gate_MF) * up_MF
-        x_MD = x_MD + beside(sides.get("down"), inner_MF, project(weights.down, inner_MF), which_M)
+        x_MD = x_MD + beside(weights.sides.down, inner_MF, project(weights.down, inner_MF), which_M)
         return x_MD if weights.down_bias is None else x_MD + weights.down_bias
     cast: Any = lambda weight: weight.astype(x_MD.dtype)  # noqa: E731
     own, mlp = weights["attention"], weights["mlp"]

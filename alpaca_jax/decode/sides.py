@@ -29,6 +29,15 @@ class Side(NamedTuple):
     factor: jax.Array | None = None  # DoRA's factor of the product, by adapter: [1 + adapters, O]; [1, O] without an owner
 
 
+class Sides(NamedTuple):
+    """What is beside the joined matrices of one layer; see `weights.Fused`."""
+
+    qkv: Side | None = None
+    out: Side | None = None
+    gate_up: Side | None = None
+    down: Side | None = None
+
+
 class Changed(NamedTuple):
     """A weight as a run has it, and what is beside it."""
 

@@ -1,7 +1,8 @@
 """The weights of a model as decoding reads them: those of a run as they are, or loaded into a layout that is read faster."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -9,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alpaca_jax.decode import sides
+from alpaca_jax.decode.sides import Changed, Read, Served, Sides
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.model.tree import flatten
+from alpaca_jax.model.tree import flatten, map_with_path
 
 Params = dict[str, Any]
-Read = Callable[[tuple[str, ...], tuple[slice, ...]], np.ndarray]  # gives a piece of one of the stacked weights of `model.llama`
 
 
 class Fused(NamedTuple):
@@ -32,16 +34,17 @@ class Fused(NamedTuple):
     qk_norm: jax.Array | None = None  # [H + N, K]
     gate_up_bias: jax.Array | None = None  # [2F]
     down_bias: jax.Array | None = None  # [D]
-    sides: Mapping[str, Side] = MappingProxyType({})  # what adapters add to the products with the matrices of these names
+    sides: Sides = Sides()  # what adapters add to the products
 
 
 class Weights(NamedTuple):
     """A whole model. `layers` is one set a layer, or the run's own weights, stacked along their first axis."""
 
     embed_VD: jax.Array
-    layers: list[Fused] | list[Params] | Params
+    layers: list[Fused] | list[Params] | Params  # an adapter's changes are in them
     norm: jax.Array  # [D]
     head_VD: jax.Array  # the same array as embed_VD where the output is tied
+    several: bool = False  # each sequence says which adapter it has
 
     def group(self, first: int, count: int) -> Any:
         """What a program over `count` layers from the layer `first` on takes; of stacked weights that is all of them."""
@@ -54,17 +57,18 @@ def of_run(params: Params) -> Weights:
     On one CPU each layer is a view of the stack. Elsewhere a program cuts out each layer just before it uses it. While the views are there
     the weights can't be donated: let go of them before the next training step.
     """
-    leaves = jax.tree.leaves(params["layers"])
+    own = stacked(params)
+    leaves = jax.tree.leaves(own.layers)
     (device, *more) = set().union(*(leaf.devices() for leaf in leaves))
     if more or device.platform != "cpu":
-        return stacked(params)
-    view = lambda number: jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[number], device), params["layers"])  # noqa: E731
-    return stacked(params)._replace(layers=[view(number) for number in range(len(leaves[0]))])
+        return own
+    view = lambda number: jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[number], device), own.layers)  # noqa: E731
+    return own._replace(layers=[view(number) for number in range(len(leaves[0]))])
 
 
 def stacked(params: Params) -> Weights:
     """`params`, of which a program cuts out each layer just before it uses it."""
-    return Weights(params["embed"]["weight"], params["layers"], params["norm"]["scale"], llama.output_weight(params))
+    return Weights(params["embed"]["weight"], sides.of_run(params["layers"]), params["norm"]["scale"], llama.output_weight(params))
 
 
 def unstacked(architecture: Architecture, params: Params) -> Weights:
@@ -91,6 +95,36 @@ def blank(architecture: Architecture, dtype: Any) -> Weights:
     zeros = lambda path, index: np.broadcast_to(np.float32(0), specs[path].shape)[index]  # noqa: E731
     one: Any = fused(architecture.with_layers(1), zeros, dtype)
     return one._replace(layers=one.layers * architecture.num_layers)
+
+
+def with_adapters(own: Weights, architecture: Architecture, adapters: Sequence[Served], read: Read, dtype: Any) -> Weights:
+    """`own`, a layer at a time, with adapters beside its matrices: a sequence names one by its place from 1 on, or none by 0.
+
+    The base is not copied. `read` gives the base's weights, for the norms of DoRAs.
+    """
+    assert isinstance(own.layers, list)
+    a = architecture
+    specs = flatten(llama.specs(a))
+
+    def beside(*names: tuple[str, ...]) -> list[Side | None]:
+        paths = [("layers", *name) for name in names]
+        outputs = [math.prod(specs[path].shape[1 + inputs_of(path) :]) for path in paths]
+        return sides.sides(adapters, paths, outputs, a.num_layers, read, dtype)
+
+    if not isinstance(own.layers[0], Fused):
+        found = {path: beside(path) for path, spec in flatten(llama.specs(a)["layers"]).items() if len(spec.shape) > 2}
+        return own._replace(layers=[_changed(layer, found, number) for number, layer in enumerate(own.layers)], several=True)
+    joined = {name: beside(*paths) for name, paths in JOINED.items()}
+    of_layer = lambda number: Sides(**{name: found[number] for name, found in joined.items()})  # noqa: E731
+    return own._replace(layers=[layer._replace(sides=of_layer(number)) for number, layer in enumerate(own.layers)], several=True)
+
+
+def _changed(layer: Params, found: Mapping[tuple[str, ...], list[Side | None]], number: int) -> Params:
+    def changed(path: tuple[str, ...], leaf: Any) -> Any:
+        side = found[path][number] if path in found else None
+        return leaf if side is None else Changed(leaf, side)
+
+    return map_with_path(changed, layer)
 
 
 class _Fusing(NamedTuple):
