@@ -17,7 +17,6 @@ from alpaca_jax.model.tree import Path, Tree, flatten
 from alpaca_jax.model.weight import LowRank, as_matrix, dense
 
 Read = Callable[[Path, tuple[slice, ...]], np.ndarray]  # gives a piece of one of the stacked weights of `model.llama`
-BASE = 0  # the number of the model without an adapter; adapters count from 1
 
 
 class Side(NamedTuple):
@@ -127,9 +126,17 @@ def _parts(own: Served, weights: Sequence[Path]) -> list[_Part | None]:
 
 
 def _joined(
-    parts: Sequence[tuple[int, int, _Part]], starts: Sequence[int], layer: int, adapters: int, weights: Sequence[Path], read: Read, dtype: Any
+    parts: Sequence[tuple[int, int, _Part]],
+    starts: Sequence[int],
+    layer: int,
+    adapters: int,
+    weights: Sequence[Path],
+    read: Read,
+    dtype: Any,
 ) -> Side:
-    downs, ups, owners = [], [], []
+    downs: list[np.ndarray] = []
+    ups: list[np.ndarray] = []
+    owners: list[int] = []
     factor = np.ones((1 + adapters, starts[-1]), np.float32)
     for number, place, part in parts:
         rank, columns = part.down.shape[-1], slice(starts[place], starts[place + 1])
@@ -137,7 +144,9 @@ def _joined(
         up = np.asarray(part.up[layer], np.float32).reshape(rank, -1) * np.float32(part.scales[layer])
         wide = np.zeros((rank, starts[-1]), np.float32)
         wide[:, columns] = up
-        downs, ups, owners = [*downs, down], [*ups, wide], [*owners, *[number] * rank]
+        downs.append(down)
+        ups.append(wide)
+        owners += [number] * rank
         if part.magnitude is not None and part.scales[layer]:
             base = np.asarray(read(weights[place], (slice(layer, layer + 1),)), np.float32).reshape(down.shape[0], -1)
             factor[number, columns] = np.ravel(part.magnitude[layer]) / np.linalg.norm(base + down @ up, axis=0)
