@@ -10,6 +10,7 @@ import numpy as np
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats.adapter.peft import Peft
 from alpaca_jax.formats.dtypes import Dtype, widest
 from alpaca_jax.formats.names import Index, weights, whole
 from alpaca_jax.formats.source import sha256
@@ -39,6 +40,7 @@ class Pretrained:
     origin: str | None = None  # the source that a model trained here started from
     stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as stored
     notes: tuple[str, ...] = ()  # in words, what was left out or guessed
+    adapted: "Adapted | None" = None  # the two that it is made of, where a run trained an adapter
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -98,6 +100,15 @@ class Pretrained:
             return self.read(path, whole(index, known[path].shape))
 
         return dataclasses.replace(self, architecture=kept, read=read)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A base as its files have it, and the adapter that a run trained on it; `quantised`: in four bits, so that both belong together."""
+
+    base: Pretrained
+    peft: Peft
+    quantised: bool
 
 
 def in_memory(architecture: Architecture, tokenizer: Tokenizer, params: Tree, eos_ids: tuple[int, ...] = ()) -> Pretrained:
