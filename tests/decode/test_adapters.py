@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from decoding import batch_of, program
 
-from alpaca_jax.decode import ahead, weights
+from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.generation import Options
 from alpaca_jax.decode.scoring import Scoring
@@ -36,13 +36,7 @@ def served(params: llama.Params, names: tuple[str, ...], ranks: tuple[int, ...],
     adapter = Adapter(changes, dora)
     random = np.random.default_rng(seed)
     arrays = adapters.init(adapter, llama.specs(A), params, jax.random.key(seed))
-    return Served(
-        adapter, jax.tree.map(lambda leaf: np.asarray(leaf + random.normal(0, 0.1, leaf.shape), np.float32), own_rank(adapter, arrays))
-    )
-
-
-def own_rank(adapter: Adapter, arrays: Tree) -> Tree:
-    return arrays
+    return Served(adapter, jax.tree.map(lambda leaf: np.asarray(leaf + random.normal(0, 0.1, leaf.shape), np.float32), arrays))
 
 
 MANY = ("attention.query", "attention.value", "attention.out", "mlp.gate", "mlp.down")
