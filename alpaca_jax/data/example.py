@@ -1,9 +1,10 @@
 """Tokenization: records become examples, which are token ids and a mask of those that are learnt."""
 
 import dataclasses
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,10 +21,20 @@ AT_ONCE = 1024  # records tokenized together, on all cores
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example: `ids` int32 [n], and the loss mask `learnt` bool [n], true where the token is a target (never the first)."""
+    """One example: `ids` int32 [n], and the loss mask `learnt` bool [n], true where the token is a target (never the first).
+
+    `tokens`: further arrays [n, ...], one value for each token, that stand beside it in the batch. `facts`: one number each of the example.
+    """
 
     ids: np.ndarray
     learnt: np.ndarray
+    tokens: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple["Example", ...]:
+        """The example itself, as the only part of an item."""
+        return (self,)
 
     @classmethod
     def answering(cls, ids: np.ndarray, prompt_length: int) -> "Example":
@@ -31,27 +42,77 @@ class Example:
         return cls(ids, np.arange(len(ids)) >= max(prompt_length, 1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Examples that belong together, such as the two answers of a pair: they lie next to each other in one row, each a segment."""
+
+    parts: tuple[Example, ...]
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """The tokens of all parts, int32 [n]."""
+        return np.concatenate([part.ids for part in self.parts])
+
+    @functools.cached_property
+    def learnt(self) -> np.ndarray:
+        """The loss masks of all parts, bool [n]."""
+        return np.concatenate([part.learnt for part in self.parts])
+
+
+Item = Example | Group
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What items have beside ids and mask: the kind and shape of each array in `tokens`, the names of `facts`, the most `parts`."""
+
+    tokens: Mapping[str, tuple[np.dtype, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+    facts: tuple[str, ...] = ()
+    parts: int = 1
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> "Features":
+        """Returns the features of the given items together; what one of them lacks is zero there."""
+        parts = [part for item in items for part in item.parts]
+        tokens = {name: (array.dtype, array.shape[1:]) for part in parts for name, array in part.tokens.items()}
+        facts = tuple(dict.fromkeys(name for part in parts for name in part.facts))
+        return cls(tokens, facts, max((len(item.parts) for item in items), default=1))
+
+    def __or__(self, other: "Features") -> "Features":
+        """Returns the features of both together."""
+        facts = tuple(dict.fromkeys((*self.facts, *other.facts)))
+        return Features({**self.tokens, **other.tokens}, facts, max(self.parts, other.parts))
+
+
 class ExampleStore(Protocol):
-    """Examples by number, in memory or on disk."""
+    """Examples, or groups of them, by number, in memory or on disk."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, int [N]."""
+        """Tokens of each item, int [N]."""
+
+    @property
+    def features(self) -> Features:
+        """What all items of the store have."""
 
     def __len__(self) -> int: ...
 
-    def take(self, indices: Sequence[int]) -> list[Example]:
-        """Returns the examples of these numbers; may be called from several threads."""
+    def take(self, indices: Sequence[int]) -> Sequence[Item]:
+        """Returns the items of these numbers; may be called from several threads."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Examples end to end, in memory or memory-mapped: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1]."""
+    """Examples end to end, in memory or memory-mapped: `ids` int32 and `learnt` bool [total tokens], `offsets` int64 [N + 1].
+
+    `facts`: float32 [N] each, one number of every example.
+    """
 
     ids: np.ndarray
     learnt: np.ndarray
     offsets: np.ndarray
+    facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
@@ -60,20 +121,85 @@ class Examples:
         ids = np.concatenate([np.zeros(0, np.int32), *(example.ids for example in examples)]).astype(np.int32)
         offsets = np.cumsum([0, *(len(example.ids) for example in examples)], dtype=np.int64)
         learnt = np.concatenate([np.zeros(0, bool), *(example.learnt for example in examples)])
-        return cls(ids, learnt, offsets)
+        names = examples[0].facts if examples else ()
+        return cls(ids, learnt, offsets, {name: np.array([each.facts[name] for each in examples], np.float32) for name in names})
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each example, int64 [N]."""
         return np.diff(self.offsets)
 
+    @property
+    def features(self) -> Features:
+        """The facts of the examples."""
+        return Features(facts=tuple(self.facts))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def take(self, indices: Sequence[int]) -> list[Example]:
         """Returns the examples of these numbers."""
-        places = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
-        return [Example(self.ids[place], self.learnt[place]) for place in places]
+        places = [(i, slice(self.offsets[i], self.offsets[i + 1])) for i in indices]
+        facts = self.facts.items()
+        return [Example(self.ids[place], self.learnt[place], facts={name: float(of[i]) for name, of in facts}) for i, place in places]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+    """Groups of `size` examples each, which follow one another in the store of `examples`."""
+
+    examples: Examples
+    size: int
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each group, int64 [N]."""
+        return np.diff(self.examples.offsets[:: self.size])
+
+    @property
+    def features(self) -> Features:
+        """The facts of the examples, and the size of a group."""
+        return dataclasses.replace(self.examples.features, parts=self.size)
+
+    def __len__(self) -> int:
+        return len(self.examples) // self.size
+
+    def take(self, indices: Sequence[int]) -> list[Group]:
+        """Returns the groups of these numbers."""
+        parts = self.examples.take([index * self.size + part for index in indices for part in range(self.size)])
+        return [Group(tuple(parts[start : start + self.size])) for start in range(0, len(parts), self.size)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """The items of a store with further facts: float32 [N, parts] each, a number of every part of every item."""
+
+    store: ExampleStore
+    facts: Mapping[str, np.ndarray]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each item, int [N]."""
+        return self.store.lengths
+
+    @property
+    def features(self) -> Features:
+        """Those of the store, and the further facts."""
+        return self.store.features | Features(facts=tuple(self.facts))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def take(self, indices: Sequence[int]) -> list[Item]:
+        """Returns the items of these numbers, with the facts."""
+        return [self._add(item, index) for item, index in zip(self.store.take(indices), indices, strict=True)]
+
+    def _add(self, item: Item, index: int) -> Item:
+        parts = [
+            dataclasses.replace(part, facts={**part.facts, **{name: float(of[index, place]) for name, of in self.facts.items()}})
+            for place, part in enumerate(item.parts)
+        ]
+        return Group(tuple(parts)) if isinstance(item, Group) else parts[0]
 
 
 @dataclasses.dataclass(frozen=True)

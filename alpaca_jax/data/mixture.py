@@ -1,11 +1,13 @@
 """Mixtures: several stores of examples in one run, each repeated as its epochs or its weight say. Needs numpy only."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from alpaca_jax.data.config import SourceConfig
-from alpaca_jax.data.example import Example, ExampleStore
+from alpaca_jax.data.example import ExampleStore, Features, Item
 from alpaca_jax.errors import UserError
 
 
@@ -16,15 +18,16 @@ class Concatenated:
         self.stores = list(stores)
         self.lengths = np.concatenate([np.zeros(0, np.int64), *(store.lengths for store in self.stores)])
         self.offsets = np.cumsum([0, *(len(store) for store in self.stores)], dtype=np.int64)
+        self.features = functools.reduce(operator.or_, (store.features for store in self.stores), Features())
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
-    def take(self, indices: Sequence[int]) -> list[Example]:
+    def take(self, indices: Sequence[int]) -> list[Item]:
         """Returns the examples of these numbers, in this order; each store is read once."""
         numbers = np.asarray(indices, np.int64)
         owners = np.searchsorted(self.offsets, numbers, side="right") - 1
-        taken: dict[int, Example] = {}
+        taken: dict[int, Item] = {}
         for owner in np.unique(owners).tolist():
             places = np.flatnonzero(owners == owner)
             taken |= zip(places.tolist(), self.stores[owner].take((numbers[places] - self.offsets[owner]).tolist()), strict=True)
@@ -71,6 +74,11 @@ class Mixture(Concatenated):
     def chosen(self, seed: int, epoch: int) -> np.ndarray:
         """Returns the examples of an epoch, int64 [epoch_size], some more than once, source by source; a function of (seed, epoch)."""
         return np.concatenate([self._chosen(number, seed, epoch) for number in range(len(self.names))])
+
+    def repeated(self) -> np.ndarray:
+        """Returns the tokens of all examples, int64 [n], each as often as an epoch may hold it."""
+        times = [-(-self.drawn[name] // len(store)) for name, store in zip(self.names, self.stores, strict=True)]
+        return np.concatenate([np.tile(store.lengths, count) for store, count in zip(self.stores, times, strict=True)])
 
     def table(self) -> list[dict[str, str | int | float]]:
         """Returns a row for each source: examples, tokens, how often an epoch of the run repeats it, its expected share of the tokens."""

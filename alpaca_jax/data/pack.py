@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alpaca_jax.data.example import Example
+from alpaca_jax.data.example import Features, Item
 from alpaca_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -61,11 +61,12 @@ def best_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[in
     return [row.tolist() for row in np.split(order, borders) if len(row)]
 
 
-def collate(examples: Sequence[Example], rows: int, length: int, *, packed: bool = True) -> Batch:
-    """Returns the batch of exactly the given examples, each in a row of its own unless `packed`. All arrays are [rows, length].
+def collate(examples: Sequence[Item], rows: int, length: int, *, packed: bool = True, slots: int | None = None) -> Batch:
+    """Returns the batch of exactly the given items, each in a row of its own unless `packed`. All arrays are [rows, length].
 
     `tokens`, `targets` int32: targets[t] is tokens[t + 1] of the same example. `weights` float32: 1 where the target is learnt (a response
     token or EOS), else 0. `segments` int32: 0 in empty slots, else 1, 2, ... along the row. `positions` int32: from 0 in each segment.
+    For `slots`, and what else a batch may have, see `lay`.
     """
     lengths = [len(example.ids) for example in examples]
     check_fit(lengths, length)
@@ -75,16 +76,29 @@ def collate(examples: Sequence[Example], rows: int, length: int, *, packed: bool
             f"{len(examples)} examples of {sum(lengths)} tokens need {len(places)} rows of {length}, not {rows}: "
             f"give batch.rows={len(places)} or null, longer rows, or fewer batch.examples"
         )
-    return lay([[examples[index] for index in place] for place in places], rows, length)
+    return lay([[examples[index] for index in place] for place in places], rows, length, slots, Features.of(examples))
 
 
-def lay(places: Sequence[Sequence[Example]], rows: int, length: int) -> Batch:
-    """Returns the batch, as `collate` describes it, whose first rows hold the given examples."""
+def lay(places: Sequence[Sequence[Item]], rows: int, length: int, slots: int | None = None, features: Features | None = None) -> Batch:
+    """Returns the batch, as `collate` describes it, whose first rows hold the given items; the parts of a group are segments in a line.
+
+    Each array of the examples' `tokens` becomes [rows, length, ...] of its own kind, its values at the places of their tokens. Each of the
+    `facts` becomes float32 [rows, slots], where slot s is that of segment s + 1. Both are zero where there is nothing.
+    `slots`: the most segments of a row; None: as many as some row has. `features`: those of all batches, which may have more than these
+    items (a host's rows may be empty); None: those of the items.
+    """
+    features = features or Features.of([item for place in places for item in place])
+    segmented = [[part for item in place for part in item.parts] for place in places]
+    most = max((len(parts) for parts in segmented), default=0)
+    slots = most if slots is None else slots
     integers = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "targets", "segments", "positions")}
     weights = np.zeros((rows, length), np.float32)
-    for row, place in enumerate(places):
+    facts = {name: np.zeros((rows, slots), np.float32) for name in features.facts}
+    tokens = {name: np.zeros((rows, length, *shape), dtype) for name, (dtype, shape) in features.tokens.items()}
+    assert not facts or most <= slots, f"a row of {most} segments, and {slots} slots"
+    for row, parts in enumerate(segmented):
         start = 0
-        for segment, example in enumerate(place, start=1):
+        for segment, example in enumerate(parts, start=1):
             stop = start + len(example.ids)
             integers["tokens"][row, start:stop] = example.ids
             integers["targets"][row, start : stop - 1] = example.ids[1:]
@@ -92,5 +106,9 @@ def lay(places: Sequence[Sequence[Example]], rows: int, length: int) -> Batch:
             integers["positions"][row, start:stop] = np.arange(stop - start)
             # The token at t predicts t + 1; the last one predicts nothing.
             weights[row, start : stop - 1] = example.learnt[1:]
+            for name, array in example.tokens.items():
+                tokens[name][row, start:stop] = array
+            for name, fact in example.facts.items():
+                facts[name][row, segment - 1] = fact
             start = stop
-    return {**integers, "weights": weights}
+    return {**integers, "weights": weights, **tokens, **facts}

@@ -10,7 +10,7 @@ import numpy as np
 
 from alpaca_jax.data import prefetch
 from alpaca_jax.data.config import BatchConfig
-from alpaca_jax.data.example import Example, ExampleStore
+from alpaca_jax.data.example import ExampleStore, Item
 from alpaca_jax.data.mixture import Mixture
 from alpaca_jax.data.pack import Batch, best_fit, check_fit, lay
 from alpaca_jax.data.plan import Plan, buckets, by_examples, by_rows
@@ -46,8 +46,23 @@ class Batches(ABC):
         if not self.epoch_size:
             raise UserError("there are no examples to train on: give data.records that hold some")
         check_fit(self.lengths, config.sequence_length)
+        self.read_from(examples)
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()
+
+    def read_from(self, examples: ExampleStore) -> None:
+        """Makes the batches of `examples` from now on: the same items by the same numbers, which may have further facts or tokens."""
+        assert np.array_equal(examples.lengths, self.lengths)
+        self._read, self.features = examples, examples.features
+
+    @functools.cached_property
+    def slots(self) -> int:
+        """The most segments that a row of any batch can have, whatever the seed and epoch: the slots of a fact."""
+        if self.config.packing == "none":
+            return self.features.parts
+        repeated = self.examples.repeated() if isinstance(self.examples, Mixture) else self.lengths
+        most = int(np.searchsorted(np.cumsum(np.sort(repeated)), self.config.sequence_length, side="right"))
+        return self.features.parts * min(most, self.config.examples or most)
 
     @abstractmethod
     def _make_plan(self, epoch: int) -> Plan: ...
@@ -73,21 +88,22 @@ class Batches(ABC):
         return float(self.lengths[self.indices(index)].sum() / (self.rows * self.row_length(index)))
 
     def batch(self, index: int, rows: slice | None = None) -> Batch:
-        """Returns batch `index` (from 0, through all epochs): arrays [rows, row length] as in `pack.collate`.
+        """Returns batch `index` (from 0, through all epochs): arrays [rows, row length] as in `pack.collate`, [rows, slots] of facts.
 
         `rows`: only these of its rows, for a host that holds no others; only their examples are read.
         """
         wanted = range(self.rows)[rows or slice(None)]
         indices, places = self._step(index)
         ours = np.isin(places, np.array(wanted, np.int32))
-        by_row: dict[int, list[Example]] = {row: [] for row in wanted}
-        for place, example in zip(places[ours].tolist(), self.examples.take(indices[ours].tolist()), strict=True):
-            by_row[place].append(example)
-        return lay(list(by_row.values()), len(wanted), self.row_length(index))
+        by_row: dict[int, list[Item]] = {row: [] for row in wanted}
+        for place, item in zip(places[ours].tolist(), self._read.take(indices[ours].tolist()), strict=True):
+            by_row[place].append(item)
+        return lay(list(by_row.values()), len(wanted), self.row_length(index), self.slots, self.features)
 
     def stream(self, start: int, stop: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yields the batches `start` to `stop - 1`, only these `rows` of each, prefetched by tf.data (without TensorFlow: by threads)."""
-        return prefetch.ahead(functools.partial(self.batch, rows=rows), start, stop)
+        kinds = {name: array.dtype for name, array in lay([], 0, 0, self.slots, self.features).items()}
+        return prefetch.ahead(functools.partial(self.batch, rows=rows), start, stop, kinds)
 
     def statistics(self, epoch: int) -> dict[str, int | float]:
         """Returns an epoch's steps and examples, taken and left out; and for a step the slots, real tokens and share of slots in use."""
@@ -228,7 +244,8 @@ def _multiple_above(number: int, of: int) -> int:
 
 
 def heldout_batches(examples: ExampleStore, rows: int, length: int) -> list[Batch]:
-    """Returns batches [rows, length] that hold every example once, packed as densely as possible."""
+    """Returns batches [rows, length] that hold every item once, packed as densely as possible."""
     places = best_fit(examples.lengths, length)
+    slots = examples.features.parts * max(map(len, places), default=0)
     groups = [places[start : start + rows] for start in range(0, len(places), rows)]
-    return [lay([examples.take(place) for place in group], rows, length) for group in groups]
+    return [lay([examples.take(place) for place in group], rows, length, slots, examples.features) for group in groups]

@@ -2,27 +2,30 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from alpaca_jax import tensorflow
-from alpaca_jax.data.pack import Batch, lay
+from alpaca_jax.data.pack import Batch
 
 # A batch takes a millisecond or two to make: two threads, a few batches ahead, are enough for any step.
 THREADS = 2
 AHEAD = 4
 
 
-def ahead(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """Yields `make(start)` to `make(stop - 1)`, each computed in a thread; its exceptions are raised here unchanged."""
+def ahead(make: Callable[[int], Batch], start: int, stop: int, kinds: Mapping[str, np.dtype]) -> Iterator[Batch]:
+    """Yields `make(start)` to `make(stop - 1)`, each computed in a thread; its exceptions are raised here unchanged.
+
+    `kinds`: the kind of each array of a batch, in the batch's order.
+    """
     tf = tensorflow.load()
-    yield from _by_threads(make, start, stop) if tf is None else _by_tensorflow(tf, make, start, stop)
+    yield from _by_threads(make, start, stop) if tf is None else _by_tensorflow(tf, make, start, stop, kinds)
 
 
-def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int, kinds: Mapping[str, np.dtype]) -> Iterator[Batch]:
     failed: dict[int, Exception] = {}
 
     def arrays(index: np.ndarray) -> list[np.ndarray]:
@@ -32,7 +35,6 @@ def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int)
             failed[int(index)] = error
             raise
 
-    names, kinds = zip(*((name, array.dtype) for name, array in lay([], 0, 0).items()), strict=True)
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False  # the numbers below are fixed, and its thread delayed the end of a run
@@ -40,14 +42,14 @@ def _by_tensorflow(tf: Any, make: Callable[[int], Batch], start: int, stop: int)
     options.threading.max_intra_op_parallelism = 1
     batches = (
         tf.data.Dataset.range(start, stop)
-        .map(lambda index: tf.numpy_function(arrays, [index], kinds, stateful=False), num_parallel_calls=THREADS)
+        .map(lambda index: tf.numpy_function(arrays, [index], tuple(kinds.values()), stateful=False), num_parallel_calls=THREADS)
         .prefetch(AHEAD)
         .with_options(options)
     )
     index = start
     try:
         for batch in batches.as_numpy_iterator():
-            yield dict(zip(names, batch, strict=True))
+            yield dict(zip(kinds, batch, strict=True))
             index += 1
     except tf.errors.OpError:
         if index in failed:

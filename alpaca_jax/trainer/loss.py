@@ -41,10 +41,10 @@ def cross_entropies(
 
     def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         hidden_BCD, targets_BC, weights_BC = part
-        losses_BC, _ = _chunk_losses(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
+        losses_BC, _ = _chunk_losses(scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
         return total + losses_BC.sum(), losses_BC
 
-    total, losses = jax.lax.scan(add, jnp.zeros((), jnp.float32), _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    total, losses = jax.lax.scan(add, jnp.zeros((), jnp.float32), chunks(chunk, hidden_BTD, targets_BT, weights_BT))
     return total, jnp.moveaxis(losses, 0, 1).reshape(targets_BT.shape)
 
 
@@ -52,7 +52,7 @@ def _forward(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk): 
     def add(carry, part):  # type: ignore[no-untyped-def]
         total, grad_DV = carry
         hidden_BCD, targets_BC, weights_BC = part
-        losses_BC, grad_BCV = _chunk_losses(_scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
+        losses_BC, grad_BCV = _chunk_losses(scores(hidden_BCD, weight_VD, vocab_size), targets_BC, weights_BC)
         grad_BCV = grad_BCV.astype(hidden_BCD.dtype)
         grad_BCD = jnp.einsum("bcv,vd->bcd", grad_BCV, weight_VD)
         # In this order the narrow side is the one that is transposed (see model.linear).
@@ -61,7 +61,7 @@ def _forward(hidden_BTD, weight_VD, targets_BT, weights_BT, vocab_size, chunk): 
         return (total + losses_BC.sum(), grad_DV), grad_BCD
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros(weight_VD.shape[::-1], jnp.float32))
-    (total, grad_DV), grads = jax.lax.scan(add, start, _chunks(chunk, hidden_BTD, targets_BT, weights_BT))
+    (total, grad_DV), grads = jax.lax.scan(add, start, chunks(chunk, hidden_BTD, targets_BT, weights_BT))
     grad_BTD = jnp.moveaxis(grads, 0, 1).reshape(hidden_BTD.shape)
     return total, (grad_BTD, grad_DV.T.astype(weight_VD.dtype))
 
@@ -74,14 +74,15 @@ def _backward(vocab_size, chunk, grads, upstream):  # type: ignore[no-untyped-de
 summed_cross_entropy.defvjp(_forward, _backward)
 
 
-def _chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+def chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Arrays [B, T, ...] as [T / C, B, C, ...]: every device that holds rows takes part in each chunk."""
     length = arrays[0].shape[1]
     size = max(n for n in range(1, min(chunk, length) + 1) if length % n == 0)
     return tuple(jnp.moveaxis(x.reshape(x.shape[0], length // size, size, *x.shape[2:]), 1, 0) for x in arrays)
 
 
-def _scores(hidden_BCD: jax.Array, weight_VD: jax.Array, vocab_size: int) -> jax.Array:
+def scores(hidden_BCD: jax.Array, weight_VD: jax.Array, vocab_size: int) -> jax.Array:
+    """The fp32 scores of every word of the vocabulary, minus infinity for the padding rows from `vocab_size` on."""
     scores_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, weight_VD, preferred_element_type=jnp.float32)
     if weight_VD.shape[0] == vocab_size:
         return scores_BCV

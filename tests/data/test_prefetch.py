@@ -75,7 +75,7 @@ def test_only_a_few_batches_are_made_ahead(made_by: str, some: Examples) -> None
         asked.append(index)
         return batches.batch(index % 6)
 
-    stream = prefetch.ahead(make, 0, 200)
+    stream = prefetch.ahead(make, 0, 200, {name: array.dtype for name, array in batches.batch(0).items()})
     for _ in range(20):
         next(stream)
         time.sleep(0.01)  # the threads have time to run too far
