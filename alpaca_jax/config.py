@@ -6,7 +6,6 @@ import enum
 import functools
 import os
 import re
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.masking import masked
 
 T = TypeVar("T")
+NAME = "name"  # the field by which several config classes in one place are told apart
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -75,11 +75,17 @@ def _adapter(cls: Any) -> Any:
 
 
 def _line(cls: type, problem: Mapping[str, Any]) -> str:
-    *parents, last = problem["loc"] or ("configuration",)
-    key = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    place, inside = _place(cls, problem["loc"])
+    last = (place or ("configuration",))[-1]
+    key = ".".join(map(str, place)) or "configuration"
     value = problem["input"]
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_name(inside, key, value)
     if problem["type"] == "unexpected_keyword_argument":
-        known = _fields(cls, parents)
+        here = _place(cls, problem["loc"][:-1])[1]
+        known = _fields(here)
+        if others := _others(cls, problem["loc"], str(last)):
+            return f"{key}: {others} are {', '.join(sorted(known))}"
         remedy = (
             familiar.key(str(last), keys(cls))
             or suggestion(str(last), known)
@@ -108,15 +114,60 @@ def _printable(key: str, value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _fields(cls: Any, path: typing.Sequence[Any]) -> list[str]:
-    """The field names of the config at `path` below `cls`."""
+def _wrong_name(hint: Any, key: str, value: Any) -> str:
+    """Of configs that are told apart by their name: that the given one is none of them."""
+    names = list(_named(hint))
+    given = value.get(NAME) if isinstance(value, Mapping) else value
+    if given is None:
+        return f"{key}.{NAME}: is needed and has no default; give {key}={names[0]}, or another of {', '.join(names)}"
+    return f"{key}.{NAME}: there is no {_printable(key, given)}{suggestion(str(given), names)}; there are {', '.join(names)}"
+
+
+def _place(cls: Any, path: typing.Sequence[Any]) -> tuple[list[Any], Any]:
+    """The parts of `path` below `cls` that are keys or indices, without the names of configs in unions; and the annotation there."""
+    place, hint = [], cls
     for part in path:
-        if not dataclasses.is_dataclass(cls):
-            break
-        hints = typing.get_type_hints(cls)
-        if part in hints:  # an index of a list or the tag of a union has no field of its own
-            cls = _config_in(hints[part])
-    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        named = _named(hint)
+        if part in named:
+            hint = named[part]
+            continue
+        inside = _config_in(hint)
+        hints = typing.get_type_hints(inside) if inside is not None else {}
+        hint = hints.get(part, hint)  # an index of a list has no annotation of its own
+        place.append(part)
+    return place, hint
+
+
+def _others(cls: Any, path: typing.Sequence[Any], key: str) -> str:
+    """Where `key` is one of another config than the named one in its place: which one it belongs to, in words."""
+    if len(path) < 3:
+        return ""
+    *above, name, _ = path
+    place, hint = _place(cls, above)
+    owner = next((other for other, config in _named(hint).items() if key in _fields(config)), None)
+    group = ".".join(map(str, place))
+    return "" if owner is None else f"belongs to {group}={owner}; the keys of {group}={name}"
+
+
+def _fields(hint: Any) -> list[str]:
+    """The field names of the first config class inside an annotation."""
+    found = _config_in(hint)
+    return [] if found is None else [field.name for field in dataclasses.fields(found)]
+
+
+def _configs_in(hint: Any) -> list[Any]:
+    """The config classes inside an annotation such as `Architecture | None` or `tuple[Stage, ...]`."""
+    if dataclasses.is_dataclass(hint):
+        return [hint]
+    return [config for argument in typing.get_args(hint) for config in _configs_in(argument)]
+
+
+def _named(hint: Any) -> dict[str, Any]:
+    """Of an annotation with several config classes, which are told apart by the Literal of their field `name`: each by its names."""
+    configs = [] if dataclasses.is_dataclass(hint) else _configs_in(hint)
+    if len(configs) < 2:
+        return {}
+    return {name: config for config in configs for name in typing.get_args(typing.get_type_hints(config).get(NAME))}
 
 
 def keys(cls: Any) -> list[str]:
@@ -127,15 +178,13 @@ def keys(cls: Any) -> list[str]:
 def _keys(cls: Any, prefix: str = "") -> Iterator[str]:
     for name, hint in typing.get_type_hints(cls).items() if dataclasses.is_dataclass(cls) else ():
         yield prefix + name
-        yield from _keys(_config_in(hint), f"{prefix}{name}.")
+        inside = [key for config in _configs_in(hint) for key in _keys(config, f"{prefix}{name}.")]
+        yield from dict.fromkeys(inside)
 
 
 def _config_in(hint: Any) -> Any:
-    """The first config class inside an annotation such as `Architecture | None` or `tuple[Stage, ...]`."""
-    if dataclasses.is_dataclass(hint):
-        return hint
-    configs = (_config_in(argument) for argument in typing.get_args(hint))
-    return next((config for config in configs if config is not types.NoneType and config is not None), None)
+    """The first config class inside an annotation, None where there is none."""
+    return next(iter(_configs_in(hint)), None)
 
 
 def _plain(value: Any) -> Any:

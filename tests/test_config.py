@@ -2,13 +2,15 @@ import dataclasses
 import os
 import subprocess
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Discriminator
 
 from alpaca_jax import config as configuration
-from alpaca_jax.config import configclass, parse, to_mapping
+from alpaca_jax.config import configclass, keys, parse, to_mapping
 from alpaca_jax.errors import UserError
+from alpaca_jax.ranges import Positive
 
 
 @configclass
@@ -103,3 +105,41 @@ def test_directory_of_a_checkout_that_is_not_installed(tmp_path):
 def test_a_config_needs_no_heavy_import():
     code = "import sys, alpaca_jax.config; print(sorted({'pydantic', 'yaml', 'jax', 'hydra'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@configclass
+class Circle:
+    name: Literal["circle"] = "circle"
+    radius: Positive = 1
+
+
+@configclass
+class Box:
+    name: Literal["box", "crate"] = "box"
+    width: Positive = 1
+
+
+@configclass
+class Drawing:
+    shape: Annotated[Circle | Box, Discriminator("name")] = Circle()
+
+
+def test_configs_in_one_place_are_told_apart_by_their_name():
+    assert parse(Drawing, {"shape": {"name": "crate", "width": 3}}) == Drawing(shape=Box(name="crate", width=3))
+    assert keys(Drawing) == ["shape", "shape.name", "shape.radius", "shape.width"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ({"name": "crate", "width": 0}, "shape.width=0: give 1 or more"),
+        ({"name": "box", "radius": 3}, "shape.radius: belongs to shape=circle; the keys of shape=box are name, width"),
+        ({"name": "box", "widht": 3}, "shape.widht: there is no such key; did you mean width?"),
+        ({"name": "boxx"}, "shape.name: there is no 'boxx'; did you mean box?; there are circle, box, crate"),
+        ({"width": 2}, "shape.name: is needed and has no default; give shape=circle, or another of circle, box, crate"),
+    ],
+)
+def test_what_is_wrong_in_one_of_several_configs_is_named_without_its_name_in_the_key(shape, problem):
+    with pytest.raises(UserError) as raised:
+        parse(Drawing, {"shape": shape})
+    assert str(raised.value).splitlines()[1:] == [f"  {problem}"]

@@ -18,6 +18,8 @@ SHOWN_LINES = 40
 OWN_WORDS, SILENT, SHOWN_WORDS = "alpaca-jax: ", " has been silent for ", 3  # `distributed.line`'s, of a peer that is stuck or cut off
 # A rank that raises may wait this long in JAX's shutdown barrier before it ends; an older traceback is not what ended it.
 BARRIER = datetime.timedelta(seconds=310)
+TERMINATED = 128 + signal.SIGTERM
+SECOND = datetime.timedelta(seconds=1)
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
 
@@ -52,9 +54,24 @@ def ends(folder: Path, processes: int) -> list[End]:
 
 
 def first_failure(ends: Sequence[End]) -> End | None:
-    """Returns the rank that failed first, None if none did; a rank that saved its state comes after all others."""
+    """Returns the rank that failed first, None if none did.
+
+    A rank that saved its state comes after all others. One that SIGTERM ended after another rank had failed by itself comes after that
+    one: SIGTERM is what every backend sends to the peers of a failed rank.
+    """
     failures = [end for end in ends if end.exit_code != 0]
-    return min(failures, key=lambda end: (saved(end.exit_code or 0), end.failed), default=None)
+    alone = min((end.failed for end in failures if end.exit_code != TERMINATED and not saved(end.exit_code or 0)), default=None)
+
+    def order(end: End) -> tuple[bool, bool, datetime.datetime]:
+        told = alone is not None and end.exit_code == TERMINATED and alone <= _latest(end.failed)
+        return saved(end.exit_code or 0), told, end.failed
+
+    return min(failures, key=order, default=None)
+
+
+def _latest(time: datetime.datetime) -> datetime.datetime:
+    """The latest time that a noted one stands for: Kubernetes tells the end of a rank that couldn't note it itself in whole seconds."""
+    return time if time.microsecond else time + SECOND
 
 
 def exit_code(ends: Sequence[End]) -> int:

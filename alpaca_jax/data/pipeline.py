@@ -36,7 +36,6 @@ class Batches(ABC):
 
     rows: int
     steps_per_epoch: int
-    slots: int = 0  # the most segments of a row, where examples have numbers of their own
     left_out: int  # examples of the first epoch that no step takes; the seed picks others in each epoch
 
     def __init__(self, examples: ExampleStore | Mixture, config: BatchConfig, seed: int, multiple: int) -> None:

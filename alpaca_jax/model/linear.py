@@ -5,15 +5,31 @@ default it chose the MLP's wide side, along with the arithmetic that produces it
 (24 November 2026). Here it is always the narrower side. On other backends both cost the same.
 """
 
+from typing import Any
+
 import jax
 from jaxtyping import Array, Float
+
+from alpaca_jax.model.weight import LowRank, as_matrix
 
 _TOKENS = (((0, 1), (0, 1)), ((), ()))  # contract batch and position
 
 
+def linear(x_BTI: Float[Array, "B T I"], weight_IO: Any) -> Float[Array, "B T O"]:
+    """`x_BTI @ weight_IO`: [B, T, O], in the inputs' dtype; the weight is an array or any other of `model.weight`."""
+    return _beside(x_BTI, weight_IO) if isinstance(weight_IO, LowRank) else _product(x_BTI, weight_IO)
+
+
+def _beside(x_BTI: jax.Array, weight: LowRank) -> jax.Array:
+    """The product with a changed weight, whose change is never multiplied out: the frozen part has no gradient, so it costs 4 N FLOP."""
+    narrow_BTR = _product(weight.dropped(x_BTI), weight.down.astype(x_BTI.dtype))
+    change_BTO = _product(narrow_BTR, (weight.up * weight.scale).astype(x_BTI.dtype))
+    out_BTO = linear(x_BTI, weight.base) + change_BTO
+    return out_BTO if weight.magnitude is None else out_BTO * weight.factor().astype(x_BTI.dtype)
+
+
 @jax.custom_vjp
-def linear(x_BTI: Float[Array, "B T I"], weight_IO: Float[Array, "I O"]) -> Float[Array, "B T O"]:
-    """`x_BTI @ weight_IO`: [B, T, O], in the inputs' dtype."""
+def _product(x_BTI: jax.Array, weight_IO: jax.Array) -> jax.Array:
     return x_BTI @ weight_IO
 
 
@@ -29,16 +45,15 @@ def _backward(residuals: tuple[jax.Array, jax.Array], grad_BTO: jax.Array) -> tu
     return grad_BTI, jax.lax.dot_general(grad_BTO, x_BTI, _TOKENS).T
 
 
-linear.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)
 
 
-def to_heads(x_BTD: Float[Array, "B T D"], weight_DHK: Float[Array, "D H K"]) -> Float[Array, "B T H K"]:
-    """The product [B, T, H, K] with a weight whose output is split into heads."""
-    features, heads, head_dim = weight_DHK.shape
-    return linear(x_BTD, weight_DHK.reshape(features, heads * head_dim)).reshape(*x_BTD.shape[:2], heads, head_dim)
+def to_heads(x_BTD: Float[Array, "B T D"], weight_DHK: Any) -> Float[Array, "B T H K"]:
+    """The product [B, T, H, K] with a weight [D, H, K], whose output is split into heads."""
+    _, heads, head_dim = weight_DHK.shape
+    return linear(x_BTD, as_matrix(weight_DHK, 1)).reshape(*x_BTD.shape[:2], heads, head_dim)
 
 
-def from_heads(x_BTHK: Float[Array, "B T H K"], weight_HKD: Float[Array, "H K D"]) -> Float[Array, "B T D"]:
-    """The product [B, T, D] with a weight whose input is split into heads."""
-    heads, head_dim, features = weight_HKD.shape
-    return linear(x_BTHK.reshape(*x_BTHK.shape[:2], heads * head_dim), weight_HKD.reshape(heads * head_dim, features))
+def from_heads(x_BTHK: Float[Array, "B T H K"], weight_HKD: Any) -> Float[Array, "B T D"]:
+    """The product [B, T, D] with a weight [H, K, D], whose input is split into heads."""
+    return linear(x_BTHK.reshape(*x_BTHK.shape[:2], -1), as_matrix(weight_HKD, 2))

@@ -3,7 +3,6 @@
 Elsewhere in the package a model is a plain nested dict of arrays (`params`); the NNX modules below only declare and apply it.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +16,9 @@ from alpaca_jax.model import attention, remat, rope
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.linear import from_heads, linear, to_heads
 from alpaca_jax.model.norm import rms_norm
+from alpaca_jax.model.weight import Axes, Constrain, placed
 
 Params = dict[str, Any]
-Axes = tuple[str, ...]
-Constrain = Callable[[jax.Array, Axes], jax.Array]
 INIT_SCALE = 0.02
 
 
@@ -64,9 +62,9 @@ class Context(NamedTuple):
             visible_BTT = jnp.where(own.slides, self.window_BTT, visible_BTT)
         return self._replace(at=at, visible_BTT=visible_BTT)
 
-    def weight(self, param: nnx.Param, *axes: str) -> jax.Array:
-        """The weight in the compute dtype, sharded as the computation needs it (gathered, if it is stored in shards)."""
-        return self.constrain(param[...].astype(self.compute_dtype), axes)
+    def weight(self, param: nnx.Param, *axes: str) -> Any:
+        """The weight (see `model.weight`) in the compute dtype, sharded as the computation needs it (gathered, if stored in shards)."""
+        return placed(param.get_value(), self.compute_dtype, self.constrain, axes)
 
     def hidden(self, x_BTD: jax.Array) -> jax.Array:
         """The residual stream [B, T, D], sharded by batch and sequence."""

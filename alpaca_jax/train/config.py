@@ -8,6 +8,7 @@ from alpaca_jax.checkpoint import CheckpointConfig
 from alpaca_jax.config import configclass, suggestion
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.distributed import DistributedConfig
+from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.hardware import HardwareConfig
 from alpaca_jax.metrics.config import LoggingConfig, ProfileConfig
@@ -47,6 +48,7 @@ class Config:
     guard: GuardConfig = GuardConfig()
     profile: ProfileConfig | None = None
     objective: ObjectiveConfig = SftConfig()
+    adapter: AdapterConfig | None = None  # null: all weights are trained but optimizer.frozen
     model: ModelConfig
     data: DataConfig
     batch: BatchConfig
@@ -67,6 +69,8 @@ class Config:
             )
         if self.evaluate_every is None and (self.suites or self.compare):
             raise ValueError("suites and compare are measured with each evaluation: give evaluate_every=N, or leave them out")
+        if self.adapter is not None and self.optimizer.frozen:
+            raise ValueError("with an adapter all weights of the model are frozen: leave optimizer.frozen empty")
         if self.compare is not None:
             figures.check(self.answers, self.compare)
         if self.early_stopping is not None and not figures.has(known := self.measured, self.early_stopping.metric):

@@ -30,7 +30,7 @@ from alpaca_jax.train.setup import Setup, check_base, prepare, settled, write_mo
 from alpaca_jax.train.start import Start, check_fingerprints, latest
 from alpaca_jax.trainer.objectives import Factory
 
-FROZEN = (*rundir.FROZEN, "objective", "epochs", "steps", "microbatches")
+FROZEN = (*rundir.FROZEN, "objective", "adapter", "epochs", "steps", "microbatches")
 # Of these, where something lies: a run goes on with its records or its model at another place, as long as they hold the same.
 PLACES = (
     *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),

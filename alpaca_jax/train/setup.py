@@ -16,6 +16,7 @@ from alpaca_jax.errors import UserError
 from alpaca_jax.footprint import choice, limit
 from alpaca_jax.footprint.estimate import Footprint
 from alpaca_jax.formats import native, pretrained
+from alpaca_jax.formats.adapter import targets
 from alpaca_jax.formats.base import Base
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.model import llama
@@ -113,7 +114,8 @@ def prepare(config: Config, objective: Factory | None = None) -> Setup:
     with lead_first("data"):
         data = task.examples(_records(config), tokenizer)
     batches, steps = task.batches(data, layout)
-    forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain)
+    adapter = None if config.adapter is None else targets.plan(config.adapter, architecture)
+    forward = Forward(architecture, jnp.dtype(config.model.compute_dtype), config.model.remat, layout.constrain, adapter)
     written = template.get(config.data.template, tokenizer)
     tokenizer = tokenizer.with_chat_template(written.chat_template())
     eos_ids = tuple(dict.fromkeys([*(source.eos_ids if source else [tokenizer.eos_id]), written.end_id]))

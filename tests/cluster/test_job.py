@@ -162,6 +162,34 @@ def test_some_have_saved_and_others_were_done(tmp_path):
     assert logs.exit_code(logs.ends(tmp_path, 2)) == 200
 
 
+@pytest.mark.parametrize(
+    ("ended", "code", "rank"),
+    [
+        (["201 5.100", "143 5.300"], 201, 0),
+        (["143 5.300", "201 5.100"], 201, 1),
+        (["143 5.000", "201 5.100"], 201, 1),  # in whole seconds, as Kubernetes tells it: some time in this second
+        (["143 4.000", "201 5.100"], 143, 0),  # ended a second before: the other one has lost its peer
+        (["143 5.050", "201 5.100"], 143, 0),
+        (["143 5.000", "1 5.100", "143 5.000"], 1, 1),
+        (["143 5.200", "201 5.150", "1 5.100"], 1, 2),
+        (["143 5.000", "143 4.900", "143 5.300"], 143, 1),  # the job was stopped from outside
+        (["200 4.000", "143 5.000"], 143, 1),
+        (["143 5.000", "0 4.000", "200 4.900"], 143, 0),
+    ],
+)
+def test_a_rank_that_sigterm_ended_after_another_had_failed_is_not_the_cause(tmp_path, ended, code, rank):
+    for number, (exit_code, second) in enumerate(end.split() for end in ended):
+        log(tmp_path, number, "", f"exit={exit_code} ended={at(float(second))} traceback=none")
+    found = logs.ends(tmp_path, len(ended))
+    assert logs.exit_code(found) == code and logs.first_failure(found).rank == rank
+
+
+def test_a_rank_that_waited_for_its_peers_after_its_traceback_is_the_cause_though_sigterm_ended_it(tmp_path):
+    log(tmp_path, 0, "Traceback (most recent call last):\n  File x\nFirst: the cause", f"exit=143 ended={at(30)} traceback={at(10)}")
+    log(tmp_path, 1, "peer gone", f"exit=201 ended={at(20)} traceback=none")
+    assert "rank 0 on n0" in logs.explain(logs.ends(tmp_path, 2))
+
+
 def test_a_long_traceback_is_shortened_and_a_chain_kept():
     first = ["Traceback (most recent call last):", *["  File a"] * 100, "ValueError: the cause", ""]
     second = ["The above exception was the direct cause of the following exception:", "", "Traceback (most recent call last):", "  File b"]

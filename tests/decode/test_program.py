@@ -139,10 +139,19 @@ def test_a_runs_own_weights_are_not_copied() -> None:
     answers = Batch(program(QWEN, CPU), own).generate(prompts, 5), batch_of(QWEN, params).generate(prompts, 5)
     for one, other in zip(*answers, strict=True):
         assert one.ids == other.ids and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
-    place = up.unsafe_buffer_pointer()
-    del own
-    jax.block_until_ready([each for each in jax.live_arrays() if not each.is_deleted()])  # a step begun ahead may still read them
-    assert jax.jit(lambda leaf: leaf + 1, donate_argnums=0)(up).unsafe_buffer_pointer() == place  # the next step has them for itself
+
+
+def test_a_runs_next_step_has_its_weights_for_itself_once_it_has_decoded() -> None:
+    def is_updated_in_place() -> bool:
+        params = jax.device_put(drawn(QWEN), jax.devices()[0])
+        up = params["layers"]["mlp"]["up"]
+        place = up.unsafe_buffer_pointer()
+        Batch(program(QWEN, CPU), weights.of_run(params)).generate([[1, 2, 3], [4, 5]], 5)
+        updated: jax.Array = jax.jit(lambda leaf: leaf + 1, donate_argnums=0)(up)
+        return updated.unsafe_buffer_pointer() == place
+
+    # A decoding step that was begun ahead, and whose tokens nobody has read, may hold the weights a moment longer; a view would for ever.
+    assert any(is_updated_in_place() for _ in range(5))
 
 
 def test_bfloat16_is_computed_where_it_is_asked_for() -> None:

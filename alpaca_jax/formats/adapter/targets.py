@@ -9,7 +9,7 @@ from alpaca_jax.formats.adapter import config as adapter_config
 from alpaca_jax.formats.adapter import patterns
 from alpaca_jax.formats.adapter.settings import ALL, AdapterConfig
 from alpaca_jax.formats.names import Weight, weights
-from alpaca_jax.model.adapter import Adapter, Target
+from alpaca_jax.model.adapter import Adapter, Change
 from alpaca_jax.model.architecture import Architecture
 
 TABLES = ("model.embed_tokens", "lm_head")
@@ -26,13 +26,13 @@ def plan(config: AdapterConfig, architecture: Architecture) -> Adapter:
     for key in ("rank_pattern", "alpha_pattern"):
         _check_patterns(key, getattr(config, key), chosen)
     _check_ranks(peft, {name: modules[name] for name in modules if name in chosen})
-    targets = []
+    changes = []
     for matrix in matrices(architecture):
         own = [adapter_config.rank_and_scale(peft, name) if name in chosen else (0, 0.0) for name in names(matrix)]
         if any(rank for rank, _ in own):
             ranks, scales = zip(*own, strict=True)
-            targets.append(Target(matrix.name.path, ranks, scales))
-    return Adapter(tuple(targets), dora=config.dora, dropout=config.dropout)
+            changes.append((matrix.name.path, Change(ranks, scales)))
+    return Adapter(tuple(changes), dora=config.dora, dropout=config.dropout)
 
 
 def matrices(architecture: Architecture) -> list[Weight]:

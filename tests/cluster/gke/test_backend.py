@@ -280,7 +280,9 @@ def test_a_job_runs_to_its_end_with_a_log_for_each_rank(pods, cluster, capsys, m
 
 @pytest.mark.parametrize(("code", "attempts"), [(200, 2), (137, 2), (1, 1), (2, 1)])
 def test_kubernetes_starts_again_what_a_restart_can_mend(pods, cluster, capsys, code, attempts):
-    got, found, shown = run(pods(f"time.sleep(1)\nsys.exit(0 if attempt or rank == 0 else {code})"), capsys)
+    # Rank 0 may be slow to start, and is ended if rank 1 fails before it is done.
+    peer = f"while not (folder / f'ready-{{attempt}}-0').exists():\n    time.sleep(0.1)\ntime.sleep(1)\nsys.exit(0 if attempt else {code})"
+    got, found, shown = run(pods(f"{READY}if rank == 0:\n    sys.exit(0)\n{peer}"), capsys)
     assert (got, found.state) == ((0, State.done) if attempts == 2 else (code, State.failed)), shown
     assert [attempt.exit_code for attempt in found.attempts] == [code, 0][:attempts]
     assert attempts == 2 or "FailJobSetFailurePolicyAction" in found.reason
