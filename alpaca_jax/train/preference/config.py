@@ -36,7 +36,9 @@ class DpoConfig(Preferences):
 
     def __post_init__(self) -> None:
         if self.label_smoothing and self.loss in ("hinge", "ipo"):
-            raise ValueError(f"label_smoothing={self.label_smoothing} has no meaning for loss={self.loss}: give 0, or loss=sigmoid or robust")
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} has no meaning for loss={self.loss}: give 0, or loss=sigmoid or robust"
+            )
 
 
 @configclass
@@ -70,4 +72,6 @@ class KtoConfig(Preferences):
     @property
     def measured(self) -> tuple[str, ...]:
         """The names of what each evaluation measures of the held-out answers."""
-        return tuple(HELDOUT + name for name in ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps"))
+        return tuple(
+            HELDOUT + name for name in ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps")
+        )
