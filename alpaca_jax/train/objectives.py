@@ -3,6 +3,7 @@
 from typing import Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.train.distill.config import DistillConfig
 from alpaca_jax.train.preference.config import DpoConfig, KtoConfig, OrpoConfig, SimpoConfig
 
 
@@ -23,4 +24,5 @@ class SftConfig:
         return True
 
 
-ObjectiveConfig = SftConfig | DpoConfig | SimpoConfig | OrpoConfig | KtoConfig  # a union of all of them, told apart by `name`
+# All of them, told apart by `name`.
+ObjectiveConfig = SftConfig | DistillConfig | DpoConfig | SimpoConfig | OrpoConfig | KtoConfig

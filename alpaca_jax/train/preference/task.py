@@ -127,8 +127,8 @@ class PairTask(PreferenceTask):
             return PairLoss(
                 functools.partial(preferences.simpo, beta=config.beta, gamma=config.gamma),
                 lambda each: config.beta * each.mean,
-                False,
-                config.likelihood,
+                needs_reference=False,
+                likelihood=config.likelihood,
             )
         assert isinstance(config, OrpoConfig)
         return PairLoss(
