@@ -1,8 +1,11 @@
 """The group `objective` of a train config: what each step minimizes, and by which numbers."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
 
 from alpaca_jax.config import configclass
+from alpaca_jax.train.distill.config import DistillConfig
 
 
 @configclass
@@ -22,4 +25,4 @@ class SftConfig:
         return True
 
 
-ObjectiveConfig = SftConfig  # a union of all of them, told apart by `name`
+ObjectiveConfig = Annotated[SftConfig | DistillConfig, Discriminator("name")]
