@@ -6,6 +6,8 @@ from pydantic import Discriminator
 
 from alpaca_jax.config import configclass
 from alpaca_jax.train.distill.config import DistillConfig
+from alpaca_jax.train.preference.config import DpoConfig, KtoConfig, OrpoConfig, SimpoConfig
+from alpaca_jax.train.rollout.config import GrpoConfig
 
 
 @configclass
@@ -25,4 +27,8 @@ class SftConfig:
         return True
 
 
-ObjectiveConfig = Annotated[SftConfig | DistillConfig, Discriminator("name")]
+# All of them, told apart by `name`.
+ObjectiveConfig = Annotated[
+    SftConfig | DistillConfig | DpoConfig | SimpoConfig | OrpoConfig | KtoConfig | GrpoConfig,
+    Discriminator("name"),
+]

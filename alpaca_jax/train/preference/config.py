@@ -8,6 +8,7 @@ from alpaca_jax.ranges import Above0, Nonnegative, Range
 Smoothing = Annotated[float, Range(0, 0.5, open_above=True, give="0 or more and less than 0.5")]  # the share of swapped labels
 HELDOUT = "heldout_"
 PAIRS = ("preference_loss", "margin", "accuracy", "chosen_logps", "rejected_logps")
+ANSWERS = ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps")
 
 
 class Preferences:
