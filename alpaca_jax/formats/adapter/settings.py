@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.model.nf4 import Nf4
 from alpaca_jax.ranges import Fraction, Range
 
 LARGEST_RANK = 1 << 16
@@ -32,3 +33,10 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if not self.targets:
             raise ValueError('targets is empty: give all-linear, a pattern, or names such as ["q_proj", "v_proj"]')
+
+    @property
+    def nf4(self) -> Nf4 | None:
+        """How the base is quantised; None in full precision."""
+        if self.base is None:
+            return None
+        return "double" if self.double_quant else "single"
