@@ -64,7 +64,7 @@ def test_a_run_is_read_as_its_step_computes_it(settings: dict[str, Any], base: P
     arrays = checkpointed(tmp_path, base, config)
     below = params_of(base)
     if config.base is not None:
-        below = frozen.quantize(below, config.double_quant)
+        below = frozen.quantize(below, config.nf4)
     expected = flatten(merged(attach(below, plan(config, base.architecture), arrays)))
     opened = pretrained.open(str(tmp_path))
     for path in weights(base.architecture):
