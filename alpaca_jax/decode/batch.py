@@ -206,7 +206,7 @@ class Batch:
     def _extend(self, generation: Generation, chosen: Chosen, row: int) -> None:
         options, new = generation.options, int(chosen.ids_R[row])
         if new in options.stop_ids:
-            generation.finish_reason = "stop"
+            generation.finish_reason, generation.stop = "stop", Token(new, float(chosen.logprobs_R[row]))
             return
         generation.cached = len(generation.prompt) + len(generation.tokens)
         top = zip(chosen.top_ids_RP[row, : options.top_logprobs].tolist(), chosen.top_logprobs_RP[row].tolist(), strict=False)

@@ -36,6 +36,7 @@ class Generation:
     options: Options
     tokens: list[Token] = field(default_factory=list)
     finish_reason: str | None = None
+    stop: Token | None = None  # the stop id that ended it
     cached: int = 0  # tokens whose keys and values are in the cache; in the end all but the last
 
     @property

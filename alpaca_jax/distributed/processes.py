@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,8 +23,8 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def from_lead(value: dict[str, float]) -> dict[str, float]:
-    """Returns the lead's mapping in every process, to the last bit; all have to call it, between the same two steps."""
+def from_lead(value: dict[str, Any]) -> dict[str, Any]:
+    """Returns the lead's mapping of plain values in every process, to the last bit; all have to call it, between the same two steps."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils

@@ -12,7 +12,7 @@ from alpaca_jax import storage
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.adapter.peft import Peft
 from alpaca_jax.formats.dtypes import Dtype, widest
-from alpaca_jax.formats.names import Index, weights, whole
+from alpaca_jax.formats.pruning.kept import Kept
 from alpaca_jax.formats.source import sha256
 from alpaca_jax.formats.tensors import Read, StoredTensor, held
 from alpaca_jax.model.architecture import Architecture
@@ -41,6 +41,7 @@ class Pretrained:
     stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as stored
     notes: tuple[str, ...] = ()  # in words, what was left out or guessed
     adapted: "Adapted | None" = None  # the two that it is made of, where a run trained an adapter
+    kept: Kept | None = None  # the parts of it that this smaller model consists of
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -88,18 +89,6 @@ class Pretrained:
         if given.encode(PROBE) != self.tokenizer.encode(PROBE):
             raise UserError(f"{self.source}: model.tokenizer gives other ids than the model's own tokenizer; give model.tokenizer=null")
         return dataclasses.replace(self, tokenizer=given)
-
-    def first_layers(self, count: int) -> "Pretrained":
-        """Returns the same model with only its first `count` layers."""
-        if not 1 <= count <= self.architecture.num_layers:
-            raise UserError(f"model.keep_layers={count}: {self.source} has {self.architecture.num_layers} layers")
-        kept = self.architecture.with_layers(count)
-        known = weights(kept)
-
-        def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
-            return self.read(path, whole(index, known[path].shape))
-
-        return dataclasses.replace(self, architecture=kept, read=read)
 
 
 @dataclasses.dataclass(frozen=True)

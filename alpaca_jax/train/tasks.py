@@ -1,9 +1,10 @@
 """The Task of each objective, by its name in the config."""
 
 from alpaca_jax.train.config import Config
+from alpaca_jax.train.distill.task import Distillation
 from alpaca_jax.train.task import Task
 
-TASKS: dict[str, type[Task]] = {"sft": Task}
+TASKS: dict[str, type[Task]] = {"sft": Task, "distill": Distillation}
 
 
 def of(config: Config) -> Task:

@@ -56,6 +56,7 @@ def over(base: Pretrained, peft: Peft) -> Pretrained:
         read=changes.reader(),
         files=(*base.files, *peft.files),
         notes=(*base.notes, *changes.notes()),
+        adapted=None,
     )
 
 

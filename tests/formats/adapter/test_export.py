@@ -1,6 +1,5 @@
 """PEFT folders: what is written is what PEFT expects, and what is read back is what was written."""
 
-import json
 from pathlib import Path
 from typing import Any
 
