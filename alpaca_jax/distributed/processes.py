@@ -35,6 +35,15 @@ def from_lead(value: dict[str, Any]) -> dict[str, Any]:
     return json.loads(multihost_utils.broadcast_one_to_all(own).astype(np.uint8).tobytes())
 
 
+def array_from_lead(array: np.ndarray) -> np.ndarray:
+    """Returns the lead's array in every process; all have to call it at the same point, each with an array of that shape and dtype."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 @contextlib.contextmanager
 def lead_first(name: str) -> Iterator[None]:
     """A context that the lead enters and leaves before the others enter it: for what is built once on a shared disk.

@@ -8,7 +8,6 @@ from alpaca_jax.config import configclass
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.ranges import AUTO, Natural, Positive
 
-
 # A block of N layers is left out: that which turns the residual stream least, or that without which the loss is least.
 CHOSEN = re.compile(r" *drop +(\d{1,4})(?: *,)?(?: +chosen)?(?: +by +(angle|loss))? *")
 FORMS = 'N, a list such as [0, 1, 4, 5], "drop N, chosen" or "drop N, chosen by loss"'

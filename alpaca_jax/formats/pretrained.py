@@ -194,7 +194,9 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None, above: tuple[Path, .
     place = source.removesuffix(AVERAGE)
     path = sources.resolve(place, config.cache)
     if path.is_dir() and (trained := native.find(path)) is not None:
-        opened = native.open_checkpoint(trained, "params" if place == source else "ema", lambda base: open(base.settings(config), base.kept))
+        opened = native.open_checkpoint(
+            trained, "params" if place == source else "ema", lambda base: open(base.settings(config), base.kept)
+        )
     elif storage.is_remote(path):
         raise UserError(
             f"{path} is not a training run, the only kind of model that can be read from an object store: copy it to a disk first"

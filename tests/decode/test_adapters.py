@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from decoding import batch_of, program
+from decoding import adapter_arrays, batch_of, program
 
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
@@ -18,7 +18,7 @@ from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import flatten
 
 A = Architecture(
-    vocab_size=84, hidden_size=64, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_positions=256,
+    vocab_size=84, hidden_size=128, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, max_positions=256,
     family="qwen3", qk_norm=True, qkv_bias=True, out_bias=True,
 )  # fmt: skip
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [4, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]]
@@ -34,9 +34,7 @@ def served(params: llama.Params, names: tuple[str, ...], ranks: tuple[int, ...],
     """An adapter on some weights with arrays that change the answers."""
     changes = tuple((("layers", *name.split(".")), Change(ranks, tuple(1.5 if rank else 0.0 for rank in ranks))) for name in names)
     adapter = Adapter(changes, dora)
-    random = np.random.default_rng(seed)
-    arrays = adapters.init(adapter, llama.specs(A), params, jax.random.key(seed))
-    return Served(adapter, jax.tree.map(lambda leaf: np.asarray(leaf + random.normal(0, 0.1, leaf.shape), np.float32), arrays))
+    return Served(adapter, adapter_arrays(adapter, A, params, seed))
 
 
 MANY = ("attention.query", "attention.value", "attention.out", "mlp.gate", "mlp.down")
@@ -71,8 +69,9 @@ def bits(params: llama.Params, four: bool) -> llama.Params:
     ids=["views of dora over nf4", "views", "scan of dora", "scan of nf4", "mesh", "mesh of nf4"],
 )
 def test_a_run_with_an_adapter_decodes_as_its_merged_model(sizes: dict[str, int] | None, dora: bool, four: bool) -> None:
-    params = bits(drawn(), four)
+    params = drawn()
     own = served(params, MANY, (4, 2), 1, dora)
+    params = bits(params, four)
     expected = batch_of(A, merged(params, own), PLAIN).generate(PROMPTS, 6)
     decoding = program(A, CPU if sizes is None else PLAIN, **sizes or {})
     if sizes:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import openai
 import pytest
-from decoding import batch_of, program
+from decoding import adapter_arrays, batch_of, program
 
 from alpaca_jax.decode import weights
 from alpaca_jax.decode.batch import Batch
@@ -17,7 +17,6 @@ from alpaca_jax.formats.adapter import export, reader, trained
 from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.adapter.targets import plan
 from alpaca_jax.formats.model import in_memory
-from alpaca_jax.model import adapter as model_adapter
 from alpaca_jax.model import llama
 from alpaca_jax.serve import models
 from alpaca_jax.serve.models import Model, Models
@@ -41,11 +40,9 @@ def folders(tmp_path_factory, architecture, large, tokenizer):
     """A PEFT folder for each of the settings."""
     made = {}
     for seed, (name, settings) in enumerate(SETTINGS.items()):
-        adapter, random = plan(settings, architecture), np.random.default_rng(seed)
-        arrays = model_adapter.init(adapter, llama.specs(architecture), large, jax.random.key(seed))
-        widened = jax.tree.map(lambda leaf: np.asarray(leaf + random.normal(0, 0.1, leaf.shape), np.float32), arrays)  # noqa: B023
         made[name] = tmp_path_factory.mktemp("adapters") / name
-        export.export(made[name], trained.as_peft(made[name], widened, settings, architecture, "org/base"), tokenizer)
+        arrays = adapter_arrays(plan(settings, architecture), architecture, large, seed)
+        export.export(made[name], trained.as_peft(made[name], arrays, settings, architecture, "org/base"), tokenizer)
     return {name: str(folder) for name, folder in made.items()}
 
 

@@ -8,6 +8,7 @@ from alpaca_jax.ranges import Above0, Nonnegative, Range
 Smoothing = Annotated[float, Range(0, 0.5, open_above=True, give="0 or more and less than 0.5")]  # the share of swapped labels
 HELDOUT = "heldout_"
 PAIRS = ("preference_loss", "margin", "accuracy", "chosen_logps", "rejected_logps")
+ANSWERS = ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps")
 
 
 class Preferences:
@@ -36,7 +37,9 @@ class DpoConfig(Preferences):
 
     def __post_init__(self) -> None:
         if self.label_smoothing and self.loss in ("hinge", "ipo"):
-            raise ValueError(f"label_smoothing={self.label_smoothing} has no meaning for loss={self.loss}: give 0, or loss=sigmoid or robust")
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} has no meaning for loss={self.loss}: give 0, or loss=sigmoid or robust"
+            )
 
 
 @configclass
@@ -70,4 +73,6 @@ class KtoConfig(Preferences):
     @property
     def measured(self) -> tuple[str, ...]:
         """The names of what each evaluation measures of the held-out answers."""
-        return tuple(HELDOUT + name for name in ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps"))
+        return tuple(
+            HELDOUT + name for name in ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps")
+        )

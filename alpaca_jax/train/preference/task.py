@@ -4,7 +4,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,7 +59,7 @@ class PreferenceTask(Task):
             rows, length = batches.rows, self.config.batch.sequence_length
 
             def compute(store: ExampleStore) -> np.ndarray:
-                return reference.table(assembly.forward, assembly.layout, params(), store, rows, cast(int, length))
+                return reference.table(assembly.forward, assembly.layout, params(), store, rows, length)
 
             tables = reference.kept(folder, stores, compute)
             stores = {split: Annotated(store, {REFERENCE: tables[split]}) for split, store in stores.items()}
@@ -116,12 +116,20 @@ class PairTask(PreferenceTask):
         """The loss that the config names."""
         config = self.config.objective
         if isinstance(config, DpoConfig):
-            loss = functools.partial(preferences.PAIR_LOSSES[config.loss], beta=config.beta, smoothing=config.label_smoothing)
-            by_token = config.loss in ("ipo", "sigmoid_norm")
-            return PairLoss(loss, lambda each: config.beta * (each.mean_gain if by_token else each.gain), True, config.likelihood)
+            loss, by_token = preferences.PAIR_LOSSES[config.loss], config.loss in ("ipo", "sigmoid_norm")
+            return PairLoss(
+                lambda chosen, rejected: loss(chosen, rejected, config.beta, config.label_smoothing),
+                lambda each: config.beta * (each.mean_gain if by_token else each.gain),
+                needs_reference=True,
+                likelihood=config.likelihood,
+            )
         if isinstance(config, SimpoConfig):
-            loss = functools.partial(preferences.simpo, beta=config.beta, gamma=config.gamma)
-            return PairLoss(loss, lambda each: config.beta * each.mean, False, config.likelihood)
+            return PairLoss(
+                functools.partial(preferences.simpo, beta=config.beta, gamma=config.gamma),
+                lambda each: config.beta * each.mean,
+                needs_reference=False,
+                likelihood=config.likelihood,
+            )
         assert isinstance(config, OrpoConfig)
         return PairLoss(
             lambda chosen, rejected: config.weight * preferences.odds_ratio(chosen, rejected),

@@ -38,7 +38,10 @@ class GrpoConfig:
     rewards: dict[str, RewardConfig] = field(default_factory=dict)  # by name; their weighted sum counts
     heldout_samples: Positive = 4  # answers to each held-out prompt, with each evaluation
 
-    measured: ClassVar[tuple[str, ...]] = (MEASURED, *(f"{MEASURED}_{end}" for end in ("low", "high", "before", "before_low", "before_high")))
+    measured: ClassVar[tuple[str, ...]] = (
+        MEASURED,
+        *(f"{MEASURED}_{end}" for end in ("low", "high", "before", "before_low", "before_high")),
+    )
     heldout_loss: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
