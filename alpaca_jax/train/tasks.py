@@ -3,7 +3,7 @@
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.distill.task import Distillation
 from alpaca_jax.train.preference.kto import KtoTask
-from alpaca_jax.train.preference.task import PairTask
+from alpaca_jax.train.preference.task import PairTask, RewardTask
 from alpaca_jax.train.rollout.grpo import GrpoTask
 from alpaca_jax.train.task import Task
 
@@ -14,6 +14,7 @@ TASKS: dict[str, type[Task]] = {
     "simpo": PairTask,
     "orpo": PairTask,
     "kto": KtoTask,
+    "reward": RewardTask,
     "grpo": GrpoTask,
 }
 
