@@ -3,6 +3,7 @@
 from typing import Literal
 
 from alpaca_jax.config import configclass
+from alpaca_jax.train.rollout.config import GrpoConfig
 
 
 @configclass
@@ -22,4 +23,4 @@ class SftConfig:
         return True
 
 
-ObjectiveConfig = SftConfig  # a union of all of them, told apart by `name`
+ObjectiveConfig = SftConfig | GrpoConfig  # a union of all of them, told apart by `name`

@@ -1,7 +1,7 @@
 """The settings of objectives whose batches are sampled from the run's own weights; light to import."""
 
 from dataclasses import field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from alpaca_jax.config import configclass
 from alpaca_jax.ranges import Above0, AtLeastTwo, Nonnegative, Positive
@@ -38,12 +38,19 @@ class GrpoConfig:
     rewards: dict[str, RewardConfig] = field(default_factory=dict)  # by name; their weighted sum counts
     heldout_samples: Positive = 4  # answers to each held-out prompt, with each evaluation
 
-    measured: ClassVar[tuple[str, ...]] = (MEASURED, *(f"{MEASURED}_{end}" for end in ("low", "high", "before", "before_low", "before_high")))
-    heldout_loss: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not self.rewards:
             raise ValueError("grpo: rewards are missing: give objective.rewards.NAME.name=exact, format, length, tests or python")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The mean reward on held-out prompts and its 95% interval, now and before the first step."""
+        return (MEASURED, *(f"{MEASURED}_{end}" for end in ("low", "high", "before", "before_low", "before_high")))
+
+    @property
+    def heldout_loss(self) -> bool:
+        """Held-out records hold what verifies an answer, which needn't be an answer."""
+        return False
 
     @property
     def kind(self) -> Kind:

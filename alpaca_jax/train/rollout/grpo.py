@@ -14,16 +14,16 @@ from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import Batch, best_fit, lay
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.decode.program import Program
+from alpaca_jax.distributed import is_lead
 from alpaca_jax.errors import UserError
-from alpaca_jax.model.architecture import stored_vocab_size
+from alpaca_jax.formats import pretrained
 from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import stored_vocab_size
 from alpaca_jax.model.llama import Params
 from alpaca_jax.model.tree import Tree, flatten
 from alpaca_jax.rewards.scoring import Rewards, Sample, Scored
 from alpaca_jax.sharding import Layout
 from alpaca_jax.terminal import Console
-from alpaca_jax.distributed import is_lead
-from alpaca_jax.formats import pretrained
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.rollout import advantages, prompts
 from alpaca_jax.train.rollout.config import GrpoConfig
@@ -66,7 +66,7 @@ class GrpoTask(Task):
         super().open(site)
         config, own = self.config, self.own
         program = Program.on(site.architecture, site.layout, config.model.compute_dtype)
-        self.sampler = Sampler(program, frozenset(site.eos_ids), own.max_new_tokens, own.temperature)
+        self.sampler = Sampler(program, frozenset(site.eos_ids), own.max_new_tokens, own.temperature, config.batch.sequence_length)
         key = {"seed": config.seed, "objective": to_mapping(own), "data": site.data.fingerprint}
         folder = rundir.RunDir(config.dir).path("train", "rollouts")
         self.kept = Kept(folder, key)
