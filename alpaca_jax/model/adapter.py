@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alpaca_jax.model.llama import Params, WeightSpec
+from alpaca_jax.model.llama import MATRICES, Params, WeightSpec
 from alpaca_jax.model.tree import Path, Tree, flatten, map_with_path, unflatten
 from alpaca_jax.model.weight import RANK, LowRank, dense
 
@@ -38,19 +38,14 @@ class Adapter:
 
     def __post_init__(self) -> None:
         for path, change in self.changes:
-            assert len(change.ranks) == len(change.scales) and change.rank > 0, (path, change)
-
-
-def inputs_of(path: Path) -> int:
-    """How many dimensions of this weight of a layer, after `layers`, are the inputs of its product; the others are its outputs."""
-    return 2 if path[-1] == "out" else 1
+            assert path in MATRICES and len(change.ranks) == len(change.scales) and change.rank > 0, (path, change)
 
 
 def specs(adapter: Adapter, model: Tree) -> Tree:
     """The WeightSpec of every array of the adapter, given those of the model; `lora` is the logical axis of the rank."""
     known, found = flatten(model), {}
     for path, change in adapter.changes:
-        spec, split = known[path], 1 + inputs_of(path)
+        spec, split = known[path], 1 + MATRICES[path]
         shapes = {
             "down": WeightSpec((*spec.shape[:split], change.rank), jnp.float32, (*spec.axes[:split], RANK)),
             "up": WeightSpec((spec.shape[0], change.rank, *spec.shape[split:]), jnp.float32, (spec.axes[0], RANK, *spec.axes[split:])),
@@ -76,7 +71,7 @@ def init(adapter: Adapter, model: Tree, params: Params, key: jax.Array) -> Tree:
         if part == "up":
             return jnp.zeros(spec.shape, spec.dtype)
         if part == "magnitude":
-            return _norms(dense(weights[weight], jnp.float32), inputs_of(weight))
+            return _norms(dense(weights[weight], jnp.float32), MATRICES[weight])
         bound = 1 / math.sqrt(math.prod(spec.shape[1:-1]))
         keys = jax.random.split(jax.random.fold_in(key, places[weight]), spec.shape[0])
         values = jax.vmap(lambda key: jax.random.uniform(key, spec.shape[1:], spec.dtype, -bound, bound))(keys)

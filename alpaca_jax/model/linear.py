@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from alpaca_jax.model import nf4
 from alpaca_jax.model.weight import LowRank, as_matrix
 
 _TOKENS = (((0, 1), (0, 1)), ((), ()))  # contract batch and position
@@ -17,7 +18,9 @@ _TOKENS = (((0, 1), (0, 1)), ((), ()))  # contract batch and position
 
 def linear(x_BTI: Float[Array, "B T I"], weight_IO: Any) -> Float[Array, "B T O"]:
     """`x_BTI @ weight_IO`: [B, T, O], in the inputs' dtype; the weight is an array or any other of `model.weight`."""
-    return _beside(x_BTI, weight_IO) if isinstance(weight_IO, LowRank) else _product(x_BTI, weight_IO)
+    if isinstance(weight_IO, LowRank):
+        return _beside(x_BTI, weight_IO)
+    return nf4.product(x_BTI, weight_IO) if isinstance(weight_IO, nf4.Quantized) else _product(x_BTI, weight_IO)
 
 
 def _beside(x_BTI: jax.Array, weight: LowRank) -> jax.Array:

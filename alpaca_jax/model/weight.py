@@ -1,4 +1,4 @@
-"""Weights that are more than an array: a frozen one with a low-rank change beside it.
+"""Weights that are more than an array: a frozen one with a low-rank change beside it, or in four bits (`model.nf4`).
 
 LoRA: Hu et al. 2021, arXiv:2106.09685. DoRA: Liu et al. 2024, arXiv:2402.09353. `model.linear` multiplies with any of them, so that a
 model runs on params whose leaves are of any of these types.
@@ -6,11 +6,13 @@ model runs on params whose leaves are of any of these types.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from alpaca_jax.model.nf4 import Quantized
 
 Axes = tuple[str, ...]
 Constrain = Callable[[jax.Array, Axes], jax.Array]
@@ -61,11 +63,10 @@ class LowRank:
         return jnp.where(kept, x / (1 - self.dropout), jnp.zeros((), x.dtype))
 
 
-Weight: TypeAlias = jax.Array | LowRank
-
-
 def dense(weight: Any, dtype: Any) -> jax.Array:
-    """The weight as one array in `dtype`, its change added in float32."""
+    """The weight, of any kind, as one array in `dtype`; a change is added in float32."""
+    if isinstance(weight, Quantized):
+        return weight.dense(dtype)
     if not isinstance(weight, LowRank):
         return weight.astype(dtype)
     changed = _changed(weight)
@@ -86,6 +87,8 @@ def _changed(weight: LowRank) -> jax.Array:
 
 def as_matrix(weight: Any, inputs: int) -> Any:
     """One layer's weight as a matrix [I, O]: its first `inputs` dimensions are merged into one, and so are the others."""
+    if isinstance(weight, Quantized):
+        return replace(weight, inputs=(math.prod(weight.inputs),), outputs=(math.prod(weight.outputs),))
     if not isinstance(weight, LowRank):
         return weight.reshape(math.prod(weight.shape[:inputs]), -1)
     rank = weight.down.shape[-1]
@@ -102,6 +105,9 @@ def as_matrix(weight: Any, inputs: int) -> Any:
 
 def placed(weight: Any, dtype: Any, constrain: Constrain, axes: Axes) -> Any:
     """One layer's weight as a computation needs it: what is frozen in `dtype`, every array sharded by `constrain` along its `axes`."""
+    if isinstance(weight, Quantized):
+        matrix = (axes[len(weight.inputs)], axes[0])  # a merged dimension is sharded as its first one
+        return replace(weight, codes=constrain(weight.codes, matrix), maxima=constrain(weight.maxima, matrix))
     if not isinstance(weight, LowRank):
         return constrain(weight.astype(dtype), axes)
     inputs, outputs = axes[: weight.inputs], axes[weight.inputs :]

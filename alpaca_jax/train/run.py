@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from alpaca_jax.metrics import MetricsWriter, sinks
 from alpaca_jax.terminal import Console
 from alpaca_jax.train import outcome
 from alpaca_jax.train.config import Config
-from alpaca_jax.train.export import Exports
+from alpaca_jax.train.export import AdapterExports, Exports, ModelExports
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.programs import Programs
 from alpaca_jax.train.settle import chosen, differences, machine, settings
@@ -77,11 +77,11 @@ def _train(config: Config, objective: Factory | None, membership: Membership) ->
         setup.task.ready(setup.assembly, start.state.trained, start.fixed, int(start.state.step))
         loop = Loop(config, setup, start, programs, checkpoints, writer, console)
         stop = stack.enter_context(StopSignals())
-        exports = stack.enter_context(_exports(config, folder, checkpoints, console))
+        exports = [stack.enter_context(each) for each in _exports(config, folder, checkpoints, console)]
         with membership.watched(stop):
             loop.run(stop)
         summary = _finish(config, setup, folder, loop, stop)
-        if config.export is not None:
+        if config.export is not None or config.adapter is not None:
             _await(exports, stop)
         if writer is not None:
             outcome.show(console, config, summary, metrics.read(writer.path), already=loop.first == loop.step)
@@ -120,11 +120,11 @@ def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, sto
     return summary
 
 
-def _await(exports: Exports | None, stop: StopSignals) -> None:
+def _await(exports: Sequence[Exports], stop: StopSignals) -> None:
     """Returns in every process once the lead has exported what it can."""
-    if exports is not None:
-        exports.last()
-    while any_process(exports is not None and not exports.done):
+    for each in exports:
+        each.last()
+    while any_process(not all(each.done for each in exports)):
         if stop.now():
             if stop.interrupted:
                 raise KeyboardInterrupt
@@ -148,10 +148,14 @@ def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
     return MetricsWriter(train, sinks=sinks(config.logging, name, to_mapping(config), train))
 
 
-def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, console: Console) -> AbstractContextManager[Exports | None]:
-    if config.export is None or not is_lead():
-        return nullcontext()
-    return Exports(folder.path("train", "hf"), checkpoints, config.export, console)
+def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, console: Console) -> list[Exports]:
+    """What the lead writes of each checkpoint for other programs; on an object store nothing."""
+    exports: list[Exports] = []
+    if is_lead() and config.export is not None:
+        exports.append(ModelExports(folder.path("train", "hf"), checkpoints, config.export, console))
+    if is_lead() and config.adapter is not None and not storage.is_remote(folder.root):
+        exports.append(AdapterExports(folder.path("train", "adapter"), checkpoints, console))
+    return exports
 
 
 def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> None:

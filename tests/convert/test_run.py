@@ -25,7 +25,7 @@ def _config(source: Path | str, target: Path, **changes: Any) -> Config:
     return parse(Config, {"dir": str(target.parent), "source": str(source), "target": str(target), **changes})
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers
 def test_smollm2_in_transformers(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch = pytest.importorskip("torch")

@@ -294,7 +294,7 @@ def test_a_killed_driver_leaves_its_jobs_to_their_supervisors(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.prove)])
 def test_training_on_one_and_on_two_ranks(tmp_path, monkeypatch, capsys, written, processes):
     files = make_files(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1")

@@ -14,6 +14,7 @@ from alpaca_jax.listening import listen
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.serve.app import Service
+from alpaca_jax.serve.models import Model
 from alpaca_jax.serve.run import Server
 from alpaca_jax.serve.scheduler import Scheduler
 
@@ -67,7 +68,7 @@ def running(tokenizer):
     def run(batch, tokenizer=own):
         scheduler = Scheduler(batch, Scoring(batch._program, batch._weights, batch.max_length))
         size = batch._program.architecture.vocab_size
-        service = Service(NAME, tokenizer, frozenset({tokenizer.eos_id}), size, scheduler)
+        service = Service([Model(NAME, tokenizer, frozenset({tokenizer.eos_id}))], size, scheduler)
         with listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
             thread = threading.Thread(target=server.run)

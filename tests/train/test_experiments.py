@@ -62,6 +62,7 @@ def test_the_mixture_of_seven_sources_is_the_papers():
     assert {name: source.weight for name, source in sources.items()} == WEIGHTS
 
 
+@pytest.mark.prove
 def test_the_twin_of_the_pre_training_learns_a_real_text(files, tmp_path):
     """Seven parts of this project's licence as the seven sources."""
     paragraphs = [part for part in (Path(__file__).parents[2] / "LICENSE").read_text().split("\n\n") if part.strip()]

@@ -4,8 +4,9 @@ from dataclasses import field
 from typing import Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import Above0, AtLeastTwo, Nonnegative, Positive
+from alpaca_jax.ranges import Above0, AtLeastTwo, Nonnegative, Nucleus, Positive
 from alpaca_jax.rewards.config import RewardConfig
+from alpaca_jax.train.distill.config import DistillConfig
 from alpaca_jax.train.rollout.advantages import Kind
 from alpaca_jax.trainer.rules import Rule
 
@@ -70,3 +71,15 @@ class GrpoConfig:
             temperature=self.temperature,
             longest=self.max_new_tokens,
         )
+
+
+@configclass
+class OnPolicyConfig(DistillConfig):
+    """Distillation on answers that the student samples itself."""
+
+    name: Literal["on_policy"] = "on_policy"  # type: ignore[assignment]
+    signal: Literal["live"] = "live"  # type: ignore[assignment]  # no cache can know what the student will say
+    divergence: Literal["forward", "reverse", "jsd"] = "reverse"
+    share: Nucleus = 1.0  # of the prompts that the student answers; the records answer the others
+    max_new_tokens: Positive = 256  # of an answer
+    sampling: Above0 = 1.0  # the temperature of sampling; `temperature` is the divergence's
