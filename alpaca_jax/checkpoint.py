@@ -62,7 +62,7 @@ class Checkpoints:
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._pruning = threading.Lock()
-        self._held: int | None = None
+        self._held: list[int] = []
         self._favoured: list[int] = []  # the steps that were the best, the newest last
         self._last_save = time.monotonic()
 
@@ -131,16 +131,17 @@ class Checkpoints:
         return -1
 
     def hold(self, step: int) -> bool:
-        """Protects one checkpoint from pruning until `release`, so that another process may read it; False where it is gone already."""
+        """Protects a checkpoint from pruning until `release`, so that others may read it; False where it is gone already."""
         with self._pruning:
             exists = whole(self.folder / str(step))
-            self._held = step if exists else None
+            if exists:
+                self._held.append(step)
             return exists
 
-    def release(self) -> None:
-        """Ends the protection of `hold`, and prunes."""
+    def release(self, step: int) -> None:
+        """Ends one protection of `hold`, and prunes."""
         with self._pruning:
-            self._held = None
+            self._held.remove(step)
         self._prune()
 
     def favour(self, step: int) -> None:
@@ -200,7 +201,7 @@ class Checkpoints:
             saved = steps(self.folder)
             best = next((step for step in reversed(self._favoured) if step in saved), None)
             for step in saved[: -self.config.keep]:
-                if (every is None or step % every) and step not in (self._held, best):
+                if (every is None or step % every) and step not in (*self._held, best):
                     withdrawn.append(withdraw(self.folder / str(step)))
         remove(withdrawn)
 

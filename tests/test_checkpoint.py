@@ -59,7 +59,7 @@ def test_one_that_is_being_read_stays_until_it_is_released(checkpoints):
         checkpoints.save(step, items(step), {})
     checkpoints.wait()
     assert checkpoint.steps(checkpoints.folder) == [1, 3, 4]
-    checkpoints.release()
+    checkpoints.release(1)
     assert checkpoint.steps(checkpoints.folder) == [3, 4]
 
 

@@ -38,13 +38,14 @@ INSIDE = re.compile(r"\d+|train|checkpoints|records|hf")  # names of folders ins
 Row = tuple[str, str]
 
 
-def render(target: str, model: Pretrained, dtype: str, license: str | None) -> str:
+def render(target: str, model: Pretrained, dtype: str, license: str | None, alone: bool = False) -> str:
     """Returns the card of `model` written to `target` in `dtype` under `license` (an identifier of the hub; None: not stated).
 
-    The card of a model from a training run has its data, its recipe and its bill; a UserError where the run's files are damaged.
+    `alone`: of its adapter without the base. The card of a model from a training run has its data, its recipe and its bill; a UserError
+    where the run's files are damaged.
     """
     try:
-        return _rendered(target, model, dtype, license)
+        return _rendered(target, model, dtype, license, alone)
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -54,14 +55,15 @@ def render(target: str, model: Pretrained, dtype: str, license: str | None) -> s
         ) from error
 
 
-def _rendered(target: str, model: Pretrained, dtype: str, license: str | None) -> str:
+def _rendered(target: str, model: Pretrained, dtype: str, license: str | None, alone: bool) -> str:
     history = histories.read(model)
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=folder, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
     return environment.get_template("card.md.jinja").render(
-        front=yaml.safe_dump(_front(model, history, license), sort_keys=False, allow_unicode=True),
+        front=yaml.safe_dump(_front(model, history, license, alone), sort_keys=False, allow_unicode=True),
         target=bare(target),
+        base=(_repository(model.origin) or bare(model.origin) if model.origin else "THE BASE") if alone else None,
         source=bare(model.source),
         origin=bare(model.origin) if model.origin else None,
         family=FAMILIES.get(model.architecture.family, model.architecture.family),
@@ -101,15 +103,15 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _front(model: Pretrained, history: History | None, license: str | None) -> dict[str, Any]:
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+def _front(model: Pretrained, history: History | None, license: str | None, alone: bool) -> dict[str, Any]:
+    front: dict[str, Any] = {"library_name": "peft" if alone else "transformers", "pipeline_tag": "text-generation"}
     if license:
         front["license"] = license
     if repository := _repository(model.origin or model.source):
         front["base_model"] = repository
     if datasets := [data.published for data in history.data if data.published] if history else []:
         front["datasets"] = datasets
-    return front | {"tags": [model.architecture.family, "alpaca-jax"]}
+    return front | {"tags": [model.architecture.family, *(["lora"] if alone else []), "alpaca-jax"]}
 
 
 def _repository(source: str) -> str | None:
@@ -147,6 +149,10 @@ def _recipe(history: History) -> Iterator[Row]:
         yield "learning rate", f"{optimizer['learning_rate']:g}, {optimizer['schedule']}, warm-up {optimizer['warmup']:.1%} of the steps"
         if optimizer.get("frozen"):
             yield "frozen", ", ".join(optimizer["frozen"])
+    if adapter := config.get("adapter"):
+        kind = "DoRA" if adapter["dora"] else "LoRA"
+        over = " over a base in four bits (NF4)" if adapter["base"] else ""
+        yield "adapter", f"{kind} of rank {adapter['rank']}, alpha {adapter['alpha']:g}{over}"
     if model := config.get("model"):
         yield "precision", f"weights {model['dtype']}, computed in {model['compute_dtype']}"
     if data := config.get("data"):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from alpaca_jax import storage
 from alpaca_jax.config import configclass
+from alpaca_jax.ranges import Natural
 
 
 @configclass
@@ -14,6 +15,9 @@ class Config:
     source: str  # a training run or one of its checkpoints, a known name, org/name, a local folder or file
     target: str  # a folder or file that doesn't exist yet
     base: str | None = None  # the model that a LoRA adapter is merged into or a weight difference is added to
+    merge: bool = False  # the adapter of a run into its base, instead of writing a PEFT folder
+    merge_into: Literal["quantised", "original"] = "quantised"  # of a base in four bits: what the adapter was trained on, or its own file
+    heldout: Natural = 64  # of the run's held-out records, those that both merges of such a base are compared on; 0: they aren't
     to: Literal["huggingface", "gguf", "orbax"] | None = None  # null: guessed from target
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None  # null: that of most weights
     verify: bool = False  # compare the logits of source and result

@@ -45,7 +45,7 @@ class History:
 
 def read(model: Pretrained) -> History | None:
     """Returns the history of a model that was opened from a run's checkpoint; None for other models."""
-    file = model.files[0] if len(model.files) == 1 else Path()
+    file = model.files[0] if len(model.files) == 1 or model.adapted else Path()
     if file.name != checkpoint.MANIFEST or file.parent.parent.name != "checkpoints":
         return None
     train, step = file.parents[2], int(file.parent.name)

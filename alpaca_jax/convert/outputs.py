@@ -9,7 +9,9 @@ import numpy as np
 
 from alpaca_jax.convert import card
 from alpaca_jax.convert.config import Config
+from alpaca_jax.errors import UserError
 from alpaca_jax.formats import native
+from alpaca_jax.formats.adapter import export as adapters
 from alpaca_jax.formats.dtypes import Dtype, numpy_dtype
 from alpaca_jax.formats.gguf import export as gguf_export
 from alpaca_jax.formats.huggingface import export as huggingface_export
@@ -25,6 +27,7 @@ NAMES = {
     "huggingface": "a Hugging Face folder",
     "gguf": "a GGUF file",
     "orbax": "a training folder with an Orbax checkpoint",
+    "peft": "a PEFT folder with the adapter alone (merge=true: the whole model)",
 }
 
 
@@ -46,9 +49,16 @@ class Output:
     write: Callable[[Mapping[str, Any], Progress], None]
 
 
+def kind(config: Config, model: Pretrained) -> str:
+    """The format of the target: a key of NAMES."""
+    return "peft" if config.kind == "huggingface" and model.adapted is not None and not config.merge else config.kind
+
+
 def plan(config: Config, model: Pretrained) -> Output:
     """Returns the output that `config` describes for `model`; writes nothing yet."""
     path = Path(config.target).expanduser()
+    if kind(config, model) == "peft":
+        return _peft(config, model)
     dtype = config.dtype or model.dtype
     if config.kind == "gguf":
         listed = [TensorRow(*each) for each in gguf_export.listing(model, dtype)]
@@ -68,6 +78,24 @@ def plan(config: Config, model: Pretrained) -> Output:
         return Output(path, _stacked(model, dtype), write)
     listed = [TensorRow(each.name, each.shape, dtype, each.nbytes) for each in huggingface_export.listing(model.architecture, dtype)]
     return Output(path, listed, write)
+
+
+def _peft(config: Config, model: Pretrained) -> Output:
+    """The adapter of a run alone, in float32, as it is trained."""
+    assert model.adapted is not None
+    peft = model.adapted.peft
+    if config.dtype not in (None, "float32"):
+        raise UserError(f"dtype={config.dtype}: an adapter is written in float32; leave dtype out, or merge=true for the whole model")
+
+    def write(receipt: Mapping[str, Any], progress: Progress) -> None:
+        extra = {
+            "README.md": card.render(_called(config.target), model, "float32", config.license, alone=True),
+            RECEIPT: huggingface_export.to_json(receipt),
+        }
+        adapters.export(Path(config.target).expanduser(), peft, model.tokenizer, extra, receipt)
+
+    rows = [TensorRow(name, tensor.shape, tensor.dtype, tensor.nbytes) for name, tensor in peft.stored.items()]
+    return Output(Path(config.target).expanduser(), rows, write)
 
 
 def rounded(config: Config, model: Pretrained) -> list[str]:

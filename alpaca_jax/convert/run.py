@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from alpaca_jax import grammar, lock
-from alpaca_jax.convert import card, outputs, verify
+from alpaca_jax.convert import card, merging, outputs, verify
 from alpaca_jax.convert.config import Config
 from alpaca_jax.convert.outputs import RECEIPT, Output, TensorRow
 from alpaca_jax.errors import UserError
@@ -33,6 +33,7 @@ def run(config: Config) -> Path:
     if not config.dry_run:
         check_target(config)
     model = pretrained.open(ModelConfig(source=config.source, base=config.base, cache=config.cache, tokenizer=config.tokenizer))
+    opened, model = model, merging.chosen(config, model)
     output = outputs.plan(config, model)
     _introduce(config, model)
     if config.dry_run:
@@ -47,13 +48,18 @@ def run(config: Config) -> Path:
         "kind": config.kind,
     }
     receipt |= {"dtype": config.dtype or model.dtype, "license": config.license}
+    if model.adapted is not None:
+        receipt |= {"merge": config.merge, "merge_into": config.merge_into}
     if _occupied(output.path, receipt):
         console.print(f"{config.target} holds this conversion already", highlight=False)
     else:
+        if model.adapted is not None and model.adapted.quantised and outputs.kind(config, model) != "peft" and config.heldout:
+            merging.compare(config, opened, console)
         with lock.target(output.path, "convert"):
             _write(output, receipt)
     if config.verify:
-        verify.compare(config, model, output.path)
+        alone = outputs.kind(config, model) == "peft"  # its base is read from its own file
+        verify.compare(config, merging.original(model) if alone else model, output.path)
     _show(output)
     return output.path
 
@@ -75,7 +81,7 @@ def _introduce(config: Config, model: Pretrained) -> None:
     size = f"{a.family}, {a.num_parameters / 1e6:,.1f} M parameters, {model.dtype}"
     guessed = "" if config.to else "; give to= for another format"
     lines = [f"source: {model.format} ({size})", *model.notes, *outputs.rounding(config, model)]
-    lines.append(f"target: {outputs.NAMES[config.kind]}{guessed}")
+    lines.append(f"target: {outputs.NAMES[outputs.kind(config, model)]}{guessed}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 

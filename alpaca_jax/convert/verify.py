@@ -15,6 +15,7 @@ from alpaca_jax.convert import outputs
 from alpaca_jax.convert.config import Config
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.adapter import config as adapter_config
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
@@ -102,7 +103,7 @@ def _batch(model: Pretrained) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _by_transformers(config: Config, result: Pretrained, tokens_BT: np.ndarray, segments_BT: np.ndarray) -> np.ndarray | str | None:
     """The logits of the result in `transformers`; in words, why there are none; None where it can't read the format."""
-    if config.kind not in ("huggingface", "gguf"):
+    if config.kind not in ("huggingface", "gguf") or (Path(config.target).expanduser() / adapter_config.FILE).is_file():
         return None
     if any(importlib.util.find_spec(name) is None for name in ("transformers", "torch")):
         return "transformers and torch are not installed: compared only here"

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from alpaca_jax.data import example, instructions, origin, sources, store, template
+from alpaca_jax.data import example, instructions, origin, preference, sources, store, template
 from alpaca_jax.data.built import atomic_folder, cache_folders, fetch_copy, naming_damage, store_copy
-from alpaca_jax.data.config import DataConfig
-from alpaca_jax.data.example import ExampleStore
+from alpaca_jax.data.config import DataConfig, Form
+from alpaca_jax.data.example import ExampleStore, Grouped
 from alpaca_jax.data.instructions import InstructionRecords
 from alpaca_jax.data.mixture import Concatenated, Mixture
 from alpaca_jax.data.origin import Files
@@ -37,6 +37,7 @@ class Dataset:
     folders: Mapping[str, Path]  # of the token stores, by source
     sources: Mapping[str, Source]
     mixture: Mixture | None = None  # of several sources; then it is examples["train"]
+    form: Form = "answers"
 
     @property
     def skipped(self) -> int:
@@ -55,18 +56,19 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    stores: dict[str, example.Examples]
+    stores: dict[str, ExampleStore]
     counts: dict[str, example.Counts]
     folder: Path
 
 
-def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) -> Dataset:
+def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer, form: Form = "answers") -> Dataset:
     """Returns the examples of the records at `path` (or of `config.sources`); builds them in `config.cache` where they are absent.
 
-    A cache on an object store holds copies only; examples are read from this machine's own cache.
+    `form`: see `preference.stream`; items of pairs are Groups. A cache on an object store holds copies only; examples are read from this
+    machine's own cache.
     """
     found = sources.find(config, path, tokenizer)
-    stored = {name: _load(config, source, tokenizer) for name, source in found.items()}
+    stored = {name: _load(config, source, tokenizer, form) for name, source in found.items()}
     fingerprint = origin.digest([[name, source.folder.name] for name, source in stored.items()])
     trained = {name: source.stores["train"] for name, source in stored.items()}
     mixture = Mixture.configured(trained, config.sources) if config.sources else None
@@ -75,10 +77,10 @@ def load_examples(config: DataConfig, path: str | Path, tokenizer: Tokenizer) ->
     if held:
         examples["heldout"] = Concatenated(held) if len(held) > 1 else held[0]
     counts = {split: _sum([source.counts[split] for source in stored.values() if split in source.counts]) for split in examples}
-    return Dataset(examples, counts, fingerprint, {name: source.folder for name, source in stored.items()}, found, mixture)
+    return Dataset(examples, counts, fingerprint, {name: source.folder for name, source in stored.items()}, found, mixture, form)
 
 
-def _load(config: DataConfig, source: Source, tokenizer: Tokenizer) -> _Stored:
+def _load(config: DataConfig, source: Source, tokenizer: Tokenizer, form: Form) -> _Stored:
     """The examples of one source; builds them first where they are absent."""
     cache, copies = cache_folders(config.cache)
     recipe = example.Recipe(
@@ -94,6 +96,8 @@ def _load(config: DataConfig, source: Source, tokenizer: Tokenizer) -> _Stored:
     }
     if source.beyond is not None:
         of_tokens["limit"] = config.limit
+    if form != "answers":
+        of_tokens["form"] = form
     name = f"examples/{origin.digest(of_tokens)}"
     folder, copy = cache / name, copies and copies / name
     if not folder.is_dir() and not fetch_copy(copy, folder, COUNTS):
@@ -102,12 +106,13 @@ def _load(config: DataConfig, source: Source, tokenizer: Tokenizer) -> _Stored:
             _build_records(cache / name, source)
             store_copy(cache / name, copies and copies / name, instructions.LAST)
         with atomic_folder(folder) as building:
-            _build_tokens(building, source, recipe)
+            _build_tokens(building, source, recipe, form)
     store_copy(folder, copy, COUNTS)
     with naming_damage(folder):
         described = read_json(folder / COUNTS)
         counts = {split: example.Counts(**counted) for split, counted in described["splits"].items()}
-        stores = {split: store.read(folder, split) for split in counts}
+        read = {split: store.read(folder, split) for split in counts}
+    stores: dict[str, ExampleStore] = {split: Grouped(each, 2) if form == "pairs" else each for split, each in read.items()}
     return _Stored(stores, counts, folder)
 
 
@@ -117,7 +122,7 @@ def _build_records(folder: Path, source: Source) -> None:
             instructions.prepare(InstructionRecords(source.origin, source.heldout, data_dir=str(building)))
 
 
-def _build_tokens(building: Path, source: Source, recipe: example.Recipe) -> None:
+def _build_tokens(building: Path, source: Source, recipe: example.Recipe, form: Form) -> None:
     splits, counted = {}, Counter[str]()
     for split in ("train",) if source.heldout is None else ("train", "heldout"):
         counts, counted = Counter[str](), Counter[str]()
@@ -125,14 +130,25 @@ def _build_tokens(building: Path, source: Source, recipe: example.Recipe) -> Non
         total = None if chosen is None else int(chosen.sum())
         stream = source.origin.stream(counted)
         taken = stream if chosen is None else itertools.compress(stream, chosen)
-        if not store.write(building, split, example.stream(track(taken, f"tokenizing ({split})", total), recipe, counts)):
-            raise UserError(
-                f"none of the {counts['records']} records ({split}) makes an example of at most {recipe.max_length} tokens: "
-                f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} records are too long and dropped; "
-                "give a larger data.max_length"
-            )
+        if not store.write(building, split, preference.stream(track(taken, f"tokenizing ({split})", total), recipe, counts, form)):
+            raise UserError(_nothing(counts, split, recipe.max_length, form))
         splits[split] = counts
     write_json(building / COUNTS, {"splits": splits, "records": counted})
+
+
+def _nothing(counts: Counter[str], split: str, max_length: int, form: Form) -> str:
+    if form in preference.LACKS and counts["without"] == counts["records"]:
+        return (
+            f"none of the {counts['records']} records ({split}) {preference.LACKS[form]}: give others as data.records, or make some "
+            "with `alpaca-jax generate method=pairs`"
+        )
+    others = [f"{counts[name]:,} {text}" for name, text in preference.UNUSED.items() if counts[name]]
+    return (
+        f"none of the {counts['records']} records ({split}) makes an example of at most {max_length} tokens: "
+        f"{counts['no_target']} prompts leave no room for a target, {counts['dropped']} records are too long and dropped; "
+        + "".join(f"{text}; " for text in others)
+        + "give a larger data.max_length"
+    )
 
 
 def _sum(counts: list[example.Counts]) -> example.Counts:

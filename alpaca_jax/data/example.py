@@ -216,11 +216,14 @@ class Counts:
     target_tokens: int = 0
     turns: int = 0  # answers of kept conversations after the first, whole or cut
     split: int = 0  # examples of kept documents after the first, with truncation=split
+    unwanted: int = 0  # not kept as answers to learn, because they are marked so
+    equal: int = 0  # pairs that are not kept, because their sides are equal, if only up to max_length
+    without: int = 0  # not kept, because they have no rejected answer, or no mark, where that is asked for
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides which examples a record becomes."""
+    """All that decides which examples a record becomes; of each kind `preference.stream` makes others."""
 
     template: Template
     tokenizer: Tokenizer
@@ -241,7 +244,7 @@ def tokenize(records: Iterable[Record], recipe: Recipe) -> tuple[Examples, Count
 
 def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> Iterator[Example]:
     """Yields the examples of `tokenize` one by one; adds to `counted`, whose keys are the fields of Counts."""
-    for record, ids, answers in _joined(records, recipe):
+    for record, ids, answers in joined(_wanted(records, counted), recipe):
         length, kept = len(ids), min(len(ids), recipe.max_length)
         targets = [(start, min(end, kept)) for start, end in answers if start < kept]
         counted["records"] += 1
@@ -263,7 +266,16 @@ def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> 
             counted["turns"] += len(targets) - 1
             counted["tokens"] += kept
             counted["target_tokens"] += sum(end - start for start, end in targets)
-            yield Example(ids[:kept], _learnt(kept, targets))
+            yield Example(ids[:kept], learnt(kept, targets))
+
+
+def _wanted(records: Iterable[Record], counted: Counter[str]) -> Iterator[Record]:
+    for record in records:
+        if record.desired is False:
+            counted["records"] += 1
+            counted["unwanted"] += 1
+        else:
+            yield record
 
 
 def prompt_ids(template: Template, tokenizer: Tokenizer, instruction: str, input: str = "") -> list[int]:
@@ -291,11 +303,12 @@ def _written_bos(template: Template) -> str | None:
     return template.bos or None if isinstance(template, Chat) else None
 
 
-def _learnt(length: int, answers: Iterable[tuple[int, int]]) -> np.ndarray:
-    learnt = np.zeros(length, bool)
+def learnt(length: int, answers: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Returns the loss mask, bool [length], that is true in each (start, end) of `answers`."""
+    mask = np.zeros(length, bool)
     for start, end in answers:
-        learnt[start:end] = True
-    return learnt
+        mask[start:end] = True
+    return mask
 
 
 def _split(ids: np.ndarray, length: int) -> list[Example]:
@@ -303,8 +316,8 @@ def _split(ids: np.ndarray, length: int) -> list[Example]:
     return [Example.answering(ids[start : start + length], 1) for start in range(0, len(ids) - 1, length - 1)]
 
 
-def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record, np.ndarray, list[tuple[int, int]]]]:
-    """Each record with its ids and the (start, end) of each answer that is learnt, including the token that ends it."""
+def joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record, np.ndarray, list[tuple[int, int]]]]:
+    """Yields each record with its ids and the (start, end) of each answer that is learnt, including the token that ends it."""
     # Prompt and answer are tokenized separately, then concatenated. As one string, the prompt's last ":" merges with the first character of
     # 3.3% of the Alpaca responses, and a mask of the prompt's length then hides their first target. Generation sees separate ids, too.
     template, tokenizer = recipe.template, recipe.tokenizer
@@ -323,8 +336,7 @@ def _joined(records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Record,
                 if piece.learnt:
                     ids.append(template.end_id)
                     answers.append((start, len(ids)))
-            learnt = [answer for number, answer in enumerate(answers) if number not in record.shown]
-            yield record, np.array(ids, np.int32), learnt
+            yield record, np.array(ids, np.int32), [answer for number, answer in enumerate(answers) if number not in record.shown]
 
 
 def _generated(record: Record, template: Chat, tokenizer: Tokenizer) -> tuple[Record, np.ndarray, list[tuple[int, int]]]:

@@ -171,8 +171,10 @@ def many(source: Sequence[Any]) -> Iterator[Any]:
 def stored(record: records.Record) -> dict[str, str]:
     """Returns the record as features of a dataset: texts only."""
     turns: Any = record.turns
-    if record.shown or record.reasoning:
+    if record.shown or record.reasoning or record.is_preference:
         turns = {"turns": record.turns, "shown": record.shown, "reasoning": record.reasoning}
+    if record.is_preference:
+        turns |= {"rejected": record.rejected, "desired": record.desired}
     return {
         "id": record.id,
         "system": record.system,
@@ -194,6 +196,8 @@ def restored(item: Mapping[str, Any]) -> records.Record:
         turns=tuple((user, answer) for user, answer in more["turns"]),
         shown=tuple(more.get("shown", ())),
         reasoning=tuple(more.get("reasoning", ())),
+        rejected=more.get("rejected"),
+        desired=more.get("desired"),
     )
 
 

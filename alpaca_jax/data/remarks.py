@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from alpaca_jax import records
+from alpaca_jax.data import preference
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.origin import Files
 
@@ -41,6 +42,7 @@ def _lost(data: Dataset) -> Iterator[Remark]:
             "are dropped as longer than data.max_length": counts.dropped,
             "teach nothing: their prompt alone fills data.max_length, or no answer in them is learnt": counts.no_target,
             "have an empty answer": counts.empty_output,
+            **{text: getattr(counts, name) for name, text in preference.UNUSED.items()},
         }
         for what, count in lost.items():
             if count:
@@ -56,9 +58,9 @@ def _lost(data: Dataset) -> Iterator[Remark]:
 def _records(data: Dataset) -> Iterator[Remark]:
     """What is odd about the records themselves."""
     number = sum(len(source.survey.texts) for source in data.sources.values())
-    if copies := sum(source.survey.copies for source in data.sources.values()):
-        sides = ", and stand on one side of the split" if "heldout" in data.counts else ""
-        yield Remark(f"{_of(copies, number)} records are copies of earlier ones{sides}", copies > SHARE * number)
+    yield from _copies(data, number)
+    if data.form == "answers" and (pairs := data.counted("pairs")):
+        yield Remark(f"{_of(pairs, number)} records have a rejected answer, which only objectives of preferences read: the other is learnt")
     for name, source in data.sources.items():
         if source.left_out is not None:
             yield Remark(f"{source.left_out.sum():,} records of {name} are left out: another source holds the same texts out", True)
@@ -70,6 +72,15 @@ def _records(data: Dataset) -> Iterator[Remark]:
     if unknown:
         listed = _listed([f"{name} ({count:,})" for name, count in sorted(unknown.items(), key=lambda item: -item[1])])
         yield Remark(f"keys that are not read: {listed}")
+
+
+def _copies(data: Dataset, number: int) -> Iterator[Remark]:
+    sides = ", and stand on one side of the split" if "heldout" in data.counts else ""
+    for alike in (True, False):
+        surveys = [source.survey for source in data.sources.values() if bool(source.survey.preferences) == alike]
+        if copies := sum(survey.copies for survey in surveys):
+            text = "answer the question of an earlier one" if alike else "are copies of earlier ones"
+            yield Remark(f"{_of(copies, number)} records {text}{sides}", not alike and copies > SHARE * number)
 
 
 def _files(data: Dataset) -> Iterator[Remark]:

@@ -14,6 +14,8 @@ from alpaca_jax.data.origin import Origin
 from alpaca_jax.data.survey import Survey
 from alpaca_jax.tokenizer import Tokenizer
 
+CHANGED = "2"  # the reading of the records that versions before it read in another way
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -41,7 +43,9 @@ class Source:
 
     def key(self) -> dict[str, str]:
         """Returns what identifies these records beyond their files: nothing where an earlier version made the same of them."""
-        key = {"reading": str(survey.READING)} if self.moved or self.survey.changed else {}
+        key = {"reading": CHANGED} if self.moved or self.survey.changed else {}
+        if self.survey.preferences:  # which earlier versions refused
+            key["preferences"] = "1"
         if self.left_out is not None:
             key["left_out"] = hashlib.sha256(np.packbits(self.left_out).tobytes()).hexdigest()
         return key

@@ -15,7 +15,7 @@ from alpaca_jax.data.origin import Origin, digest
 from alpaca_jax.progress import track
 from alpaca_jax.rundir import read_json, write_json
 
-READING = 2  # of records; a new number surveys all of them anew
+READING = 3  # of records; a new number surveys all of them anew
 COUNTS = "survey.json"
 KEY = "key "  # before the name of a key that nobody knows, in `counted`
 
@@ -40,6 +40,11 @@ class Survey:
     def changed(self) -> bool:
         """Whether an earlier version read some of the records in another way."""
         return self.counted.get("changed", 0) > 0
+
+    @property
+    def preferences(self) -> int:
+        """Records of pairs, and of answers that are marked as wanted or not; their `texts` are equal where the same was asked."""
+        return sum(self.counted.get(kind, 0) for kind in ("pairs", "wanted", "unwanted"))
 
     @functools.cached_property
     def copies(self) -> int:
@@ -86,6 +91,9 @@ def _make(origin: Origin, folder: Path) -> None:
         counted["shown"] += len(record.shown)
         counted["reasoning"] += any(record.reasoning)
         counted["several_turns"] += bool(record.turns)
+        counted["pairs"] += record.rejected is not None
+        counted["wanted"] += record.desired is True
+        counted["unwanted"] += record.desired is False
     for name, numbers in (("texts", texts), ("ranks", ranks)):
         np.frombuffer(numbers, np.uint64).tofile(folder / name)
     write_json(folder / COUNTS, counted)

@@ -27,10 +27,11 @@ def _run_layers(program: Program, weights: Weights) -> None:
     zeros = np.zeros(rows, np.int32)
     caches = [program.empty(1, LEAST_LENGTH) for _ in range(group)]
     x_MD, at = program.embed(weights.embed_VD, np.zeros(SINGLE, np.int32), zeros, np.full(rows, count, np.int32))
-    own, _ = program.prefill(weights.group(0, 1), np.int32(0), program.take(caches[0], zeros), x_MD, zeros, at)
+    which = zeros if weights.several else None
+    own, _ = program.prefill(weights.group(0, 1), np.int32(0), program.take(caches[0], zeros), x_MD, zeros, at, which)
     caches[0] = program.put(caches[0], own, zeros)
     x_RD, at = program.embed(weights.embed_VD, np.zeros((1, 1), np.int32), zeros)
-    program.decode(weights.group(0, group), np.int32(0), caches, x_RD, zeros, at)
+    program.decode(weights.group(0, group), np.int32(0), caches, x_RD, zeros, at, which)
 
 
 def _choose(program: Program, weights: Weights, drawn: bool) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from alpaca_jax.decode import sampling
-from alpaca_jax.decode.generation import TOP, Completion, Generation, Options, Token
+from alpaca_jax.decode.generation import BASE, TOP, Completion, Generation, Options, Token
 from alpaca_jax.decode.layer import Cache
 from alpaca_jax.decode.program import Chosen, Program
 from alpaca_jax.decode.weights import Weights
@@ -147,7 +147,7 @@ class Batch:
     def _shared(self, one: Generation, other: Generation) -> int:
         """How many tokens of two prompts have the same keys and values."""
         alike = rope.alike(self._program.architecture, len(one.prompt), len(other.prompt))
-        return _common(one.prompt, other.prompt) if alike else 0
+        return _common(one.prompt, other.prompt) if alike and one.options.adapter == other.options.adapter else 0
 
     def _prefill(self, chosen: list[int]) -> None:
         """Reads the next piece of the prompts of some of the rows."""
@@ -167,10 +167,11 @@ class Batch:
             ids[index, : len(piece)], starts[index] = piece, generation.cached
             generation.cached += len(piece)
             lengths[index] = len(generation.prompt)
+        which = np.array([self._live[row].options.adapter for row in take], np.int32) if self._weights.several else None
         x_MD, at = self._program.embed(self._weights.embed_VD, ids, starts, lengths)
         for number, cache in enumerate(self._caches):
             own = self._program.take(cache, take)
-            own, x_MD = self._program.prefill(self._weights.group(number, 1), np.int32(number), own, x_MD, starts, at)
+            own, x_MD = self._program.prefill(self._weights.group(number, 1), np.int32(number), own, x_MD, starts, at, which)
             self._caches[number] = self._program.put(cache, own, put)
 
     def _decode(self) -> list[Chosen]:
@@ -187,6 +188,7 @@ class Batch:
         temperature = np.array([one.temperature for one in options] + [0.0] * pad, np.float32)
         top_p = np.array([one.top_p for one in options] + [1.0] * pad, np.float32)
         seed = np.array([one.seed % 2**32 for one in options] + [0] * pad, np.uint32)
+        which = np.array([one.adapter for one in options] + [BASE] * pad, np.int32) if self._weights.several else None
         ids: Any = last
         steps = []
         program, weights = self._program, self._weights
@@ -195,7 +197,7 @@ class Batch:
             x_RD, angles = program.embed(weights.embed_VD, ids[:, None], at)
             for first in range(0, len(self._caches), self._group):
                 group, own = slice(first, first + self._group), weights.group(first, self._group)
-                self._caches[group], x_RD = program.decode(own, np.int32(first), self._caches[group], x_RD, at, angles)
+                self._caches[group], x_RD = program.decode(own, np.int32(first), self._caches[group], x_RD, at, angles, which)
             draw = sampling.Draw(temperature, top_p, seed, at)
             steps.append(program.choose(top, drawn, weights.norm, weights.head_VD, x_RD, draw))
             ids = steps[-1].ids_R
@@ -204,7 +206,7 @@ class Batch:
     def _extend(self, generation: Generation, chosen: Chosen, row: int) -> None:
         options, new = generation.options, int(chosen.ids_R[row])
         if new in options.stop_ids:
-            generation.finish_reason = "stop"
+            generation.finish_reason, generation.stop = "stop", Token(new, float(chosen.logprobs_R[row]))
             return
         generation.cached = len(generation.prompt) + len(generation.tokens)
         top = zip(chosen.top_ids_RP[row, : options.top_logprobs].tolist(), chosen.top_logprobs_RP[row].tolist(), strict=False)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+BASE = 0  # the number of the model without an adapter; adapters count from 1
 TOP = 20  # likeliest tokens reported where any are asked for
 
 
@@ -16,6 +17,7 @@ class Options:
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()
     top_logprobs: int = 0  # at most TOP
+    adapter: int = BASE  # of several that are decoded together; see `weights.with_adapters`
 
 
 class Token(NamedTuple):
@@ -34,6 +36,7 @@ class Generation:
     options: Options
     tokens: list[Token] = field(default_factory=list)
     finish_reason: str | None = None
+    stop: Token | None = None  # the stop id that ended it
     cached: int = 0  # tokens whose keys and values are in the cache; in the end all but the last
 
     @property

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from alpaca_jax.decode.sides import beside, product
 from alpaca_jax.decode.weights import Fused, Params
 from alpaca_jax.model import rope
 from alpaca_jax.model.architecture import Architecture
@@ -50,10 +51,14 @@ def tokens(
     x_MD: Float[Array, "M D"],
     starts_R: Int[Array, " R"],
     at: rope.Angles,
+    which_M: Int[Array, " M"] | None = None,
 ) -> tuple[Cache, Float[Array, "M D"]]:
-    """T consecutive tokens of every row from its start on (M = R * T): the cache with them added, and the residual stream."""
+    """T consecutive tokens of every row from its start on (M = R * T): the cache with them added, and the residual stream.
+
+    `which_M` is the adapter of each token, where there are several.
+    """
     rows, kv_heads, length, head_dim = cache.value_RNSK.shape
-    q, k, v = (heads.reshape(rows, -1, *heads.shape[1:]) for heads in _heads(a, weights, switches, x_MD, at))
+    q, k, v = (heads.reshape(rows, -1, *heads.shape[1:]) for heads in _heads(a, weights, switches, x_MD, at, which_M))
     count = q.shape[1]
     # The queries that share a key/value head are the rows of one product: G * T of them.
     q_RNGTK = q.reshape(rows, count, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4) * head_dim**-0.5
@@ -71,7 +76,7 @@ def tokens(
     mixed_RTNGK = mixed_RNMK.reshape(q_RNGTK.shape).transpose(0, 3, 1, 2, 4)
     if paged:
         keys_RNSK = keys_RNSK.reshape(rows, kv_heads, -1, PAGE, head_dim).swapaxes(3, 4)
-    return Cache(keys_RNSK, values_RNSK), _finish(a, weights, x_MD, mixed_RTNGK.reshape(x_MD.shape[0], -1))
+    return Cache(keys_RNSK, values_RNSK), _finish(a, weights, x_MD, mixed_RTNGK.reshape(x_MD.shape[0], -1), which_M)
 
 
 def one_token(
@@ -82,9 +87,10 @@ def one_token(
     x_RD: Float[Array, "R D"],
     positions_R: Int[Array, " R"],
     at: rope.Angles,
+    which_R: Int[Array, " R"] | None = None,
 ) -> tuple[Cache, Float[Array, "R D"]]:
     """The same for one token of every row and paged keys: T = 1 is left out of the shapes."""
-    q_RHK, k_RNK, v_RNK = _heads(a, weights, switches, x_RD, at)
+    q_RHK, k_RNK, v_RNK = _heads(a, weights, switches, x_RD, at, which_R)
     rows = jnp.arange(x_RD.shape[0])
     key_RNCKP = cache.key_RNSK.at[rows, :, positions_R // PAGE, :, positions_R % PAGE].set(k_RNK)
     values = cache.value_RNSK.at[rows, :, positions_R].set(v_RNK)
@@ -98,7 +104,7 @@ def one_token(
     total_RNG = jnp.sum(shares_RNCGP, axis=(2, 4))
     shares_RNGS = shares_RNCGP.swapaxes(2, 3).reshape(*total_RNG.shape, -1).astype(values.dtype)
     mixed_RNGK = jnp.einsum("rngs,rnsk->rngk", shares_RNGS, values, preferred_element_type=jnp.float32) / total_RNG[..., None]
-    return Cache(key_RNCKP, values), _finish(a, weights, x_RD, mixed_RNGK.reshape(rows_R, -1).astype(x_RD.dtype))
+    return Cache(key_RNCKP, values), _finish(a, weights, x_RD, mixed_RNGK.reshape(rows_R, -1).astype(x_RD.dtype), which_R)
 
 
 def _seen(a: Architecture, switches: Switches, length: int, positions: jax.Array) -> jax.Array:
@@ -111,18 +117,21 @@ def _seen(a: Architecture, switches: Switches, length: int, positions: jax.Array
     return seen & (near if switches.slides is None else near | ~switches.slides)
 
 
-def _heads(a: Architecture, weights: Fused | Params, switches: Switches, x_MD: jax.Array, at: rope.Angles) -> Heads:
+def _heads(
+    a: Architecture, weights: Fused | Params, switches: Switches, x_MD: jax.Array, at: rope.Angles, which_M: jax.Array | None
+) -> Heads:
     at = at if switches.turns is None else rope.only_if(switches.turns, at)
     turned = lambda heads_MHK: rope.rotate(heads_MHK[:, None], at)[:, 0]  # noqa: E731
     if isinstance(weights, Fused):
-        joint = project(weights.qkv, rms_norm(x_MD, weights.attention_norm, a.norm_eps))
+        normed_MD = rms_norm(x_MD, weights.attention_norm, a.norm_eps)
+        joint = beside(weights.sides.qkv, normed_MD, project(weights.qkv, normed_MD), which_M)
         joint = joint if weights.qkv_bias is None else joint + weights.qkv_bias
         joint = joint.reshape(x_MD.shape[0], -1, a.head_dim)
         both = joint[:, : a.num_heads + a.num_kv_heads]
         both = turned(both if weights.qk_norm is None else rms_norm(both, weights.qk_norm, a.norm_eps))
         return Heads(both[:, : a.num_heads], both[:, a.num_heads :], joint[:, a.num_heads + a.num_kv_heads :])
     own, normed_MD = weights["attention"], rms_norm(x_MD, weights["attention_norm"]["scale"], a.norm_eps)
-    q, k, v = (jnp.einsum("md,dhk->mhk", normed_MD, own[name].astype(x_MD.dtype)) for name in ("query", "key", "value"))
+    q, k, v = (product(own[name], normed_MD, 1, which_M).reshape(x_MD.shape[0], -1, a.head_dim) for name in ("query", "key", "value"))
     if a.qkv_bias:
         q, k, v = (x + own[f"{name}_bias"].astype(x.dtype) for x, name in ((q, "query"), (k, "key"), (v, "value")))
     if a.qk_norm:
@@ -130,22 +139,24 @@ def _heads(a: Architecture, weights: Fused | Params, switches: Switches, x_MD: j
     return Heads(turned(q), turned(k), v)
 
 
-def _finish(a: Architecture, weights: Fused | Params, x_MD: jax.Array, mixed: jax.Array) -> jax.Array:
+def _finish(a: Architecture, weights: Fused | Params, x_MD: jax.Array, mixed: jax.Array, which_M: jax.Array | None) -> jax.Array:
     """The attention's output projection and the MLP, both added to the residual stream [M, D]."""
     if isinstance(weights, Fused):
-        x_MD = x_MD + project(weights.out, mixed)
+        x_MD = x_MD + beside(weights.sides.out, mixed, project(weights.out, mixed), which_M)
         x_MD = x_MD if weights.out_bias is None else x_MD + weights.out_bias
-        both_MF = project(weights.gate_up, rms_norm(x_MD, weights.mlp_norm, a.norm_eps))
+        normed_MD = rms_norm(x_MD, weights.mlp_norm, a.norm_eps)
+        both_MF = beside(weights.sides.gate_up, normed_MD, project(weights.gate_up, normed_MD), which_M)
         gate_MF, up_MF = jnp.split(both_MF if weights.gate_up_bias is None else both_MF + weights.gate_up_bias, 2, axis=1)
-        x_MD = x_MD + project(weights.down, jax.nn.silu(gate_MF) * up_MF)
+        inner_MF = jax.nn.silu(gate_MF) * up_MF
+        x_MD = x_MD + beside(weights.sides.down, inner_MF, project(weights.down, inner_MF), which_M)
         return x_MD if weights.down_bias is None else x_MD + weights.down_bias
     cast: Any = lambda weight: weight.astype(x_MD.dtype)  # noqa: E731
     own, mlp = weights["attention"], weights["mlp"]
-    x_MD = x_MD + jnp.einsum("mhk,hkd->md", mixed.reshape(-1, a.num_heads, a.head_dim), cast(own["out"]))
+    x_MD = x_MD + product(own["out"], mixed, 2, which_M)
     x_MD = x_MD + cast(own["out_bias"]) if a.out_bias else x_MD
     normed_MD = rms_norm(x_MD, weights["mlp_norm"]["scale"], a.norm_eps)
-    gate_MF, up_MF = normed_MD @ cast(mlp["gate"]), normed_MD @ cast(mlp["up"])
+    gate_MF, up_MF = (product(mlp[name], normed_MD, 1, which_M) for name in ("gate", "up"))
     if a.mlp_bias:
         gate_MF, up_MF = gate_MF + cast(mlp["gate_bias"]), up_MF + cast(mlp["up_bias"])
-    x_MD = x_MD + (jax.nn.silu(gate_MF) * up_MF) @ cast(mlp["down"])
+    x_MD = x_MD + product(mlp["down"], jax.nn.silu(gate_MF) * up_MF, 1, which_M)
     return x_MD + cast(mlp["down_bias"]) if a.mlp_bias else x_MD

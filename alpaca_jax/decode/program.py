@@ -18,11 +18,14 @@ from jaxtyping import Array, Float, Float32, Int
 
 from alpaca_jax.decode import layer, sampling
 from alpaca_jax.decode.layer import PAGE, Cache
+from alpaca_jax.decode.sides import Changed
 from alpaca_jax.decode.tuning import Tuning, suited
 from alpaca_jax.decode.weights import Params, Weights
 from alpaca_jax.model import llama, rope
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.norm import rms_norm
+from alpaca_jax.model.tree import Path, flatten, map_with_path
+from alpaca_jax.model.weight import placed
 from alpaca_jax.sharding import Layout
 
 CACHE = ("batch", "kv_heads", "cache", "head_dim")  # rows over the data axes, heads over the tensor axis
@@ -125,17 +128,18 @@ class Program:
         x_RD: Float[Array, "R D"],
         positions_R: Int[Array, " R"],
         at: rope.Angles,
+        which_R: Int[Array, " R"] | None = None,
     ) -> tuple[list[Cache], Float[Array, "R D"]]:
         """One token of every row through the layers from `first` on, one for each of `caches`: those with it added, and the stream.
 
-        `weights` is what `Weights.group` gives.
+        `weights` is what `Weights.group` gives; `which_R` each row's adapter, where there are several.
         """
         run = layer.one_token if self.tuning.paged_keys else layer.tokens
 
         def one(x_RD: jax.Array, inputs: tuple[Any, Any, Cache]) -> tuple[jax.Array, Cache]:
             own, number, cache = inputs
             x_RD = self._constrain(x_RD, ("batch", "embed_activation"))
-            cache, x_RD = run(self.architecture, own, self._switches(number), cache, x_RD, positions_R, at)
+            cache, x_RD = run(self.architecture, own, self._switches(number), cache, x_RD, positions_R, at, which_R)
             return x_RD, self._placed(cache)
 
         if isinstance(weights, list):
@@ -157,11 +161,13 @@ class Program:
         x_MD: Float[Array, "M D"],
         starts_R: Int[Array, " R"],
         at: rope.Angles,
+        which_R: Int[Array, " R"] | None = None,
     ) -> tuple[Cache, Float[Array, "M D"]]:
         """T tokens of every row (M = R * T) through the layer `number`: rows that `take` gave, with them added, and the stream."""
         switches = self._switches(number)
         own = weights[0] if isinstance(weights, list) else self._layer(weights, number)
-        cache, x_MD = layer.tokens(self.architecture, own, switches, cache, x_MD, starts_R, at)
+        which_M = None if which_R is None else jnp.repeat(which_R, x_MD.shape[0] // which_R.shape[0])
+        cache, x_MD = layer.tokens(self.architecture, own, switches, cache, x_MD, starts_R, at, which_M)
         return jax.tree.map(lambda leaf: self._constrain(leaf, ("rows", *CACHE[1:])), cache), x_MD
 
     @partial(jax.jit, static_argnums=0)
@@ -215,8 +221,15 @@ class Program:
         own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), weights)
         if self.layout.mesh.size == 1:
             return own
-        specs: Params = llama.specs(self.architecture)["layers"]
-        return jax.tree.map(lambda leaf, spec: self._constrain(leaf, spec.axes[1:]), own, specs)
+        specs = flatten(llama.specs(self.architecture)["layers"])
+
+        def place(path: Path, leaf: Any) -> Any:
+            if isinstance(leaf, Changed):
+                return leaf._replace(base=place(path, leaf.base))
+            axes = specs[path].axes[1:]
+            return self._constrain(leaf, axes) if isinstance(leaf, jax.Array) else placed(leaf, self.dtype, self._constrain, axes)
+
+        return map_with_path(place, own)
 
     def _switches(self, number: Any) -> llama.Switches:
         return jax.tree.map(lambda flags_L: flags_L[number], llama.switches(self.architecture, self.architecture.max_positions))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from alpaca_jax.decode.generation import Token
+from alpaca_jax.decode.generation import BASE, Token
 from alpaca_jax.decode.program import Judged
 from alpaca_jax.errors import UserError
 
@@ -43,6 +43,7 @@ class Reading:
     start: int
     top: int = 0
     beyond: bool = False
+    adapter: int = BASE
     cached: int = 0  # tokens whose keys and values are in the cache
     tokens: list[Token] = field(default_factory=list)
     greedy: list[bool] = field(default_factory=list)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from alpaca_jax.decode.batch import LEAST_LENGTH, SHARED, rounded_up
-from alpaca_jax.decode.generation import TOP
+from alpaca_jax.decode.generation import BASE, TOP
 from alpaca_jax.decode.layer import Cache
 from alpaca_jax.decode.program import Program
 from alpaca_jax.decode.reading import Reading, Scored
@@ -59,13 +59,13 @@ class Scoring:
             self.step()
         return [Scored([], []) if reading is None else reading.scored for reading in readings]
 
-    def reading(self, ids: Sequence[int], start: int, top: int = 0, beyond: bool = False) -> Reading:
+    def reading(self, ids: Sequence[int], start: int, top: int = 0, beyond: bool = False, adapter: int = BASE) -> Reading:
         """A row for `admit`, with something to score from `start` on or (`beyond`) after its end; a ValueError where it can't be read."""
         if not 1 <= start < len(ids) + beyond or len(ids) > self.max_length:
             asked = f"a row of {len(ids)} tokens, scored from token {start} on"
             raise ValueError(f"{asked}: there is room for {self.max_length}, and one goes before the first that is scored")
         assert top <= TOP, top
-        return Reading(np.array(ids, np.int32), start, top, beyond)
+        return Reading(np.array(ids, np.int32), start, top, beyond, adapter)
 
     def admit(self, reading: Reading) -> None:
         """Takes a row in; `step` reads it when its turn comes."""
@@ -144,7 +144,7 @@ class Scoring:
     def _same(self, one: Reading, other: Reading) -> int:
         """How many tokens of two rows have the same keys and values."""
         alike = rope.alike(self._program.architecture, len(one.ids_T), len(other.ids_T))
-        return one.same(other) if alike else 0
+        return one.same(other) if alike and one.adapter == other.adapter else 0
 
     def _copy(self, sources: dict[int, int]) -> None:
         """Copies some rows of the cache, each as it was before."""
@@ -181,10 +181,12 @@ class Scoring:
             first, reading.cached = reading.cached, reading.cached + len(read)
             places = range(max(first, reading.start - 1), reading.cached)  # each gives the next token
             asked += [(reading, index * size + place - first, place + 1) for place in places]
+        adapters = [reading.adapter for reading in chosen.values()] + [BASE] * (rows - len(chosen))
+        which = np.array(adapters, np.int32) if self._weights.several else None
         x_MD, at = self._program.embed(self._weights.embed_VD, ids, starts, lengths)
         for number, cache in enumerate(self._caches):
             own = self._program.take(cache, take)
-            own, x_MD = self._program.prefill(self._weights.group(number, 1), np.int32(number), own, x_MD, starts, at)
+            own, x_MD = self._program.prefill(self._weights.group(number, 1), np.int32(number), own, x_MD, starts, at, which)
             self._caches[number] = self._program.put(cache, own, put)
         self._judge(asked, x_MD)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,8 +23,8 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def from_lead(value: dict[str, float]) -> dict[str, float]:
-    """Returns the lead's mapping in every process, to the last bit; all have to call it, between the same two steps."""
+def from_lead(value: dict[str, Any]) -> dict[str, Any]:
+    """Returns the lead's mapping of plain values in every process, to the last bit; all have to call it, between the same two steps."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -32,6 +33,15 @@ def from_lead(value: dict[str, float]) -> dict[str, float]:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     own = np.frombuffer(text.ljust(size)[:size], np.uint8)
     return json.loads(multihost_utils.broadcast_one_to_all(own).astype(np.uint8).tobytes())
+
+
+def array_from_lead(array: np.ndarray) -> np.ndarray:
+    """Returns the lead's array in every process; all have to call it at the same point, each with an array of that shape and dtype."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from alpaca_jax import storage
 from alpaca_jax.config import configclass
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.formats.pruning.kept import Kept
 
 
 @configclass
@@ -18,10 +20,11 @@ class Base:
 
     source: str
     base: str | None  # model.base, where the source is an adapter or a difference itself
-    keep_layers: int | None
+    keep_layers: int | None  # the first layers, where `kept` doesn't say which
     weights: tuple[str, ...]  # dotted names
     identity: str  # sizes and times of its files: quick to compare
     fingerprint: str  # the sha256 over its files: what counts where the identity differs, as in a copy
+    kept: Kept | None = None  # the parts of that model that the base consists of
 
     @classmethod
     def of(cls, model: ModelConfig, source: Pretrained, weights: Sequence[str]) -> "Base":
@@ -30,7 +33,8 @@ class Base:
         return cls(
             source=_lasting(model.source),
             base=None if model.base is None else _lasting(model.base),
-            keep_layers=model.keep_layers,
+            keep_layers=None,
+            kept=source.kept,
             weights=tuple(weights),
             identity=source.identity,
             fingerprint=source.fingerprint,
@@ -44,9 +48,8 @@ class Base:
 
     def settings(self, model: ModelConfig) -> ModelConfig:
         """`model` with the settings by which this base is opened."""
-        return dataclasses.replace(
-            model, source=self.source, base=self.base, keep_layers=self.keep_layers, architecture=None, tokenizer=None
-        )
+        parts: dict[str, Any] = {"keep_layers": self.keep_layers, "widths": None, "calibration": None}
+        return dataclasses.replace(model, source=self.source, base=self.base, architecture=None, tokenizer=None, **parts)
 
     def check(self, source: Pretrained, run: Path) -> None:
         """Raises a UserError where `source` holds other weights than the base that `run` was trained on."""

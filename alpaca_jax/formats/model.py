@@ -10,8 +10,9 @@ import numpy as np
 
 from alpaca_jax import storage
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats.adapter.peft import Peft
 from alpaca_jax.formats.dtypes import Dtype, widest
-from alpaca_jax.formats.names import Index, weights, whole
+from alpaca_jax.formats.pruning.kept import Kept
 from alpaca_jax.formats.source import sha256
 from alpaca_jax.formats.tensors import Read, StoredTensor, held
 from alpaca_jax.model.architecture import Architecture
@@ -39,6 +40,8 @@ class Pretrained:
     origin: str | None = None  # the source that a model trained here started from
     stored: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)  # its tensors as stored
     notes: tuple[str, ...] = ()  # in words, what was left out or guessed
+    adapted: "Adapted | None" = None  # the two that it is made of, where a run trained an adapter
+    kept: Kept | None = None  # the parts of it that this smaller model consists of
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -87,17 +90,14 @@ class Pretrained:
             raise UserError(f"{self.source}: model.tokenizer gives other ids than the model's own tokenizer; give model.tokenizer=null")
         return dataclasses.replace(self, tokenizer=given)
 
-    def first_layers(self, count: int) -> "Pretrained":
-        """Returns the same model with only its first `count` layers."""
-        if not 1 <= count <= self.architecture.num_layers:
-            raise UserError(f"model.keep_layers={count}: {self.source} has {self.architecture.num_layers} layers")
-        kept = self.architecture.with_layers(count)
-        known = weights(kept)
 
-        def read(path: tuple[str, ...], index: Index = ()) -> np.ndarray:
-            return self.read(path, whole(index, known[path].shape))
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A base as its files have it, and the adapter that a run trained on it; `quantised`: in four bits, so that both belong together."""
 
-        return dataclasses.replace(self, architecture=kept, read=read)
+    base: Pretrained
+    peft: Peft
+    quantised: bool
 
 
 def in_memory(architecture: Architecture, tokenizer: Tokenizer, params: Tree, eos_ids: tuple[int, ...] = ()) -> Pretrained:

@@ -20,6 +20,9 @@ from alpaca_jax import checkpoint, storage
 from alpaca_jax.config import parse, to_mapping
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import base as bases
+from alpaca_jax.formats.adapter import trained as adapters
+from alpaca_jax.formats.adapter.settings import AdapterConfig
+from alpaca_jax.formats.adapter.trained import ADAPTER
 from alpaca_jax.formats.base import Base
 from alpaca_jax.formats.dtypes import Dtype, finite, numpy_dtype, widest
 from alpaca_jax.formats.model import Pretrained
@@ -48,14 +51,16 @@ def write(
     eos_ids: Sequence[int] = (),
     source: str | None = None,
     base: Base | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> None:
-    """Writes a run's `train/model/`: architecture, tokenizer and chat template, its source, the base of its frozen weights."""
+    """Writes a run's `train/model/`: architecture, tokenizer and chat template, its source, the base of its frozen weights, its adapter."""
     folder = storage.at(folder)
     for name, content in tokenizer.files().items():
         write_atomic(folder / name, content)
     ids = [int(id) for id in eos_ids] or [tokenizer.eos_id]
     model = {"architecture": to_mapping(architecture), "eos_ids": ids, "source": source}
-    write_json(folder / FILE, model if base is None else model | {"base": to_mapping(base)})
+    parts = {name: to_mapping(part) for name, part in (("base", base), (ADAPTER, adapter)) if part is not None}
+    write_json(folder / FILE, model | parts)
 
 
 def base_of(folder: Path) -> Base | None:
@@ -107,9 +112,12 @@ def open_checkpoint(place: Place, item: str, open_base: Callable[[Base], Pretrai
         origin=content.get("source"),
     )
     base = base_of(folder / "model")
-    if base is None or all(name in stored for name in base.weights):
+    if base is not None and not all(name in stored for name in base.weights):
+        trained = _over(trained, bases.opened(base, folder, lambda: open_base(base)), base)
+    if content.get(ADAPTER) is None:
         return trained
-    return _over(trained, bases.opened(base, folder, lambda: open_base(base)), base)
+    settings = parse(AdapterConfig, content[ADAPTER], where=str(folder / "model" / FILE))
+    return adapters.over(trained, saved, settings, None if base is None else base.source)
 
 
 def _over(trained: Pretrained, source: Pretrained, base: Base) -> Pretrained:
@@ -163,7 +171,7 @@ def _content(folder: Path) -> dict[str, Any]:
     ids = content.get("eos_ids") or []
     if not isinstance(ids, list) or not all(isinstance(id, int) and not isinstance(id, bool) and id >= 0 for id in ids):
         raise UserError(f"{file}: eos_ids is {str(ids)[:80]}, and should be a list of ids; take the file from a backup")
-    for key, kind, word in (("source", str, "a text"), ("base", dict, "an object")):
+    for key, kind, word in (("source", str, "a text"), ("base", dict, "an object"), (ADAPTER, dict, "an object")):
         if not isinstance(content.get(key), kind | None):
             raise UserError(f"{file}: {key} is {str(content[key])[:80]}, and should be {word}; take the file from a backup")
     return content

@@ -22,6 +22,9 @@ from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.meta import reader as meta
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, weights, whole
+from alpaca_jax.formats.pruning import choice
+from alpaca_jax.formats.pruning.cut import cut
+from alpaca_jax.formats.pruning.kept import Kept
 from alpaca_jax.formats.tensors import VOCABULARY
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.nf4 import Quantized
@@ -37,10 +40,10 @@ AVERAGE = "#ema"  # appended to the folder of a training run: the average of its
 BIT_DIFFERENCE = "weight_difference.json"  # the manifest of a format of version 0.1
 
 
-def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
-    """Returns the model of `model.source` (or of a bare source), in any format.
+def open(model: ModelConfig | str | os.PathLike[str], kept: Kept | None = None) -> Pretrained:
+    """Returns the model of `model.source` (or of a bare source), in any format; of a smaller one, its parts `kept`, or those it says.
 
-    Reads only headers and the tokenizer. With `model.architecture` instead of a source there are no weights to read.
+    Reads only headers and the tokenizer, unless it has to choose which parts to keep. With `model.architecture` instead of a source there are no weights to read.
     A UserError says what is wrong with the source, and the remedy.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(source=os.fspath(model))
@@ -61,14 +64,14 @@ def open(model: ModelConfig | str | os.PathLike[str]) -> Pretrained:
     if (more := pretrained.architecture.vocab_size - pretrained.tokenizer.vocab_size) > 0:
         note = f"the vocabulary has {pretrained.architecture.vocab_size:,} rows, {more:,} of them without a token; they are kept"
         pretrained = dataclasses.replace(pretrained, notes=(*pretrained.notes, note))
-    return pretrained if config.keep_layers is None else pretrained.first_layers(config.keep_layers)
+    kept = kept or choice.keep(config, pretrained)
+    return pretrained if kept is None else cut(pretrained, kept)
 
 
 def load_params(
     pretrained: Pretrained,
     dtype: Any = np.float32,
     place: Callable[[tuple[str, ...]], jax.sharding.Sharding | Quantized] | None = None,
-    keep_layers: int | None = None,
     stored_vocab: int | None = None,
     names: Collection[str] | None = None,
 ) -> dict[str, Any]:
@@ -78,8 +81,6 @@ def load_params(
     own devices. `stored_vocab` pads the vocabulary of embedding and output to that many rows,
     with zeros; `names` are the dotted names of the weights to read (None: all). A UserError where a weight is not finite.
     """
-    if keep_layers is not None:
-        pretrained = pretrained.first_layers(keep_layers)
     params: dict[tuple[str, ...], Any] = {}
     for path, weight in weights(pretrained.architecture).items():
         if names is not None and ".".join(path) not in names:
@@ -193,7 +194,9 @@ def _open(config: ModelConfig, tokenizer: Tokenizer | None, above: tuple[Path, .
     place = source.removesuffix(AVERAGE)
     path = sources.resolve(place, config.cache)
     if path.is_dir() and (trained := native.find(path)) is not None:
-        opened = native.open_checkpoint(trained, "params" if place == source else "ema", lambda base: open(base.settings(config)))
+        opened = native.open_checkpoint(
+            trained, "params" if place == source else "ema", lambda base: open(base.settings(config), base.kept)
+        )
     elif storage.is_remote(path):
         raise UserError(
             f"{path} is not a training run, the only kind of model that can be read from an object store: copy it to a disk first"

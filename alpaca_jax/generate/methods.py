@@ -170,7 +170,7 @@ def _format_task(number: int, task: Record) -> str:
 
 def load_seeds(path: str | None) -> list[Record]:
     """The seed tasks of a JSONL file (`instruction`, `input`, `output`, or Self-Instruct's `instances`); None: the packaged ones."""
-    source = Path(path).expanduser() if path else resources.files("alpaca_jax.generate") / "seeds.jsonl"
+    source = Path(path).expanduser() if path else resources.files("alpaca_jax.records") / "seeds.jsonl"
     if not source.is_file():
         raise UserError(f"seeds={path}: no such file. Give a JSONL file of seed tasks, or null for the packaged ones.")
     content = documents.read(source) if isinstance(source, Path) else source.read_bytes()

@@ -1,6 +1,7 @@
 """The sizes and switches that define a LLaMA or one of its relatives."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
@@ -172,14 +173,18 @@ class Architecture:
 
     def with_layers(self, count: int) -> "Architecture":
         """The same model with only its first `count` layers."""
-        assert 1 <= count <= self.num_layers, count
-        sliding = tuple(layer for layer in self.sliding if layer < count)
+        return self.keeping(range(count))
+
+    def keeping(self, layers: Sequence[int]) -> "Architecture":
+        """The same model with only these layers, in this order."""
+        assert layers and all(0 <= layer < self.num_layers for layer in layers), layers
+        sliding = tuple(place for place, layer in enumerate(layers) if layer in self.sliding)
         return dataclasses.replace(
             self,
-            num_layers=count,
+            num_layers=len(layers),
             sliding_window=self.sliding_window if sliding else None,
-            sliding_layers=None if len(sliding) in (0, count) else sliding,
-            nope_layers=tuple(layer for layer in self.nope_layers if layer < count),
+            sliding_layers=None if len(sliding) in (0, len(layers)) else sliding,
+            nope_layers=tuple(place for place, layer in enumerate(layers) if layer in self.nope_layers),
         )
 
     def only(self, layer: int) -> "Architecture":

@@ -11,7 +11,7 @@ from typing import Any
 
 TOOLS = "records with tools aren't trained here: leave them out, or write what is said as plain text"
 MEDIA = "only text is trained here: leave such records out"
-PREFERENCE = "this is preference data, and no objective for it is here: give what should be learnt as output"
+PREFERENCE = "a preference is read of a whole record, as chosen and rejected or as kto_tag: move it there, or take it out"
 TOKENS = "texts are read, not tokens: give the text, and take the tokens out"
 RENDERING = "it changes how the chat is rendered, which data.template decides: take it out"
 SYSTEM = "a system message stands under system: rename the key, or take it out"
@@ -39,13 +39,14 @@ HARMLESS = set(
     "metadata info extra notes comment comments version file filename path line turn length lengths tokens perplexity loss toxic "
     "toxicity moderation openai_moderation redacted country state city provenance status end_turn recipient markdown review "
     "reviewed verified deleted synthetic annotations parallel_tool_calls cache_control logprobs likes upvotes downloads "
-    "finish_reason usage".split()
+    "finish_reason usage margin".split()
 )
 _ENDINGS = (
     "id ids score scores count counts url name date at time hash tokens len length type index idx model version lang language source "
     "probability rating tag tags"
 )
-HARMLESS_PATTERN = re.compile(rf"_+index_level_\d+__|(num|n|is|has|model|meta|created|updated)_.+|.+_({'|'.join(_ENDINGS.split())})")
+_BEGINNINGS = "num n is has model meta created updated chosen rejected score scores"
+HARMLESS_PATTERN = re.compile(rf"_+index_level_\d+__|({'|'.join(_BEGINNINGS.split())})_.+|.+_({'|'.join(_ENDINGS.split())})")
 
 
 def check(item: Mapping[str, Any], where: str, read: frozenset[str], noted: Counter[str], within: str = "") -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca_jax.records import keys
+from alpaca_jax.records import keys, preference
 from alpaca_jax.records.conversation import CONVERSATIONS, Conversation
 from alpaca_jax.records.record import Record
 
@@ -25,6 +25,32 @@ def record(item: Any, where: str, noted: Counter[str]) -> Record:
     Counts in `noted`: shortened (a conversation lost an incomplete turn), conversations, changed (an earlier version read it in another
     way), and keys that nobody knows.
     """
+    if isinstance(item, dict) and (preferred := preference.of(item)) is not None:
+        return Record(**_preferred(preferred, noted), where=where)
+    return Record(**_fields(item, noted), where=where)
+
+
+def _preferred(preferred: preference.Preference, noted: Counter[str]) -> dict[str, Any]:
+    """The fields of a pair, or of an answer that is marked as wanted or not."""
+    fields, rejected = _fields(preferred.chosen, noted), preferred.rejected
+    made = _answering_plainly(fields)
+    if isinstance(rejected, dict):
+        other = _answering_plainly(_fields(rejected, Counter()))
+        if made.asked() != other.asked():
+            raise ValueError("the chosen and the rejected answer have different prompts: all before the last answer must be the same")
+        rejected = other.answer
+    return fields | {"rejected": rejected, "desired": preferred.desired}
+
+
+def _answering_plainly(fields: dict[str, Any]) -> Record:
+    if not fields["instruction"]:
+        raise ValueError("a text without an instruction has no better answer: give what was asked")
+    if any(fields["reasoning"][-1:]):
+        raise ValueError("the reasoning of a preferred or marked answer isn't read: write it into the answers, or take it out")
+    return Record(**fields)
+
+
+def _fields(item: Any, noted: Counter[str]) -> dict[str, Any]:
     if isinstance(item, list) and item and all(isinstance(turn, dict) for turn in item):
         raise ValueError('a bare list of turns; name what it holds: {"messages": [...]}')
     if not isinstance(item, dict):
@@ -43,7 +69,7 @@ def record(item: Any, where: str, noted: Counter[str]) -> Record:
     else:
         fields = _instruction(item, noted)
     identity = item.get("id")
-    return Record(**fields, id=str(identity or ""), provenance=_provenance(item.get("provenance")), where=where)
+    return fields | {"id": str(identity or ""), "provenance": _provenance(item.get("provenance"))}
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:

@@ -20,26 +20,29 @@ from alpaca_jax.decode.generation import Token
 from alpaca_jax.listening import LOOPBACK
 from alpaca_jax.serve import protocol
 from alpaca_jax.serve.echo import Echo, one_greedy_token, scored
+from alpaca_jax.serve.models import Model, Models
 from alpaca_jax.serve.protocol import ApiError, ChatRequest, CompletionRequest, Wanted
 from alpaca_jax.serve.scheduler import Job, Scheduler
 from alpaca_jax.serve.shape import ChatShape, CompletionShape, Shape, usage
 from alpaca_jax.serve.text import Answer, Piece
 from alpaca_jax.serve.tokenization import DetokenizeRequest, TokenizeRequest, tokenizer_info
-from alpaca_jax.tokenizer import Tokenizer
 
 PAGE = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 
 class Service:
-    """What the routes share: the model's name, its tokenizer and the scheduler that runs it."""
+    """What the routes share: the models by their names, and the scheduler that runs them."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, stop_ids: frozenset[int], vocab_size: int, scheduler: Scheduler) -> None:
-        self.name = name
-        self.tokenizer = tokenizer
+    def __init__(self, models: Sequence[Model], vocab_size: int, scheduler: Scheduler) -> None:
+        self.models = Models(models)
         self.scheduler = scheduler
-        self._stop_ids = stop_ids
         self._vocab_size = vocab_size
         self._created = int(time.time())
+
+    @property
+    def name(self) -> str:
+        """That of the model without an adapter."""
+        return self.models.first.name
 
     def app(self, host: str) -> Starlette:
         """The application. On a loopback `host` it answers to loopback names only, so that no web page reaches it by rebinding a name."""
@@ -72,54 +75,65 @@ class Service:
         return JSONResponse({"status": "ok"})
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._description()]})
+        return JSONResponse({"object": "list", "data": [self._description(name) for name in self.models.names]})
 
     async def _model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name != self.name:
-            raise protocol.no_such_model(name, self.name)
-        return JSONResponse(self._description())
+        return JSONResponse(self._description(self._named(request.path_params["name"]).name))
 
-    def _description(self) -> dict[str, Any]:
-        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "alpaca_jax"}
+    def _description(self, name: str) -> dict[str, Any]:
+        adapter = {} if name == self.name else {"parent": self.name}  # as vLLM says it
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "alpaca_jax"} | adapter
+
+    def _named(self, name: str | None) -> Model:
+        if (model := self.models.get(name)) is None:
+            raise protocol.no_such_model(str(name), self.models.names)
+        return model
+
+    async def _asked(self, cls: type[protocol.R], request: Request) -> tuple[protocol.R, Model]:
+        """The request, checked, and the model that it is for."""
+        asked = protocol.parse(cls, await _body(request))
+        model = self._named(asked.model)
+        asked.check()
+        return asked, model
 
     async def _tokenize(self, request: Request) -> Response:
-        asked = protocol.parse(TokenizeRequest, await _body(request), self.name)
-        return JSONResponse(asked.answer(self.tokenizer, self.scheduler.max_length))
+        asked, model = await self._asked(TokenizeRequest, request)
+        return JSONResponse(asked.answer(model.tokenizer, self.scheduler.max_length))
 
     async def _detokenize(self, request: Request) -> Response:
-        asked = protocol.parse(DetokenizeRequest, await _body(request), self.name)
-        return JSONResponse(asked.answer(self.tokenizer, self._vocab_size))
+        asked, model = await self._asked(DetokenizeRequest, request)
+        return JSONResponse(asked.answer(model.tokenizer, self._vocab_size))
 
     async def _info(self, request: Request) -> Response:
-        return JSONResponse(tokenizer_info(self.tokenizer, self.scheduler.max_length))
+        return JSONResponse(tokenizer_info(self.models.first.tokenizer, self.scheduler.max_length))
 
     async def _completions(self, request: Request) -> Response:
-        asked = protocol.parse(CompletionRequest, await _body(request), self.name)
-        return await self._answer(request, asked, asked.prompts(self.tokenizer), CompletionShape(self.tokenizer, self.name, asked))
+        asked, model = await self._asked(CompletionRequest, request)
+        shape = CompletionShape(model.tokenizer, model.name, asked)
+        return await self._answer(request, asked, model, asked.prompts(model.tokenizer), shape)
 
     async def _chat(self, request: Request) -> Response:
-        asked = protocol.parse(ChatRequest, await _body(request), self.name)
-        return await self._answer(request, asked, [asked.prompt(self.tokenizer)], ChatShape(self.tokenizer, self.name, asked))
+        asked, model = await self._asked(ChatRequest, request)
+        return await self._answer(request, asked, model, [asked.prompt(model.tokenizer)], ChatShape(model.tokenizer, model.name, asked))
 
-    async def _answer(self, request: Request, asked: CompletionRequest | ChatRequest, prompts: list[list[int]], shape: Shape) -> Response:
-        stops = asked.stops
+    async def _answer(
+        self, request: Request, asked: CompletionRequest | ChatRequest, model: Model, prompts: list[list[int]], shape: Shape
+    ) -> Response:
+        stops, tokenizer = asked.stops, model.tokenizer
         # A stop string that is a special token (`<|im_end|>`) never shows in the text: it ends the answer as an id.
-        special = [
-            ids[0] for stop in stops if len(ids := self.tokenizer.encode(stop, special=True)) == 1 and not self.tokenizer.decode(ids)
-        ]
-        stop_ids = self._stop_ids | frozenset(special)
-        wanted = protocol.wanted(asked, prompts, stop_ids, self._vocab_size, self.scheduler.max_length)
+        special = [ids[0] for stop in stops if len(ids := tokenizer.encode(stop, special=True)) == 1 and not tokenizer.decode(ids)]
+        stop_ids = model.stop_ids | frozenset(special)
+        wanted = protocol.wanted(asked, prompts, stop_ids, self._vocab_size, self.scheduler.max_length, model.number)
         if isinstance(asked, CompletionRequest) and asked.echo:
             echoes = [
                 echo
                 for given, ids in zip(asked.given, prompts, strict=True)
-                for echo in [Echo.of(self.tokenizer, given if isinstance(given, str) else None, ids)] * (asked.n or 1)
+                for echo in [Echo.of(tokenizer, given if isinstance(given, str) else None, ids)] * (asked.n or 1)
             ]
-            answers = [Answer(index, self.tokenizer, stops, echo.text) for index, echo in enumerate(echoes)]
-            pieces = self._echoed(asked, echoes, wanted, answers)
+            answers = [Answer(index, tokenizer, stops, echo.text) for index, echo in enumerate(echoes)]
+            pieces = self._echoed(asked, model, echoes, wanted, answers)
         else:
-            answers = [Answer(index, self.tokenizer, stops) for index in range(len(wanted))]
+            answers = [Answer(index, tokenizer, stops) for index in range(len(wanted))]
             pieces = self._pieces(wanted, answers)
         count = lambda: usage(sum(map(len, prompts)), sum(answer.count for answer in answers))  # noqa: E731
         if asked.stream:
@@ -131,11 +145,11 @@ class Service:
         return JSONResponse(shape.envelope(shape.kind, choices) | {"usage": count()})
 
     async def _echoed(
-        self, asked: CompletionRequest, echoes: Sequence[Echo], wanted: Sequence[Wanted], answers: Sequence[Answer]
+        self, asked: CompletionRequest, model: Model, echoes: Sequence[Echo], wanted: Sequence[Wanted], answers: Sequence[Answer]
     ) -> AsyncIterator[Piece]:
         """Each answer's prompt, and what `_pieces` gives after it; a single greedy token comes with the prompt's scores."""
         each = asked.n or 1
-        found = [echo for echo in await scored(self.scheduler, echoes[::each], asked) for _ in range(each)]
+        found = [echo for echo in await scored(self.scheduler, echoes[::each], asked, model.number) for _ in range(each)]
         for index, echo in enumerate(found):
             yield echo.piece(index, "length" if asked.max_tokens == 0 else None)
         if asked.max_tokens == 0:

@@ -45,7 +45,7 @@ def one_greedy_token(asked: CompletionRequest) -> bool:
     return asked.logprobs is not None and asked.max_tokens == 1 and asked.temperature == 0
 
 
-async def scored(scheduler: Scheduler, echoes: Sequence[Echo], asked: CompletionRequest) -> list[Echo]:
+async def scored(scheduler: Scheduler, echoes: Sequence[Echo], asked: CompletionRequest, adapter: int) -> list[Echo]:
     """`echoes` with the log-probabilities of their tokens, if the request wants them; an ApiError where there are none."""
     if asked.logprobs is None:
         return list(echoes)
@@ -64,7 +64,8 @@ async def scored(scheduler: Scheduler, echoes: Sequence[Echo], asked: Completion
 
         return ScoringJob(reading, deliver), future
 
-    readings = [scheduler.reading(echo.ids, 1, asked.logprobs, beyond) if beyond or len(echo.ids) > 1 else None for echo in echoes]
+    top = asked.logprobs
+    readings = [scheduler.reading(echo.ids, 1, top, beyond, adapter) if beyond or len(echo.ids) > 1 else None for echo in echoes]
     jobs = [job(reading) for reading in readings if reading is not None]
     try:
         for first in range(0, len(jobs), TOGETHER):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alpaca_jax import documents
-from alpaca_jax.decode.generation import TOP, Options
+from alpaca_jax.decode.generation import BASE, TOP, Options
 from alpaca_jax.tokenizer import Tokenizer
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
@@ -80,6 +80,7 @@ class CompletionRequest(_Request):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     echo: bool | None = None
+    return_tokens_as_token_ids: bool | None = None  # vLLM's: tokens are named "token_id:N" instead of by their texts
     best_of: int | None = None
     suffix: None = None
 
@@ -160,13 +161,14 @@ def shutting_down() -> ApiError:
     return ApiError(503, "the server is shutting down: ask again when it is back")
 
 
-def no_such_model(name: str, served: str) -> ApiError:
-    """The error for a model that isn't the one served."""
-    return ApiError(404, f"the model {name!r} does not exist; this server has {served!r}", "model", "model_not_found")
+def no_such_model(name: str, served: Sequence[str]) -> ApiError:
+    """The error for a model that isn't one of those served."""
+    names = ", ".join(map(repr, served))
+    return ApiError(404, f"the model {name!r} does not exist; this server has {names}", "model", "model_not_found")
 
 
-def parse(cls: type[R], body: bytes, model: str) -> R:
-    """The request in `body`; an ApiError says which field is wrong, or that there is no such model."""
+def parse(cls: type[R], body: bytes) -> R:
+    """The request in `body`; an ApiError says which field is wrong."""
     try:
         request = cls.model_validate(documents.json_value(body))
     except ValueError as error:
@@ -177,9 +179,6 @@ def parse(cls: type[R], body: bytes, model: str) -> R:
         unknown = problem["type"] == "extra_forbidden"
         message = "this parameter is not supported" if unknown else problem["msg"]
         raise ApiError(400, f"{'.'.join(map(str, problem['loc'])) or 'body'}: {message}", param) from error
-    if request.model not in (None, model):
-        raise no_such_model(str(request.model), model)
-    request.check()
     return request
 
 
@@ -190,7 +189,9 @@ class Wanted(NamedTuple):
     options: Options
 
 
-def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[int], vocab_size: int, max_length: int) -> list[Wanted]:
+def wanted(
+    request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[int], vocab_size: int, max_length: int, adapter: int = BASE
+) -> list[Wanted]:
     """The n sequences of each prompt, in the order of their choices; an ApiError for a prompt that can't be continued."""
     if len(prompts) * (request.n or 1) > MAX_SEQUENCES:
         raise ApiError(400, f"{len(prompts)} prompts with n={request.n or 1} are more than {MAX_SEQUENCES} answers: ask for fewer", "n")
@@ -214,7 +215,7 @@ def wanted(request: _Request, prompts: Sequence[list[int]], stop_ids: frozenset[
     top_p = 1.0 if request.top_p is None else request.top_p
     seed = secrets.randbits(32) if request.seed is None else request.seed
     return [
-        Wanted(prompt, Options(most, temperature, top_p, seed + number, stop_ids, top))
+        Wanted(prompt, Options(most, temperature, top_p, seed + number, stop_ids, top, adapter))
         for prompt in prompts
         for number in range(request.n or 1)
     ]

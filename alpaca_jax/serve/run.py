@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +21,14 @@ from alpaca_jax.decode import ahead, weights
 from alpaca_jax.decode.batch import Batch
 from alpaca_jax.decode.program import Program
 from alpaca_jax.decode.scoring import Scoring
+from alpaca_jax.decode.sides import Served
 from alpaca_jax.decode.weights import Weights
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.model import Pretrained
+from alpaca_jax.serve import models
 from alpaca_jax.serve.app import Service
 from alpaca_jax.serve.config import Config
+from alpaca_jax.serve.models import Model
 from alpaca_jax.serve.scheduler import Scheduler
 from alpaca_jax.sharding import Layout
 from alpaca_jax.terminal import Console
@@ -54,25 +58,33 @@ def _load(config: Config) -> tuple[Service, Scheduler]:
     model = config.model.settled()
     dtype = model.compute_dtype if model.dtype == "float32" else model.dtype
     program = Program.on(opened.architecture, Layout.of_one_device(), dtype)
-    own = _weights(opened, program)
+    name = config.name or _name(opened.source)
+    adapters = models.opened(config.adapters, opened, name)
+    for each in adapters:
+        if each.note:
+            console.print(each.note, style="yellow", highlight=False)
+    own = _weights(opened, program, [each.served for each in adapters])
     console.print(f"loaded in {time.monotonic() - started:.1f} s", highlight=False)
     scheduler = Scheduler(Batch(program, own, config.slots, config.max_length), Scoring(program, own, config.max_length))
-    name = config.name or _name(opened.source)
-    return Service(name, opened.tokenizer, frozenset(opened.eos_ids), opened.architecture.vocab_size, scheduler), scheduler
+    base = Model(name, opened.tokenizer, frozenset(opened.eos_ids))
+    served = [base, *(each.model(number) for number, each in enumerate(adapters, 1))]
+    return Service(served, opened.architecture.vocab_size, scheduler), scheduler
 
 
-def _weights(opened: Pretrained, program: Program) -> Weights:
+def _weights(opened: Pretrained, program: Program, adapters: Sequence[Served]) -> Weights:
     """The weights, with the programs compiled, so that the first answer doesn't wait for them."""
-    a, dtype = opened.architecture, program.dtype
-    if not program.tuning.columns:
-        own = weights.unstacked(a, pretrained.load_params(opened, dtype))
+    a, dtype, fused = opened.architecture, program.dtype, program.tuning.columns
+    besides = weights.beside(a, adapters, opened.read, dtype, fused) if adapters else None
+    with_adapters = lambda own: own if besides is None else weights.with_adapters(own, besides)  # noqa: E731
+    if not fused:
+        own = with_adapters(weights.unstacked(a, pretrained.load_params(opened, dtype)))
         ahead.compile_smallest(program, own)
         return own
     with ThreadPoolExecutor(1) as pool:  # the weights are read in the meantime
-        compiled = pool.submit(lambda: ahead.compile_smallest(program, weights.blank(a, dtype)))
+        compiled = pool.submit(lambda: ahead.compile_smallest(program, with_adapters(weights.blank(a, dtype))))
         own = weights.fused(a, functools.partial(pretrained.read_weight, opened, dtype=dtype), dtype, threads=os.cpu_count() or 1)
         compiled.result()
-    return own
+    return with_adapters(own)
 
 
 def _name(source: str) -> str:
@@ -123,7 +135,8 @@ class Server(listening.Server):
             ready = {"base_url": f"{self.url}/v1", "model": self._service.name, "pid": os.getpid()}
             await asyncio.to_thread(rundir.write_json, self._ready, ready)
         console.print(f"chat with {self._service.name}: {self.url}", highlight=False)
-        console.print(f"OpenAI-compatible endpoint: base_url={self.url}/v1 model={self._service.name} (Ctrl-C ends it)", highlight=False)
+        names = " | ".join(self._service.models.names)
+        console.print(f"OpenAI-compatible endpoint: base_url={self.url}/v1 model={names} (Ctrl-C ends it)", highlight=False)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the endpoint once the scheduler has handed out its last word, which needs the event loop."""

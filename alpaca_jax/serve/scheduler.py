@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from alpaca_jax.decode.batch import Batch
-from alpaca_jax.decode.generation import Generation, Options, Token
+from alpaca_jax.decode.generation import BASE, Generation, Options, Token
 from alpaca_jax.decode.reading import Reading
 from alpaca_jax.decode.scoring import Scoring
 
@@ -68,9 +68,9 @@ class Scheduler:
         if self._stopped.is_set():
             _abort(job)
 
-    def reading(self, ids: Sequence[int], start: int, top: int, beyond: bool) -> Reading:
+    def reading(self, ids: Sequence[int], start: int, top: int, beyond: bool, adapter: int = BASE) -> Reading:
         """What a `ScoringJob` takes; see `Scoring.reading`."""
-        return self._scoring.reading(ids, start, top, beyond)
+        return self._scoring.reading(ids, start, top, beyond, adapter)
 
     def cancel(self, job: Job | ScoringJob) -> None:
         """Drops a job, whether waiting, running or long finished; it may deliver once more."""

@@ -1,7 +1,7 @@
-"""Hugging Face folders of the checkpoints, written during a training run by child processes.
+"""Folders for other programs of the checkpoints, written during a training run: whole models, or adapters alone.
 
-The loop knows nothing of it: every second a thread of the lead looks for kept checkpoints that have no folder yet, and runs
-`alpaca-jax convert` on one at a time, at low priority and on the CPU alone. A checkpoint that is being read is not pruned meanwhile.
+The loop knows nothing of it: every second a thread of the lead looks for kept checkpoints that have no folder yet, and writes one at a
+time. A checkpoint that is being read is not pruned meanwhile.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,9 @@ from rich.text import Text
 
 from alpaca_jax import checkpoint, children
 from alpaca_jax.checkpoint import Checkpoints
+from alpaca_jax.errors import UserError
+from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.adapter import export as adapters
 from alpaca_jax.terminal import Console
 
 POLL_SECONDS = 1.0
@@ -27,15 +31,16 @@ PREFIX = (sys.executable, "-m", "alpaca_jax")
 NICENESS = 10
 
 
-class Exports:
-    """Keeps `folder/STEP/`, a Hugging Face folder in `dtype`, for every kept checkpoint, while its context lasts.
+class Exports(ABC):
+    """Keeps `folder/STEP/` for every kept checkpoint, while its context lasts.
 
     A failure is reported and ends nothing; the next start of the run tries again. What is under way when the context ends is stopped.
     """
 
-    def __init__(self, folder: Path, checkpoints: Checkpoints, dtype: str, console: Console, prefix: Sequence[str] = PREFIX) -> None:
-        self.folder, self.checkpoints, self.dtype = folder, checkpoints, dtype
-        self._console, self._prefix = console, prefix
+    what = "Hugging Face folder"
+
+    def __init__(self, folder: Path, checkpoints: Checkpoints, console: Console) -> None:
+        self.folder, self.checkpoints, self._console = folder, checkpoints, console
         self._failed: set[int] = set()
         self._no_more = threading.Event()  # the thread ends when all have their folder
         self._ended = threading.Event()  # the thread ends at once
@@ -57,7 +62,7 @@ class Exports:
         self._wake.set()
         if missing := self._missing():
             steps = ", ".join(map(str, sorted(missing)))
-            self._console.print(f"waiting for the Hugging Face folder of step {steps} in {self.folder}", highlight=False, soft_wrap=True)
+            self._console.print(f"waiting for the {self.what} of step {steps} in {self.folder}", highlight=False, soft_wrap=True)
 
     @property
     def done(self) -> bool:
@@ -107,22 +112,33 @@ class Exports:
         except OSError as error:  # a full disk, or no memory for another process
             code, problem = 1, str(error)
         else:
-            problem = children.tail(log, TAIL)
+            problem = children.tail(log, TAIL) if code else ""
         finally:
-            self.checkpoints.release()
+            self.checkpoints.release(step)
         if code == 0:
-            log.unlink()
-            self._console.print(
-                f"checkpoint {step} is a Hugging Face folder too: {self.folder / str(step)}", highlight=False, soft_wrap=True
-            )
+            log.unlink(missing_ok=True)
+            self._console.print(f"checkpoint {step} is a {self.what} too: {self.folder / str(step)}", highlight=False, soft_wrap=True)
         elif not self._ended.is_set():
             self._failed.add(step)
             what = f"exporting checkpoint {step} failed ({_ending(code)}; the training continues; {log})"
             self._console.print(Text(what, style="yellow"), problem, sep="\n", highlight=False, soft_wrap=True)
 
+    @abstractmethod
+    def _convert(self, step: int, log: Path) -> int:
+        """Writes the folder of a step; returns 0, or where it failed another code, with the reason in `log`."""
+
+
+class ModelExports(Exports):
+    """Hugging Face folders in `dtype`: `alpaca-jax convert` writes each, at low priority and on the CPU alone."""
+
+    def __init__(self, folder: Path, checkpoints: Checkpoints, dtype: str, console: Console, prefix: Sequence[str] = PREFIX) -> None:
+        super().__init__(folder, checkpoints, console)
+        self.dtype, self._prefix = dtype, prefix
+
     def _convert(self, step: int, log: Path) -> int:
         """Runs the conversion and returns its exit code; ends it when the context ends."""
         words = {"dir": self.folder, "source": self.checkpoints.folder / str(step), "target": self.folder / str(step), "dtype": self.dtype}
+        words["merge"] = "true"
         command = [*self._prefix, "convert", *(f"{key}={value}" for key, value in words.items())]
         with open(log, "wb") as output:
             environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -131,6 +147,22 @@ class Exports:
             if self._ended.wait(CHILD_SECONDS):
                 children.end(process, GRACE_SECONDS)
         return process.returncode
+
+
+class AdapterExports(Exports):
+    """PEFT folders of the adapter that is trained, written by this process: they are small, and no weight of the base is read."""
+
+    what = "PEFT folder"
+
+    def _convert(self, step: int, log: Path) -> int:
+        try:
+            model = pretrained.open(str(self.checkpoints.folder / str(step)))
+            assert model.adapted is not None
+            adapters.export(self.folder / str(step), model.adapted.peft, model.tokenizer)
+        except UserError as error:
+            log.write_text(str(error), encoding="utf-8")
+            return 1
+        return 0
 
 
 def _ending(code: int) -> str:

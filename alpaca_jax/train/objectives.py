@@ -1,8 +1,13 @@
 """The group `objective` of a train config: what each step minimizes, and by which numbers."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
 
 from alpaca_jax.config import configclass
+from alpaca_jax.train.distill.config import DistillConfig
+from alpaca_jax.train.preference.config import DpoConfig, KtoConfig, OrpoConfig, RewardConfig, SimpoConfig
+from alpaca_jax.train.rollout.config import GrpoConfig, OnPolicyConfig
 
 
 @configclass
@@ -22,4 +27,8 @@ class SftConfig:
         return True
 
 
-ObjectiveConfig = SftConfig  # a union of all of them, told apart by `name`
+# All of them, told apart by `name`.
+ObjectiveConfig = Annotated[
+    SftConfig | DistillConfig | DpoConfig | SimpoConfig | OrpoConfig | KtoConfig | RewardConfig | GrpoConfig | OnPolicyConfig,
+    Discriminator("name"),
+]

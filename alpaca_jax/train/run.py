@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from alpaca_jax.metrics import MetricsWriter, sinks
 from alpaca_jax.terminal import Console
 from alpaca_jax.train import outcome
 from alpaca_jax.train.config import Config
-from alpaca_jax.train.export import Exports
+from alpaca_jax.train.export import AdapterExports, Exports, ModelExports
 from alpaca_jax.train.loop import Loop
 from alpaca_jax.train.programs import Programs
 from alpaca_jax.train.settle import chosen, differences, machine, settings
@@ -36,6 +36,7 @@ PLACES = (
     *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),
     *("model.cache", "model.source", "model.base", "model.tokenizer"),
 )
+SMALL_RATE = 5e-5  # below it an adapter hardly learns from records (Schulman et al. 2025, "LoRA Without Regret")
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -77,11 +78,11 @@ def _train(config: Config, objective: Factory | None, membership: Membership) ->
         setup.task.ready(setup.assembly, start.state.trained, start.fixed, int(start.state.step))
         loop = Loop(config, setup, start, programs, checkpoints, writer, console)
         stop = stack.enter_context(StopSignals())
-        exports = stack.enter_context(_exports(config, folder, checkpoints, console))
+        exports = [stack.enter_context(each) for each in _exports(config, folder, checkpoints, console)]
         with membership.watched(stop):
             loop.run(stop)
         summary = _finish(config, setup, folder, loop, stop)
-        if config.export is not None:
+        if config.export is not None or config.adapter is not None:
             _await(exports, stop)
         if writer is not None:
             outcome.show(console, config, summary, metrics.read(writer.path), already=loop.first == loop.step)
@@ -120,11 +121,11 @@ def _finish(config: Config, setup: Setup, folder: rundir.RunDir, loop: Loop, sto
     return summary
 
 
-def _await(exports: Exports | None, stop: StopSignals) -> None:
+def _await(exports: Sequence[Exports], stop: StopSignals) -> None:
     """Returns in every process once the lead has exported what it can."""
-    if exports is not None:
-        exports.last()
-    while any_process(exports is not None and not exports.done):
+    for each in exports:
+        each.last()
+    while any_process(not all(each.done for each in exports)):
         if stop.now():
             if stop.interrupted:
                 raise KeyboardInterrupt
@@ -148,10 +149,14 @@ def _writer(config: Config, folder: rundir.RunDir) -> MetricsWriter:
     return MetricsWriter(train, sinks=sinks(config.logging, name, to_mapping(config), train))
 
 
-def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, console: Console) -> AbstractContextManager[Exports | None]:
-    if config.export is None or not is_lead():
-        return nullcontext()
-    return Exports(folder.path("train", "hf"), checkpoints, config.export, console)
+def _exports(config: Config, folder: rundir.RunDir, checkpoints: Checkpoints, console: Console) -> list[Exports]:
+    """What the lead writes of each checkpoint for other programs; on an object store nothing."""
+    exports: list[Exports] = []
+    if is_lead() and config.export is not None:
+        exports.append(ModelExports(folder.path("train", "hf"), checkpoints, config.export, console))
+    if is_lead() and config.adapter is not None and not storage.is_remote(folder.root):
+        exports.append(AdapterExports(folder.path("train", "adapter"), checkpoints, console))
+    return exports
 
 
 def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> None:
@@ -169,6 +174,8 @@ def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> Non
     of = "" if setup.memory is None else f" of {size(setup.memory)}"
     chose = f"auto: {auto}; " if auto else ""
     console.print(f"{chose}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
+    if config.adapter is not None:
+        _introduce_adapter(console, config, setup)
     console.print(f"rendered in {remarks.templates(setup.data)}", highlight=False, soft_wrap=True, markup=False)
     for remark in remarks.of(setup.data):
         console.print(remark.text, style="yellow" if remark.warning else None, highlight=False, soft_wrap=True, markup=False)
@@ -179,3 +186,16 @@ def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> Non
         for row in setup.data.mixture.table():
             table.add_row(str(row["source"]), f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['epochs']:.2f}", f"{row['share']:.1%}")
         console.print(table)
+
+
+def _introduce_adapter(console: Console, config: Config, setup: Setup) -> None:
+    count = sum(leaf.size for leaf in jax.tree.leaves(setup.assembly.abstract_state.trained))
+    console.print(f"an adapter of {count / 1e6:,.2f} M weights is trained; the model's own stay as they are", highlight=False)
+    if config.objective.name == "sft" and config.optimizer.learning_rate < SMALL_RATE:
+        rate = config.optimizer.learning_rate
+        console.print(
+            f"optimizer.learning_rate={rate:g} is one of full fine-tuning, and an adapter learns little at it: give about ten times as much",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -7,9 +7,9 @@ import jax
 from alpaca_jax import documents, hardware, storage
 from alpaca_jax.footprint import choice
 from alpaca_jax.footprint.choice import Machine, Settings
-from alpaca_jax.formats import pretrained
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.rundir import RunDir
+from alpaca_jax.train import origin
 from alpaca_jax.train.config import Config
 
 
@@ -45,4 +45,5 @@ def differences(before: Config, after: Config) -> str:
 
 
 def _architecture(config: Config) -> Architecture | None:
-    return config.model.architecture if config.model.source is None else pretrained.open(config.model).architecture
+    source = origin.opened(config)
+    return config.model.architecture if source is None else source.architecture

@@ -24,7 +24,7 @@ from alpaca_jax.model.architecture import Architecture, stored_vocab_size
 from alpaca_jax.model.tree import by_name, flatten
 from alpaca_jax.sharding import Layout, make_mesh
 from alpaca_jax.tokenizer import Tokenizer
-from alpaca_jax.train import tasks
+from alpaca_jax.train import origin, tasks
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.settle import machine, settings
 from alpaca_jax.train.task import Site, Task
@@ -96,7 +96,7 @@ def settled(config: Config) -> Config:
     written = (config.data.template, *(source.template for source in config.data.sources.values()))
     if template.AUTO not in written:
         return config
-    source = None if config.model.source is None else pretrained.open(config.model)
+    source = origin.opened(config)
     _, tokenizer = _origin(config, source)
     with lead_first("survey"):
         return dataclasses.replace(config, data=sources.settled(config.data, _records(config), tokenizer))
@@ -109,7 +109,7 @@ def prepare(config: Config, objective: Factory | None = None) -> Setup:
     """
     task = tasks.of(config)
     layout = Layout(make_mesh(config.mesh), config.mesh)
-    source = None if config.model.source is None else pretrained.open(config.model)
+    source = origin.opened(config)
     architecture, tokenizer = _origin(config, source)
     with lead_first("data"):
         data = task.examples(_records(config), tokenizer)
@@ -146,6 +146,7 @@ def prepare(config: Config, objective: Factory | None = None) -> Setup:
             microbatches=config.microbatches,
             guard=config.guard,
             others=task.others(),
+            heads=task.heads(),
             seed=config.seed,
             nf4=None if config.adapter is None else config.adapter.nf4,
         ),
@@ -177,14 +178,15 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
 
 
 def write_model(setup: Setup, folder: Path, kept: bool) -> None:
-    """Writes `train/model/`: the sizes, the tokenizer and, unless the checkpoints keep all weights, the base they stand on."""
+    """Writes `train/model/`: sizes, tokenizer, the settings of an adapter, and the base of a run whose checkpoints lack weights."""
     base = native.base_of(folder)
     if base is not None and setup.source is not None:
         base = base.moved(setup.config.model, setup.source)
     elif base is None and not kept:
         assert setup.source is not None
         base = Base.of(setup.config.model, setup.source, setup.base_names)
-    native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base)
+    native.write(folder, setup.architecture, setup.tokenizer, setup.eos_ids, setup.config.model.source, base, setup.config.adapter)
+    origin.write(folder, setup.config.model, setup.source)
 
 
 def check_base(setup: Setup, folder: Path) -> None:

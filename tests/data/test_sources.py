@@ -147,7 +147,7 @@ def test_records_that_are_read_anew_are_not_taken_from_an_earlier_version_s_cach
         ]
     ):
         [source] = sources.find(config(tmp_path), write(tmp_path / f"{number}.jsonl", item), made).values()
-        assert source.key() == {"reading": str(survey.READING)}
+        assert source.key() == {"reading": sources.CHANGED}
     [torn] = sources.find(config(tmp_path, heldout=1), write(tmp_path / "r.jsonl", *numbered(1, 1, 2, 2)), made).values()
     assert torn.moved and torn.key() and torn.heldout is not None and torn.heldout.sum() == 2
 

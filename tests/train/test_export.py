@@ -22,7 +22,7 @@ from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.names import weights
 from alpaca_jax.train import run as verb
-from alpaca_jax.train.export import Exports
+from alpaca_jax.train.export import ModelExports
 from alpaca_jax.train.run import run
 
 # Stands for the verb: copies its source, waits for a file `go` beside the target if there is one called `wait`, fails at step 13.
@@ -51,7 +51,7 @@ class Run:
         (folder / "verb.py").write_text(VERB)
         self.checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(asynchronous=False, **settings))
         self.console = Console(file=open(folder / "said", "w"), width=200)  # noqa: SIM115
-        self.exports = Exports(self.folder, self.checkpoints, "float32", self.console, (sys.executable, str(folder / "verb.py")))
+        self.exports = ModelExports(self.folder, self.checkpoints, "float32", self.console, (sys.executable, str(folder / "verb.py")))
 
     def save(self, *steps):
         for step in steps:
@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_while_it_waits_asks_to_be_started_again(files, tm
     folder = tmp_path / "run" / "train" / "hf"
     folder.mkdir(parents=True)
     (folder / "wait").touch()
-    monkeypatch.setattr(verb, "Exports", functools.partial(Exports, prefix=(sys.executable, str(tmp_path / "verb.py"))))
+    monkeypatch.setattr(verb, "ModelExports", functools.partial(ModelExports, prefix=(sys.executable, str(tmp_path / "verb.py"))))
 
     def stop():
         wait_for(lambda: (folder / "pid").exists() and (tmp_path / "run" / "train" / "summary.json").exists())
@@ -180,10 +180,10 @@ def test_the_process_ends_with_a_run_that_is_killed(made, tmp_path):
         import pathlib, sys, time
         from rich.console import Console
         from alpaca_jax.checkpoint import CheckpointConfig, Checkpoints
-        from alpaca_jax.train.export import Exports
+        from alpaca_jax.train.export import ModelExports
         folder = pathlib.Path({str(tmp_path)!r})
         checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig())
-        with Exports(folder / "hf", checkpoints, "float32", Console(), (sys.executable, str(folder / "verb.py"))):
+        with ModelExports(folder / "hf", checkpoints, "float32", Console(), (sys.executable, str(folder / "verb.py"))):
             time.sleep(60)
     """
     killed = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script])

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats import pickled, safetensors
 from alpaca_jax.formats.adapter import config as adapter_config
+from alpaca_jax.formats.adapter import peft as pefts
 from alpaca_jax.formats.adapter.lora import Lora
+from alpaca_jax.formats.adapter.peft import PREFIX, Peft
 from alpaca_jax.formats.dtypes import numpy_dtype
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import Index, Weight, weights, whole
@@ -21,7 +22,6 @@ from alpaca_jax.tokenizer import Tokenizer
 
 FILE = adapter_config.FILE
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-PREFIX = "base_model.model."
 PARTS = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_magnitude_vector(?:\.weight)?)")
 _ROWS = 1 << 12  # rows of a table that are compared at a time
 
@@ -39,24 +39,24 @@ def merge(folder: Path, base: Pretrained) -> Pretrained:
 
     A UserError names every tensor that doesn't exist in the base or has another size there.
     """
-    config = adapter_config.read(folder)
-    adapter_config.check(folder, config)
-    file, stored, load = _tensors(folder)
-    changes = _changes(folder, config, base, stored, load)
-    tokenizer, eos_ids = base.tokenizer, base.eos_ids
+    merged = over(base, pefts.open_folder(folder))
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(folder)
-        eos_ids = tuple(dict.fromkeys((tokenizer.eos_id, *eos_ids)))
+        eos_ids = tuple(dict.fromkeys((tokenizer.eos_id, *base.eos_ids)))
+        merged = dataclasses.replace(merged, tokenizer=tokenizer, eos_ids=eos_ids)
+    return dataclasses.replace(merged, source=str(folder), format=f"{base.format}, with a LoRA adapter")
+
+
+def over(base: Pretrained, peft: Peft) -> Pretrained:
+    """Returns `base` with an adapter, which is merged as weights are read; a UserError as in `merge`."""
+    changes = _changes(peft, base)
     return dataclasses.replace(
         base,
         architecture=changes.architecture,
-        tokenizer=tokenizer,
-        eos_ids=eos_ids,
         read=changes.reader(),
-        source=str(folder),
-        files=(*base.files, folder / FILE, file),
-        format=f"{base.format}, with a LoRA adapter",
+        files=(*base.files, *peft.files),
         notes=(*base.notes, *changes.notes()),
+        adapted=None,
     )
 
 
@@ -130,25 +130,8 @@ class _Changes:
         return self.loras[name].merged(plain, weight.name, weight.layer_shape, index) if name in self.loras else plain(index)
 
 
-def _tensors(folder: Path) -> tuple[Path, Mapping[str, StoredTensor], Callable[[str, Index], np.ndarray]]:
-    """The file of an adapter, its tensors, and a function that reads a piece of one."""
-    file = folder / "adapter_model.safetensors"
-    if file.is_file():
-        tensors = safetensors.header(file)
-        return file, tensors, lambda name, index: safetensors.read(tensors[name], index)
-    if (file := folder / "adapter_model.bin").is_file():
-        pickles = pickled.header(file)
-        return file, pickles, lambda name, index: pickled.read(pickles[name], index)
-    raise UserError(f"{folder} holds {FILE} but no weights: adapter_model.safetensors is missing; download it again")
-
-
-def _changes(
-    folder: Path,
-    config: Mapping[str, Any],
-    base: Pretrained,
-    stored: Mapping[str, StoredTensor],
-    load: Callable[[str, Index], np.ndarray],
-) -> _Changes:
+def _changes(peft: Peft, base: Pretrained) -> _Changes:
+    config, stored, load = peft.config, peft.stored, peft.load
     shapes = {name: shape for weight in weights(base.architecture).values() for name, shape in weight.tensors("huggingface")}
     shapes.setdefault(HEAD, shapes[EMBED])  # where the base ties it, an adapter may still change it alone
     parts, replaced, unknown = _sorted(stored, shapes)
@@ -173,7 +156,7 @@ def _changes(
         )
     if problems:
         raise UserError(
-            f"{folder} does not fit the model {base.source}; give the one that it was trained on as model.base:\n  "
+            f"{peft.where} does not fit the model {base.source}; give the one that it was trained on as model.base:\n  "
             + "\n  ".join([*problems[:1], *shortened(problems[1:])])  # the first lists names, and is cut already
         )
     architecture = dataclasses.replace(base.architecture, vocab_size=shapes[EMBED][0])

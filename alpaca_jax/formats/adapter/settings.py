@@ -4,7 +4,6 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.model.nf4 import Nf4
 from alpaca_jax.ranges import Fraction, Range
 
 LARGEST_RANK = 1 << 16
@@ -35,7 +34,7 @@ class AdapterConfig:
             raise ValueError('targets is empty: give all-linear, a pattern, or names such as ["q_proj", "v_proj"]')
 
     @property
-    def nf4(self) -> Nf4 | None:
+    def nf4(self) -> Literal["single", "double"] | None:
         """How the base is quantised; None in full precision."""
         if self.base is None:
             return None

@@ -49,6 +49,8 @@ def names(matrix: Weight) -> list[str]:
 def peft_settings(config: AdapterConfig) -> dict[str, Any]:
     """These settings under the keys of PEFT's adapter_config.json."""
     return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
         "r": config.rank,
         "lora_alpha": config.alpha,
         "target_modules": config.targets if isinstance(config.targets, str) else list(config.targets),
@@ -57,7 +59,27 @@ def peft_settings(config: AdapterConfig) -> dict[str, Any]:
         "use_rslora": config.rslora,
         "use_dora": config.dora,
         "lora_dropout": config.dropout,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
     }
+
+
+def saved_settings(config: AdapterConfig, architecture: Architecture, base: str | None) -> dict[str, Any]:
+    """The content of adapter_config.json for an adapter of `base`.
+
+    The names of the changed modules take the place of a pattern: in PEFT it would match other modules too, such as activations.
+    """
+    settings = peft_settings(config) | {"base_model_name_or_path": base}
+    if isinstance(config.targets, str):
+        modules = [name for matrix in matrices(architecture) for name in names(matrix)]
+        chosen = adapter_config.targets(settings, modules)
+        ends = sorted({name.rpartition(".")[2] for name in chosen})
+        whole = len(chosen) == len(ends) * architecture.num_layers
+        settings["target_modules"] = ends if whole else chosen
+    if config.alpha.is_integer():
+        settings["lora_alpha"] = int(config.alpha)
+    return settings
 
 
 def _chosen(config: AdapterConfig, peft: Mapping[str, Any], modules: Sequence[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""A smaller model out of a larger one: which layers and widths it keeps, how they are chosen, and how its weights are read."""
