@@ -152,6 +152,7 @@ def prepare(config: Config, objective: Factory | None = None) -> Setup:
             microbatches=config.microbatches,
             guard=config.guard,
             others=task.others(),
+            heads=task.heads(),
             seed=config.seed,
             nf4=None if config.adapter is None else config.adapter.nf4,
         ),

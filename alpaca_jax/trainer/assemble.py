@@ -45,6 +45,7 @@ class Assembly:
     frozen: tuple[str, ...]
     guard: GuardConfig | None
     nf4: Nf4 | None
+    heads: Mapping[str, Tree]  # the WeightSpecs of what is trained beside the model, from zero
 
     def start(self, params: llama.Params, seed: int = 0) -> tuple[State, Fixed]:
         """The State of step 0 and the fixed BASE, from all weights of the model in their `places`; `seed` draws an adapter's."""
@@ -54,13 +55,17 @@ class Assembly:
             own, where = self.forward.adapter, self.state_places.trained[ADAPTER]
             init = jax.jit(lambda base, key: adapters.init(own, self.specs, base, key), out_shardings=where)
             trained, base = {ADAPTER: init(params, jax.random.key(seed))}, params
+        if self.heads:
+            shapes, where = states.shapes_of(dict(self.heads)), {name: self.state_places.trained[name] for name in self.heads}
+            trained |= jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=where)()
         return states.start(trained, self.optimizer, self.state_places, self.guard), {BASE: base}
 
     def divided(self, params: Tree) -> tuple[Tree, Tree]:
         """(trained, fixed) of the params of a checkpoint that holds both."""
         if self.forward.adapter is None:
             return split(params, self.frozen)
-        return {ADAPTER: params[ADAPTER]}, {name: part for name, part in params.items() if name != ADAPTER}
+        own = (ADAPTER, *self.heads)
+        return {name: params[name] for name in own}, {name: part for name, part in params.items() if name not in own}
 
     def whole(self, trained: Tree, fixed: Fixed) -> llama.Params:
         """The params of the whole model, as `llama.forward` reads them."""
@@ -103,6 +108,7 @@ def assemble(
     microbatches: int = 1,
     guard: GuardConfig | None = None,
     others: Mapping[str, Tree] = MappingProxyType({}),
+    heads: Mapping[str, Tree] = MappingProxyType({}),
     seed: int = 0,
     nf4: Nf4 | None = None,
 ) -> Assembly:
@@ -110,7 +116,7 @@ def assemble(
 
     `stored_vocab` rows of the vocabulary are stored, where a mesh needs more than the architecture has; weights are stored in `dtype`.
     With an adapter, `nf4` stores its base in four bits. `others` are the WeightSpecs of what is fixed beside the base, such as a teacher's
-    weights. `seed` draws what is random in a step.
+    weights; `heads` are those of what is trained beside the model, from zero. `seed` draws what is random in a step.
     """
     assert nf4 is None or forward.adapter is not None, "weights in four bits are not trained"
     optimizer, objective = optimizers.make(config, steps), factory(forward)
@@ -121,6 +127,7 @@ def assemble(
         trained = {ADAPTER: adapters.specs(forward.adapter, specs)}
         base = specs if nf4 is None else frozen.specs(specs, nf4)
         objective = dataclasses.replace(objective, random=objective.random or forward.adapter.dropout > 0)
+    trained = trained | heads
     places = states.shardings(trained, optimizer, layout, guard)
     fixed: dict[str, Tree] = {BASE: base, **others}
     fixed_places: dict[str, Tree] = {name: layout.tree(part, "weights") for name, part in fixed.items()}
@@ -138,4 +145,5 @@ def assemble(
         frozen=config.frozen,
         guard=guard,
         nf4=nf4,
+        heads=heads,
     )
