@@ -5,6 +5,7 @@ from alpaca_jax.train.distill.task import Distillation
 from alpaca_jax.train.preference.kto import KtoTask
 from alpaca_jax.train.preference.task import PairTask, RewardTask
 from alpaca_jax.train.rollout.grpo import GrpoTask
+from alpaca_jax.train.rollout.on_policy import OnPolicy
 from alpaca_jax.train.task import Task
 
 TASKS: dict[str, type[Task]] = {
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "kto": KtoTask,
     "reward": RewardTask,
     "grpo": GrpoTask,
+    "on_policy": OnPolicy,
 }
 
 
