@@ -146,7 +146,9 @@ def prepare(config: Config, objective: Factory | None = None) -> Setup:
             microbatches=config.microbatches,
             guard=config.guard,
             others=task.others(),
+            heads=task.heads(),
             seed=config.seed,
+            nf4=None if config.adapter is None else config.adapter.nf4,
         ),
         schedule=optimizers.learning_rate(config.optimizer, steps),
         footprint=needed,
@@ -165,6 +167,8 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
     if config.model.architecture is None or config.model.tokenizer is None:
         raise UserError("give model.source=NAME, or model.architecture and model.tokenizer to start from random weights")
     tokenizer = pretrained.read_tokenizer(config.model.tokenizer, config.model.cache)
+    if config.adapter is not None and config.adapter.base is not None:
+        raise UserError("adapter.base=nf4 stores trained weights in four bits: give model.source=NAME, or adapter.base=null")
     if tokenizer.vocab_size > config.model.architecture.vocab_size:
         raise UserError(
             f"{config.model.tokenizer} has {tokenizer.vocab_size} tokens, model.architecture.vocab_size only "

@@ -15,8 +15,14 @@ from alpaca_jax.convert import config as convert_config
 from alpaca_jax.convert import run as convert
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
+from alpaca_jax.formats.huggingface import export as huggingface_export
+from alpaca_jax.formats.model import in_memory
 from alpaca_jax.formats.names import weights
+from alpaca_jax.model import llama
+from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.run import run
+from tools.prove.tiny import SIZES
 
 STEPS = 4
 ADAPTER = {"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"], "dropout": 0.1}
@@ -24,14 +30,15 @@ ADAPTER = {"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"], "dropout":
 
 @pytest.fixture(scope="module")
 def base(files, tmp_path_factory):
-    """A model to start from: a short run's folder."""
-    folder = tmp_path_factory.mktemp("base")
-    run(config(files, folder, steps=2))
+    """A model to start from: a Hugging Face folder of random weights."""
+    folder, architecture = tmp_path_factory.mktemp("base") / "hf", Architecture(**SIZES)
+    params = llama.init(architecture, jax.random.key(0))
+    huggingface_export.export(folder, in_memory(architecture, Tokenizer.load(files / "tokenizer"), params))
     return folder
 
 
 def settings(files, folder, base, **changes):
-    model = {"source": str(base / "train")}
+    model = {"source": str(base)}
     return config(
         files, folder, **{"steps": STEPS, "model": model, "adapter": ADAPTER, "checkpoint": {"every_steps": 2, "keep": 9}} | changes
     )
@@ -47,7 +54,7 @@ def tuned(files, base, tmp_path_factory):
 def test_the_checkpoint_holds_the_adapter_alone_and_the_run_opens_as_a_whole_model(base, tuned):
     saved = checkpoint.Saved(tuned / "train" / "checkpoints").weights
     assert {path[0] for path in saved} == {"adapter"}
-    before, after = pretrained.open(str(base / "train")), pretrained.open(str(tuned / "train"))
+    before, after = pretrained.open(str(base)), pretrained.open(str(tuned / "train"))
     assert after.architecture == before.architecture
     changed = {path for path in weights(before.architecture) if not np.array_equal(before.read(path), after.read(path))}
     assert changed == {("layers", "attention", "query"), ("layers", "mlp", "down")}
@@ -57,13 +64,14 @@ def test_each_kept_checkpoint_is_a_peft_folder_that_opens_as_the_run_does(base, 
     assert sorted(path.name for path in (tuned / "train" / "adapter").iterdir()) == ["2", "4"]
     folder = tuned / "train" / "adapter" / str(STEPS)
     content = json.loads((folder / "adapter_config.json").read_text())
-    assert content["base_model_name_or_path"] == str(base / "train") and content["lora_dropout"] == 0.1
+    assert content["base_model_name_or_path"] == str(base) and content["lora_dropout"] == 0.1
     assert all(name.startswith("base_model.model.model.layers.") for name in load_file(folder / "adapter_model.safetensors"))
     ours, theirs = pretrained.open(str(tuned / "train")), pretrained.open(str(folder))
     assert all(np.array_equal(ours.read(path), theirs.read(path)) for path in weights(ours.architecture))
     assert theirs.tokenizer.chat_template == ours.tokenizer.chat_template
 
 
+@pytest.mark.prove
 def test_a_run_is_resumed_with_its_masks(files, base, tuned, tmp_path):
     shutil.copytree(tuned, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "train" / "checkpoints" / str(STEPS))

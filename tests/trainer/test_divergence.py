@@ -1,6 +1,8 @@
 """The chunked divergences against dense ones in fp64, against TRL's numbers, and draws against what they are drawn from."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -251,3 +253,22 @@ def test_no_array_as_wide_as_the_vocabulary_has_all_tokens():
 
 def test_rules_are_hashable():
     assert len({Rule(), Rule(), dataclasses.replace(Rule(), beta=0.1)}) == 2
+
+
+def test_the_numbers_of_trls_trainer():
+    """Output matrices of ones on the diagonal make the hidden states the scores. TRL has no factor T^2."""
+    told = json.loads((Path(__file__).parents[1] / "goldens" / "divergence.json").read_text())
+    student, teacher, weights = (np.array(told[name], np.float32) for name in ("student", "teacher", "counted"))
+    identity = jnp.eye(student.shape[-1])
+
+    def total(hidden, rule):
+        targets = jnp.zeros(weights.shape, jnp.int32)
+        return token_divergence(
+            hidden, identity, Exact((jnp.asarray(teacher),), (identity,)), targets, jnp.asarray(weights), rule, student.shape[-1], chunk=3
+        )[0]
+
+    for case in (each for each in told["cases"] if each["temperature"] == 1 or each["beta"] == 0.5):
+        rule = Rule("jsd", case["beta"], temperature=case["temperature"])
+        value, gradient = jax.value_and_grad(total)(jnp.asarray(student), rule)
+        assert float(value) / rule.temperature**2 == pytest.approx(case["value"], rel=1e-5)
+        np.testing.assert_allclose(np.asarray(gradient) / rule.temperature**2, case["gradient"], atol=1e-5)

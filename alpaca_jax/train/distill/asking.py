@@ -60,7 +60,7 @@ class Asked:
         rows = len(batch["tokens"])
         shares = batch.get(SHARES)
         if shares is None and len(self._weights) > 1:
-            shares = np.broadcast_to(np.float32(self._weights), (*batch["tokens"].shape, len(self._weights)))
+            shares = np.broadcast_to(np.array(self._weights, np.float32), (*batch["tokens"].shape, len(self._weights)))
         own = self._site.layout.own_rows(rows)
         arrays = {name: batch[name][own] for name in READS}
         axes = {} if shares is None else {SHARES: ("batch", "sequence", "unsharded")}

@@ -31,8 +31,11 @@ class Comparison:
         self._batches = heldout_batches(store, self._rows, length) if len(store) else []
 
     def figures(self, step: int, params: Params, fixed: Fixed) -> dict[str, float]:
-        """`heldout_kl`, KL(teacher | student) in nats a response token at temperature 1, and `heldout_agreement`, the share of them on
-        which both have the same most probable token; empty where nothing is held out."""
+        """`heldout_kl` and `heldout_agreement` of the student's `params`; empty where nothing is held out.
+
+        The first is KL(teacher | student) at temperature 1, in nats a response token; the second is the share of these tokens on which
+        both have the same most probable one.
+        """
         kl, agreement = WeightedMean(), WeightedMean()
         own, reads = self._layout.own_rows(self._rows), READS | dict(self._telling.reads)
         axes = {name: read.axes for name, read in reads.items()}

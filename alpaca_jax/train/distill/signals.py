@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from alpaca_jax.data.example import Example, ExampleStore, Features
+from alpaca_jax.data.example import Example, ExampleStore, Features, Item
 from alpaca_jax.trainer.objectives.distill import SHARES
 
 
@@ -35,7 +35,7 @@ class Told:
 
     def take(self, indices: Sequence[int]) -> list[Example]:
         """Returns the examples of these numbers, with their part of each array and zeros where there is no target."""
-        return [self._told(example, index) for example, index in zip(self.store.take(indices), indices, strict=True)]
+        return [self._told(example, index) for example, index in zip(_single(self.store.take(indices)), indices, strict=True)]
 
     def _told(self, example: Example, index: int) -> Example:
         places = np.flatnonzero(example.learnt[1:])
@@ -70,7 +70,7 @@ class Shared:
         """Returns the examples of these numbers, with the weights of the teachers."""
         return [
             dataclasses.replace(example, tokens={**example.tokens, SHARES: np.tile(self.shares[index], (len(example.ids), 1))})
-            for example, index in zip(self.store.take(indices), indices, strict=True)
+            for example, index in zip(_single(self.store.take(indices)), indices, strict=True)
         ]
 
 
@@ -80,5 +80,10 @@ def starts(store: ExampleStore) -> np.ndarray:
     return np.cumsum([0, *counts], dtype=np.int64)
 
 
-def _some(store: ExampleStore, first: int) -> Sequence[Example]:
-    return store.take(range(first, min(first + 1024, len(store))))
+def _some(store: ExampleStore, first: int) -> list[Example]:
+    return _single(store.take(range(first, min(first + 1024, len(store)))))
+
+
+def _single(items: Sequence[Item]) -> list[Example]:
+    """The items, none of which is a group."""
+    return [part for item in items for part in item.parts]

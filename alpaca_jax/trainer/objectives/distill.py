@@ -85,8 +85,7 @@ def draws(count: int, ids: str) -> Telling:
     """Cached draws, at most `count` different ones for a token, whose ids have the dtype `ids`."""
 
     def signal(fixed: Fixed, batch: Batch) -> Draws:
-        integers = (batch[name].astype(jnp.int32) for name in ("drawn", "counts"))
-        return Draws(*integers, batch["entropy"], batch["top"])
+        return Draws(batch["drawn"].astype(jnp.int32), batch["counts"].astype(jnp.int32), batch["entropy"], batch["top"])
 
     reads = {"drawn": Read(ids, ("rows", "length", count)), "counts": Read("uint8", ("rows", "length", count))}
     return Telling(signal, reads | {"entropy": Read("float32"), "top": Read("int32")})
