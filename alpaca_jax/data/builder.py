@@ -12,12 +12,11 @@ from pathlib import Path
 
 from alpaca_jax.data import example, instructions, origin, preference, sources, store, template
 from alpaca_jax.data.built import atomic_folder, cache_folders, fetch_copy, naming_damage, store_copy
-from alpaca_jax.data.config import DataConfig
+from alpaca_jax.data.config import DataConfig, Form
 from alpaca_jax.data.example import ExampleStore, Grouped
 from alpaca_jax.data.instructions import InstructionRecords
 from alpaca_jax.data.mixture import Concatenated, Mixture
 from alpaca_jax.data.origin import Files
-from alpaca_jax.data.preference import Form
 from alpaca_jax.data.sources import Source
 from alpaca_jax.errors import UserError
 from alpaca_jax.progress import track

@@ -8,6 +8,9 @@ from alpaca_jax.ranges import AUTO, Above0, Length, Natural, OrAuto, Positive, R
 
 Example = Annotated[int, Range(2, 2**24, give="2 or more tokens, one of a prompt and one of an answer")]
 
+# What is made of a record: the answers that are learnt; or a pair, chosen and rejected; or its last answer with a mark.
+Form = Literal["answers", "pairs", "labelled"]
+
 
 @configclass
 class SourceConfig:

@@ -3,16 +3,15 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from alpaca_jax.data import example
+from alpaca_jax.data.config import Form
 from alpaca_jax.data.example import Example, Group, Item, Recipe
 from alpaca_jax.records import Record
 
-# What is made of a record: the answers that are learnt; or a pair, chosen and rejected; or its last answer with a mark.
-Form = Literal["answers", "pairs", "labelled"]
 LACKS = {"pairs": "has a rejected answer", "labelled": "has a rejected answer, or a mark"}
 UNUSED = {
     "unwanted": "are marked as unwanted, and not learnt",
@@ -34,6 +33,14 @@ def stream(records: Iterable[Record], recipe: Recipe, counted: Counter[str], for
         yield from _pairs(records, recipe, counted)
     else:
         yield from _labelled(records, recipe, counted)
+
+
+def following(counted: Mapping[str, int], number: int) -> Form:
+    """Returns the form that fits most of `number` records, of which `counted` counts the pairs and the marked ones."""
+    pairs, marked = counted.get("pairs", 0), counted.get("wanted", 0) + counted.get("unwanted", 0)
+    if 2 * max(pairs, marked) <= number:
+        return "answers"
+    return "pairs" if pairs >= marked else "labelled"
 
 
 def _pairs(records: Iterable[Record], recipe: Recipe, counted: Counter[str]) -> Iterator[Group]:

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alpaca_jax.model import nf4
 from alpaca_jax.model.adapter import Adapter
+from alpaca_jax.model.nf4 import Quantized
 from alpaca_jax.model.tree import Path, Tree, flatten
-from alpaca_jax.model.weight import LowRank, as_matrix, dense
+from alpaca_jax.model.weight import LowRank, as_matrix
 
 Read = Callable[[Path, tuple[slice, ...]], np.ndarray]  # gives a piece of one of the stacked weights of `model.llama`
 
@@ -48,7 +50,9 @@ def product(weight: Any, x_MI: jax.Array, inputs: int, which_M: jax.Array | None
     """The product [M, O] with a layer's weight, whose first `inputs` dimensions are summed over; `which_M`: each row's adapter."""
     if isinstance(weight, Changed):
         return beside(weight.side, x_MI, product(weight.base, x_MI, inputs, None), which_M)
-    return x_MI @ as_matrix(dense(weight, x_MI.dtype), inputs)
+    if isinstance(weight, Quantized):
+        return nf4.product(x_MI, as_matrix(weight, inputs))
+    return x_MI @ as_matrix(weight.astype(x_MI.dtype), inputs)
 
 
 def beside(side: Side | None, x_MI: jax.Array, out_MO: jax.Array, which_M: jax.Array | None) -> jax.Array:

@@ -14,7 +14,6 @@ from alpaca_jax.decode import sides
 from alpaca_jax.decode.sides import Changed, Read, Served, Side, Sides
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
-from alpaca_jax.model.llama import MATRICES
 from alpaca_jax.model.tree import flatten, map_with_path
 
 Params = dict[str, Any]
@@ -117,7 +116,7 @@ def beside(architecture: Architecture, adapters: Sequence[Served], read: Read, d
 
     def found(*names: tuple[str, ...]) -> list[Side | None]:
         paths = [("layers", *name) for name in names]
-        outputs = [math.prod(specs[path].shape[1 + MATRICES[path] :]) for path in paths]
+        outputs = [math.prod(specs[path].shape[1 + llama.MATRICES[path] :]) for path in paths]
         return sides.sides(adapters, paths, outputs, architecture.num_layers, read, dtype)
 
     of_run: Mapping[Any, Any] = {path[1:]: (path[1:],) for each in adapters for path, _ in each.adapter.changes}

@@ -1,7 +1,8 @@
 """What `auto` becomes: the precision, the recomputation, the mesh and the lengths that fit the model and the devices that are there.
 
 Of what fits, the first in this order is taken: long examples before short ones, all on every device before weights that are sharded,
-little recomputation before much. On CPUs a model stays in float32, with 512 tokens.
+little recomputation before much. On CPUs a model stays in float32, with 512 tokens. The frozen base of an adapter is stored in what is
+computed with, since nothing small is ever added to it.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ from typing import Any
 
 from alpaca_jax.data.config import BatchConfig, DataConfig
 from alpaca_jax.footprint.estimate import Footprint, Load, estimate, rows_a_device
+from alpaca_jax.formats.adapter import targets
+from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.ranges import AUTO
@@ -42,6 +45,7 @@ class Settings:
     mesh: MeshConfig
     optimizer: OptimizerConfig
     microbatches: int = 1
+    adapter: AdapterConfig | None = None
 
     @property
     def open(self) -> dict[str, Any]:
@@ -108,6 +112,8 @@ def footprint(settings: Settings, architecture: Architecture, machine: Machine, 
             moments=optimizer.moments,
             momentum=optimizer.momentum is not None,
             ema=optimizer.ema is not None,
+            adapter=None if settings.adapter is None else targets.plan(settings.adapter, architecture),
+            nf4=None if settings.adapter is None else settings.adapter.nf4,
         )
     )
 
@@ -129,7 +135,7 @@ def _candidates(settings: Settings, architecture: Architecture, machine: Machine
     both = lengths(settings.data, settings.batch, machine.precision, architecture.max_positions)
     for (length, row), mesh, remat in itertools.product(both, _meshes(settings, architecture, machine), REMATS):
         values = {
-            "model.dtype": "float32",
+            "model.dtype": "float32" if settings.adapter is None else machine.precision,
             "model.compute_dtype": machine.precision,
             "model.remat": remat,
             "data.max_length": length,

@@ -7,7 +7,15 @@ intermediate values, and a chunk of the logits.
 import dataclasses
 import math
 
+import jax
+import numpy as np
+
+from alpaca_jax.model import adapter as adapters
+from alpaca_jax.model import frozen, llama
+from alpaca_jax.model.adapter import Adapter
 from alpaca_jax.model.architecture import Architecture
+from alpaca_jax.model.nf4 import Nf4
+from alpaca_jax.model.tree import flatten
 from alpaca_jax.trainer.loss import CHUNK
 
 WIDTHS = {"float32": 4, "bfloat16": 2}
@@ -30,6 +38,8 @@ class Load:
     momentum: bool = False  # of adafactor
     ema: bool = False
     trained: float = 1.0  # the share of the weights that is not frozen
+    adapter: Adapter | None = None  # what is trained instead of them, in float32
+    nf4: Nf4 | None = None  # what the matrices under an adapter are stored in; None: `dtype`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +76,28 @@ def estimate(load: Load) -> Footprint:
     a = load.architecture
     stored, computed = WIDTHS[load.dtype], WIDTHS[load.compute_dtype]
     own = a.num_parameters / load.shards
-    trained = own * load.trained
+    trained = own * load.trained if load.adapter is None else _size(load.adapter, a) / load.shards
     values = MOMENTS[load.optimizer] + (1 if load.optimizer == "adafactor" and load.momentum else 0)
     moments = trained * (values * WIDTHS[load.moments] + (4 if load.ema else 0))
-    # A layer's weights are gathered and cast just before they are used, and its gradient is as wide as they are.
-    layer = (a.num_parameters - a.vocab_size * a.hidden_size) / a.num_layers * computed * 2
-    head = a.vocab_size * a.hidden_size * (computed + 4)
+    # A layer's weights are gathered and cast just before they are used; where they are trained, its gradient is as wide as they are.
+    layer = (a.num_parameters - a.vocab_size * a.hidden_size) / a.num_layers * computed * (2 if load.adapter is None else 1)
+    head = a.vocab_size * a.hidden_size * (computed + (4 if load.adapter is None else 0))
     chunk = load.rows * min(CHUNK, load.length) * a.vocab_size * 3 * 4
     tokens = load.rows * load.length
     activations = tokens * (a.num_layers * _saved(load) + _layer(load)) + layer + head + chunk
-    return Footprint(own * stored, moments, trained * 4, activations)
+    weights = own * stored if load.nf4 is None else _quantized(load, load.nf4) / load.shards
+    return Footprint(weights + (0 if load.adapter is None else 4 * trained), moments, trained * 4, activations)
+
+
+def _size(adapter: Adapter, architecture: Architecture) -> int:
+    """The values of an adapter's arrays."""
+    return sum(math.prod(spec.shape) for spec in flatten(adapters.specs(adapter, llama.specs(architecture))).values())
+
+
+def _quantized(load: Load, nf4: Nf4) -> int:
+    """Bytes of a base whose matrices are in four bits."""
+    specs = jax.tree.leaves(frozen.specs(llama.specs(load.architecture, dtype=load.dtype), nf4), is_leaf=lambda leaf: hasattr(leaf, "axes"))
+    return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
 
 
 def _saved(load: Load) -> float:

@@ -3,7 +3,8 @@
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import Natural, Nonnegative, Nucleus, Positive, Range, Seed, Share
+from alpaca_jax.ranges import BIG, Natural, Nonnegative, Nucleus, Positive, Range, Seed, Share
+from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.teacher.config import TeacherConfig
 
 Temperature = Annotated[float, Range(0, 100)]
@@ -42,6 +43,18 @@ class Magpie:
 
 
 @configclass
+class Pairs:
+    prompts: str | None = None  # a file of prompts to answer several times
+    answers: Annotated[int, Range(2, 64)] = 4  # to each
+    by: Literal["judge", "reward", "shorter", "longer"] = "judge"  # which answer is better
+    reward: str | None = None  # by=reward: the run of objective=reward that scores the answers
+    least: Annotated[float, Range(-BIG, BIG)] | None = None  # by=reward: the least reward of a chosen answer; null: any
+    margin: Share = 0.0  # the least difference of points, 0 to 1, by which a judge must prefer the chosen answer to the rejected one
+    evaluation: str | None = None  # instead of prompts: the folder of a run whose answers a judge has compared, or people
+    said_by: Literal["judge", "people"] | None = None  # of an evaluation; null: both, and people count more
+
+
+@configclass
 class Budget:
     dollars: Nonnegative | None = None
     requests: Positive | None = None  # sent, retries included
@@ -69,7 +82,7 @@ class Config:
 
     dir: str
     teacher: TeacherConfig
-    method: Literal["self_instruct", "magpie"] = "self_instruct"
+    method: Literal["self_instruct", "magpie", "pairs"] = "self_instruct"
     count: Positive = 64
     seed: Seed = 0
     seeds: str | None = None
@@ -77,6 +90,8 @@ class Config:
     sampling: Sampling = Sampling()
     self_instruct: SelfInstruct = SelfInstruct()
     magpie: Magpie = Magpie()
+    pairs: Pairs = Pairs()
+    compare: JudgeConfig | None = None  # the judge of pairs
     budget: Budget = Budget()
     filters: Filters = Filters()
     patience: Positive | None = 100  # requests in a row without a kept record, after which the run ends; null: no limit
@@ -85,6 +100,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.method == "self_instruct" and not 0 < self.self_instruct.shown < self.self_instruct.asked:
             raise ValueError("self_instruct.shown must be above 0 and below self_instruct.asked, the length of the requested list")
+        if self.method == "pairs":
+            self._check_pairs()
         if self.method != "magpie":
             return
         if self.teacher.endpoint != "completions":
@@ -102,3 +119,21 @@ class Config:
             raise ValueError(
                 "magpie.turn is missing: magpie.answer=completions needs the template from the end of the user's turn to the assistant's"
             )
+
+    def _check_pairs(self) -> None:
+        if (self.pairs.prompts is None) == (self.pairs.evaluation is None):
+            raise ValueError(
+                "method=pairs: give pairs.prompts=FILE, prompts that are answered several times, or pairs.evaluation=DIR, a run whose "
+                "answers were compared"
+            )
+        if self.pairs.evaluation is not None:
+            return
+        if self.pairs.by == "judge" and self.compare is None:
+            raise ValueError(
+                "compare is missing: name the judge with compare=judge compare.teacher.model=NAME (or compare=judge_endpoint, "
+                "compare=judge_local), or give pairs.by=shorter"
+            )
+        if self.pairs.by == "reward" and self.pairs.reward is None:
+            raise ValueError("pairs.by=reward needs a reward model: give pairs.reward=DIR, a run of train objective=reward")
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature=0 gives the same answer each time, and a pair needs two: give one above 0")

@@ -19,6 +19,7 @@ from alpaca_jax.generate import methods
 from alpaca_jax.generate.collect import Collector
 from alpaca_jax.generate.config import Config
 from alpaca_jax.generate.dedupe import RougeSeen
+from alpaca_jax.generate.pairs import JUDGE, Pairs
 from alpaca_jax.progress import ProgressBar
 from alpaca_jax.records import Manifest
 from alpaca_jax.rundir import RunDir, write_yaml
@@ -42,13 +43,17 @@ def run(config: Config) -> Manifest:
     end: a killed run goes on from all of it here, and from what was put elsewhere.
     """
     start = time.monotonic()
-    if not config.replay:
+    asks = config.method != "pairs" or config.pairs.evaluation is None
+    if asks and not config.replay:
         key(config.teacher)  # a missing key is said before any work
-    method = methods.make(config)
     run_dir = RunDir(config.dir)
-    bill = Bill(_prices(config, run_dir), config.budget.dollars, config.budget.requests)
+    of_nobody = Prices(prompt=0.0, completion=0.0, source="no teacher was asked")
+    bill = Bill(_prices(config, run_dir) if asks else of_nobody, config.budget.dollars, config.budget.requests)
+    made = Pairs(config) if config.method == "pairs" else methods.make(config)
     with lock.held(config.dir, "records", "generate"), growing(run_dir.path("records", LOG).parent, _logged) as folder:
-        return _collect(config, run_dir, folder, method, bill, start)
+        if isinstance(made, Pairs):
+            return _pair(config, run_dir, folder, made, bill, start)
+        return _collect(config, run_dir, folder, made, bill, start)
 
 
 def _prices(config: Config, run_dir: RunDir) -> Prices:
@@ -63,7 +68,7 @@ def _prices(config: Config, run_dir: RunDir) -> Prices:
 
 
 def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Method, bill: Bill, start: float) -> Manifest:
-    log = _open_log(config, folder, bill)
+    log = _open_log(config, folder, bill, _settings(config))
     _name_damaged(log)
     write_yaml(run_dir.path("records", "config.yaml"), to_mapping(config))
 
@@ -81,10 +86,40 @@ def _collect(config: Config, run_dir: RunDir, folder: Path, method: methods.Meth
     if not collector.kept:
         answers = f"{why}Look into the answers in {run_dir.path('records')}."
         raise UserError(f"not one record was kept (stopped by {stopped_by}: {dict(collector.counts)}). {answers}")
-    manifest = _write(config, run_dir, collector, log, stopped_by, time.monotonic() - start)
+    manifest = _write(config, run_dir, collector, bill, len(log.damaged), stopped_by, time.monotonic() - start)
     _print(manifest, run_dir.path("records"))
     if why:
         raise UserError(f"{why}The {len(collector.kept)} records of {config.count} so far are in {run_dir.path('records')}.")
+    return manifest
+
+
+def _pair(config: Config, run_dir: RunDir, folder: Path, pairs: Pairs, bill: Bill, start: float) -> Manifest:
+    """Makes the pairs of a teacher's answers, or of an evaluation."""
+    stopped_by, damaged = "count", 0
+    if config.pairs.evaluation is not None:
+        write_yaml(run_dir.path("records", "config.yaml"), to_mapping(config))
+        pairs.of_evaluation()
+    else:
+        sampling = {f"sampling.{name}": getattr(config.sampling, name) for name in ("temperature", "top_p", "max_tokens")}
+        teacher = {f"teacher.{name}": getattr(config.teacher, name) for name in ("source", "model")}
+        shape = {"method": config.method, "seed": config.seed, "prompts": pairs.fingerprint, **sampling, **teacher}
+        log = _open_log(config, folder, bill, shape)
+        _name_damaged(log)
+        damaged = len(log.damaged)
+        write_yaml(run_dir.path("records", "config.yaml"), to_mapping(config))
+        if not config.replay:
+            with (
+                ProgressBar("prompts", len(pairs.prompts)) as bar,
+                answering(config.teacher, pairs.longest, folder / "teacher.log", bar.notice) as endpoint,
+            ):
+                client = Client(config.teacher, endpoint.base_url, endpoint.model, bill, bar.notice)
+                stopped_by = pairs.ask(log, client, bar.update)
+        console = Console(stderr=True)
+        stopped_by = pairs.of_answers(log, folder, lambda line: console.print(line, highlight=False, soft_wrap=True)) or stopped_by
+    if not pairs.kept:
+        raise UserError(f"not one pair could be made ({dict(pairs.counts)}). Look into {run_dir.path('records')}, or give other prompts.")
+    manifest = _write(config, run_dir, pairs, bill, damaged, stopped_by, time.monotonic() - start)
+    _print(manifest, run_dir.path("records"))
     return manifest
 
 
@@ -112,15 +147,15 @@ def _rates(bill: Bill, collector: Collector) -> Callable[[], str]:
 
 
 def _logged(name: str) -> bool:
-    """Whether a file of the records' folder belongs to the log of answers."""
-    return name == OLDER_LOG or name.startswith(f"{LOG}/")
+    """Whether a file of the records' folder belongs to the log of answers or of verdicts."""
+    return name == OLDER_LOG or name.startswith((f"{LOG}/", f"{JUDGE}/"))
 
 
-def _open_log(config: Config, folder: Path, bill: Bill) -> AnswerLog:
+def _open_log(config: Config, folder: Path, bill: Bill, settings: dict[str, Any]) -> AnswerLog:
     path, older = folder / LOG, folder / OLDER_LOG
     if config.replay and not files(path, older):
         raise UserError(f"replay=true: there is no log of answers at {path}. Give the dir= of an earlier generate, or replay=false.")
-    return AnswerLog(path, _settings(config), bill, older)
+    return AnswerLog(path, settings, bill, older)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -135,20 +170,20 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"method": config.method, "seed": config.seed, **settings}
 
 
-def _write(config: Config, run_dir: RunDir, collector: Collector, log: AnswerLog, stopped_by: str, seconds: float) -> Manifest:
-    bill = log.bill
-    digest = records.write(run_dir.path("records", records.FILE), collector.kept)
+def _write(config: Config, run_dir: RunDir, made: Collector | Pairs, bill: Bill, damaged: int, stopped_by: str, seconds: float) -> Manifest:
+    digest = records.write(run_dir.path("records", records.FILE), made.kept)
+    judge = made.judge if isinstance(made, Pairs) else None
     manifest = Manifest(
         method=config.method,
         teacher={
-            "model": collector.kept[0].provenance["teacher"],
+            "model": made.kept[0].provenance["teacher"],
             **{name: getattr(config.teacher, name) for name in ("source", "base_url", "endpoint")},
         },
         sampling=to_mapping(config.sampling),
         seed=config.seed,
-        records=len(collector.kept),
+        records=len(made.kept),
         sha256=digest,
-        counts=dict(sorted(collector.counts.items())),
+        counts=dict(sorted(made.counts.items())),
         requests=bill.requests,
         prompt_tokens=bill.prompt_tokens,
         completion_tokens=bill.completion_tokens,
@@ -157,7 +192,8 @@ def _write(config: Config, run_dir: RunDir, collector: Collector, log: AnswerLog
         prices={name: value for name, value in to_mapping(bill.prices).items() if value is not None},
         unbelieved_answers=bill.unbelieved,
         cached_prompt_tokens=bill.cached_tokens,
-        damaged_lines=len(log.damaged),
+        damaged_lines=damaged,
+        judge={"model": judge.name, **judge.bill.figures()} if judge else {},
         seconds=round(seconds, 1),
         stopped_by=stopped_by,
         versions=_versions(),
@@ -191,5 +227,7 @@ def _print(manifest: Manifest, folder: Path) -> None:
             f"{manifest.unbelieved_answers} answers came without token counts that can be true; each is charged the most it can cost",
             highlight=False,
         )
+    if manifest.judge:
+        console.print(f"the judge {manifest.judge['model']}: {manifest.judge['dollars']:.4f} dollars", highlight=False)
     if manifest.doubtful_dollars:
         console.print(f"up to {manifest.doubtful_dollars:.4f} dollars more for requests that got no answer", highlight=False)

@@ -80,4 +80,6 @@ def _style(span: reading.Span) -> str:
 def _label(number: int, place: int, row: Row) -> str:
     example = row.examples[place - 1]
     empty = f"; {row.empty:,} slots of the row are empty" if place == len(row.examples) else ""
-    return f"row {number}, example {place} of {len(row.examples)}: {len(example.ids):,} tokens, {int(example.learnt.sum()):,} learnt{empty}"
+    kind = row.kinds[place - 1]
+    what = f"example {place} of {len(row.examples)}" + (f" ({kind})" if kind else "")
+    return f"row {number}, {what}: {len(example.ids):,} tokens, {int(example.learnt.sum()):,} learnt{empty}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from alpaca_jax.data.config import Form
 from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import Batch
 from alpaca_jax.tokenizer import Tokenizer
@@ -22,9 +23,10 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a batch: its examples in order, and the number of empty slots."""
+    """One row of a batch: its examples in order, what each of them is ("" where there is but one kind), and the number of empty slots."""
 
     examples: list[Example]
+    kinds: list[str]
     empty: int
 
     @property
@@ -38,9 +40,9 @@ class Row:
         return sum(int(example.learnt.sum()) for example in self.examples)
 
 
-def rows(batch: Batch, count: int) -> list[Row]:
+def rows(batch: Batch, count: int, form: Form = "answers") -> list[Row]:
     """Returns the first `count` rows of a batch, with the examples read back from the arrays that the training step gets."""
-    return [_row(batch, row) for row in range(min(count, len(batch["tokens"])))]
+    return [_row(batch, row, form) for row in range(min(count, len(batch["tokens"])))]
 
 
 def spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
@@ -54,9 +56,16 @@ def spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
     return pieces
 
 
-def _row(batch: Batch, row: int) -> Row:
+def _row(batch: Batch, row: int, form: Form) -> Row:
     segments = batch["segments"][row]
-    return Row(list(_examples(batch, row, segments)), int((segments == 0).sum()))
+    examples = list(_examples(batch, row, segments))
+    return Row(examples, [_kind(batch, row, slot, form) for slot in range(len(examples))], int((segments == 0).sum()))
+
+
+def _kind(batch: Batch, row: int, slot: int, form: Form) -> str:
+    if form == "pairs":
+        return f"pair {slot // 2 + 1}, {('chosen', 'rejected')[slot % 2]}"
+    return "" if form == "answers" else ("unwanted", "wanted")[int(batch["desired"][row, slot])]
 
 
 def _examples(batch: Batch, row: int, segments: np.ndarray) -> Iterator[Example]:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from alpaca_jax import hardware, lock, rundir, storage
-from alpaca_jax.data import builder
+from alpaca_jax.data import builder, preference, sources
+from alpaca_jax.data.config import Form
 from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.footprint import choice
 from alpaca_jax.formats import pretrained
@@ -33,7 +34,8 @@ def _inspect(config: Config, console: Console) -> dict[str, Any]:
     tokenizer, most = _tokenizer(config)
     config = _settled(config, most)
     where = config.data.records or str(storage.at(config.dir) / "records")
-    data = builder.load_examples(config.data, where, tokenizer)
+    form = _form(config, where, tokenizer) if config.form == "auto" else config.form
+    data = builder.load_examples(config.data, where, tokenizer, form)
     batches = make_batches(data.examples["train"], config.batch, config.seed, config.epochs, config.microbatches, config.steps)
     origins = {name: source.origin for name, source in data.sources.items()}
     summary = Summary(
@@ -44,7 +46,7 @@ def _inspect(config: Config, console: Console) -> dict[str, Any]:
         plan=RunPlan.of(batches, config.epochs, config.steps),
     )
     first = [(index, batches.batch(index)) for index in range(min(config.batches, summary.plan.steps))]
-    rows = [(index, reading.rows(batch, config.rows)) for index, batch in first]
+    rows = [(index, reading.rows(batch, config.rows, form)) for index, batch in first]
     path = rundir.RunDir(config.dir).path("inspect.html")
     rundir.write_atomic(path, visible(page.build(summary, rows, tokenizer)))
 
@@ -63,6 +65,15 @@ def _tokenizer(config: Config) -> tuple[Tokenizer, int | None]:
         return pretrained.read_tokenizer(config.model.tokenizer, config.model.cache), a.max_positions if a else None
     opened = pretrained.open(config.model)
     return opened.tokenizer, opened.architecture.max_positions
+
+
+def _form(config: Config, where: str, tokenizer: Tokenizer) -> Form:
+    """What fits most of the records."""
+    surveys = [source.survey for source in sources.find(config.data, where, tokenizer).values()]
+    counted = Counter[str]()
+    for survey in surveys:
+        counted.update({kind: survey.counted.get(kind, 0) for kind in ("pairs", "wanted", "unwanted")})
+    return preference.following(counted, sum(len(survey.texts) for survey in surveys))
 
 
 def _settled(config: Config, most: int | None) -> Config:

@@ -29,6 +29,10 @@ class Facts:
     empty_output: int = 0
     same_instruction: int = 0  # as in an earlier record, whatever the input
     same_prompt: int = 0  # as in an earlier record, including input and system message
+    pairs: int = 0  # records with a rejected answer
+    wanted: int = 0  # marked answers
+    unwanted: int = 0
+    longer_chosen: int = 0  # pairs whose chosen answer has more characters than the rejected one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,10 @@ def facts(stream: Iterable[records.Record]) -> Facts:
             several_turns=bool(record.turns),
             documents=document,
             empty_output=not record.output,
+            pairs=record.rejected is not None,
+            wanted=record.desired is True,
+            unwanted=record.desired is False,
+            longer_chosen=record.rejected is not None and len(record.answer) > len(record.rejected),
             same_instruction=not document and hash(record.instruction) in instructions,
             same_prompt=not document and hash(prompt) in prompts,
         )

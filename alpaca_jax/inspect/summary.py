@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from alpaca_jax.data import remarks
+from alpaca_jax.data import preference, remarks
 from alpaca_jax.data.builder import Dataset
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.data.remarks import Remark
@@ -21,6 +21,10 @@ FACTS = {
     "with_system": "with a system message",
     "several_turns": "with several turns",
     "empty_output": "with an empty answer",
+    "pairs": "with a rejected answer",
+    "wanted": "with an answer that is marked as wanted",
+    "unwanted": "with an answer that is marked as unwanted",
+    "longer_chosen": "with a chosen answer longer than the rejected one",
     "same_instruction": "with the instruction of an earlier record",
     "same_prompt": "with its input as well",
 }
@@ -33,8 +37,10 @@ COUNTS = {
     "no_target": "nothing to learn within data.max_length",
     "tokens": "tokens",
     "target_tokens": "learnt tokens",
+    **preference.UNUSED,
 }
-ALWAYS = {"records", "with_input", "several_turns", "empty_output", "same_instruction", "same_prompt", *COUNTS} - {"split", "turns"}
+ALWAYS = {"records", "with_input", "several_turns", "empty_output", "same_instruction", "same_prompt", *COUNTS}
+ALWAYS -= {"split", "turns", *preference.UNUSED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Summary:
             "examples": {split: dataclasses.asdict(counts) for split, counts in self.data.counts.items()},
             "lengths": self.lengths.table(),
             "plan": dataclasses.asdict(self.plan),
+            "form": self.data.form,
             "templates": {name: source.template for name, source in self.data.sources.items()},
             "copies": sum(source.survey.copies for source in self.data.sources.values()),
             "remarks": [remark.text for remark in self.remarks()],

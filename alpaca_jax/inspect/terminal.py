@@ -49,8 +49,9 @@ def show_batch(console: Console, index: int, shape: tuple[int, int], rows: Seque
             f"{len(row.examples)} examples, {row.tokens:,} tokens, {row.learnt:,} of them learnt, {row.empty:,} of {shape[1]:,} slots empty"
         )
         _print(console, f"\nbatch {index}, row {place} of {shape[0]}: {of_row}", "bold")
-        for number_in_row, example in enumerate(row.examples, start=1):
-            _print(console, f"  example {number_in_row}: {len(example.ids):,} tokens, {int(example.learnt.sum()):,} learnt", "cyan")
+        for number_in_row, (example, kind) in enumerate(zip(row.examples, row.kinds, strict=True), start=1):
+            what = f"{number_in_row} ({kind})" if kind else str(number_in_row)
+            _print(console, f"  example {what}: {len(example.ids):,} tokens, {int(example.learnt.sum()):,} learnt", "cyan")
             console.print(_text(reading.spans(example, tokenizer), console.is_terminal), soft_wrap=True, highlight=False)
 
 

@@ -7,26 +7,25 @@ import jax
 import numpy as np
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.model import nf4
 from alpaca_jax.model.llama import MATRICES, Params, WeightSpec
-from alpaca_jax.model.nf4 import Quantized, Sizes
+from alpaca_jax.model.nf4 import BLOCK, Nf4, Quantized, Sizes, fits, quantize_matrix
 from alpaca_jax.model.tree import Path, Tree, flatten, map_with_path, unflatten
 
 
-def specs(model: Tree, double: bool = True) -> Tree:
+def specs(model: Tree, nf4: Nf4 = "double") -> Tree:
     """The specs of a model with every matrix of its layers in NF4, given those without: a Quantized of WeightSpecs each.
 
     Embedding, head, norms and biases stay as they are. A UserError where the inputs of a matrix are no multiple of 64.
     """
-    return map_with_path(lambda path, spec: _quantized(path, spec, double) if path in MATRICES else spec, model)
+    return map_with_path(lambda path, spec: _quantized(path, spec, nf4 == "double") if path in MATRICES else spec, model)
 
 
 def _quantized(path: Path, spec: WeightSpec, double: bool) -> Quantized:
     count = MATRICES[path]
     layers, inputs, outputs = spec.shape[0], spec.shape[1 : 1 + count], spec.shape[1 + count :]
-    if not nf4.fits(math.prod(inputs)):
+    if not fits(math.prod(inputs)):
         raise UserError(
-            f"{'.'.join(path)} has {math.prod(inputs)} inputs, and NF4 needs a multiple of {nf4.BLOCK}: take a base of full precision"
+            f"{'.'.join(path)} has {math.prod(inputs)} inputs, and NF4 needs a multiple of {BLOCK}: take a base of full precision"
         )
     sizes = Sizes.of(math.prod(outputs), math.prod(inputs))
     axes = (spec.axes[0], spec.axes[1 + count], spec.axes[1])
@@ -43,18 +42,20 @@ def _quantized(path: Path, spec: WeightSpec, double: bool) -> Quantized:
 def quantize_layer(weight: Any, inputs: tuple[int, ...], outputs: tuple[int, ...], double: bool) -> Quantized:
     """One layer's weight [*inputs, *outputs] in NF4, with numpy's arrays and without a `layers` axis."""
     matrix_OI = np.asarray(weight).reshape(math.prod(inputs), math.prod(outputs)).T
-    found = nf4.quantize(matrix_OI, double)
+    found = quantize_matrix(matrix_OI, double)
     return Quantized(found.codes, found.maxima, found.second, found.mean, inputs, outputs)
 
 
-def quantize(params: Params, double: bool = True) -> Params:
+def quantize(params: Params, nf4: Nf4 = "double") -> Params:
     """Params in memory with every matrix of the layers in NF4, on the first device: what a small model or a test starts from."""
 
     def change(path: Path, weight: Any) -> Any:
         if path not in MATRICES:
             return weight
         split = 1 + MATRICES[path]
-        layers = [quantize_layer(one, one.shape[: split - 1], one.shape[split - 1 :], double) for one in np.asarray(weight, np.float32)]
+        layers = [
+            quantize_layer(one, one.shape[: split - 1], one.shape[split - 1 :], nf4 == "double") for one in np.asarray(weight, np.float32)
+        ]
         return jax.tree.map(lambda *each: jax.numpy.asarray(np.stack(each)), *layers)
 
     return unflatten({path: change(path, weight) for path, weight in flatten(params).items()})

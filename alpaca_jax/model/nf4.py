@@ -9,12 +9,13 @@ stores an int4 in a byte. Blocks end where a row of inputs ends, so that shards 
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Nf4 = Literal["single", "double"]  # quantisation of the weights alone, or of their maxima, too
 BLOCK, SECOND_BLOCK = 64, 256  # weights that share a maximum; maxima that share one of their own
 VALUES = np.array(
     [
@@ -114,7 +115,7 @@ def _backward(weight: Quantized, grad: jax.Array) -> tuple[jax.Array, Quantized]
 product.defvjp(_forward, _backward)
 
 
-def quantize(weight_OI: np.ndarray, double: bool) -> Quantized:
+def quantize_matrix(weight_OI: np.ndarray, double: bool) -> Quantized:
     """A matrix [O, I], float32, in NF4; its arrays are numpy's, without a `layers` axis."""
     outputs, inputs = weight_OI.shape
     blocks = np.array(weight_OI, np.float32, order="C").reshape(outputs, inputs // BLOCK, BLOCK)

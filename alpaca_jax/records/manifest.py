@@ -35,6 +35,7 @@ class Manifest:
     unbelieved_answers: int = 0  # whose token counts can't be true or are missing: charged the most that they can cost
     cached_prompt_tokens: int = 0  # of the prompt tokens, those that the teacher had in its cache
     damaged_lines: int = 0  # of the log of answers, passed over
+    judge: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pairs: who ordered the answers, and its own bill
 
     def write(self, path: Path) -> None:
         """Writes the manifest to `path` atomically, as JSON."""

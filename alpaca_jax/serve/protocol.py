@@ -80,6 +80,7 @@ class CompletionRequest(_Request):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=TOP)] | None = None
     echo: bool | None = None
+    return_tokens_as_token_ids: bool | None = None  # vLLM's: tokens are named "token_id:N" instead of by their texts
     best_of: int | None = None
     suffix: None = None
 

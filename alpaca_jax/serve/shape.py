@@ -3,7 +3,8 @@
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from alpaca_jax.decode.generation import Token
@@ -47,8 +48,12 @@ class CompletionShape(Shape):
     kind = chunk_kind = "text_completion"
     prefix = "cmpl"
 
+    def __init__(self, tokenizer: Tokenizer, model: str, asked: CompletionRequest) -> None:
+        super().__init__(tokenizer, model, asked)
+        self._name = _by_id if asked.return_tokens_as_token_ids else partial(_text, tokenizer)
+
     def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        logprobs = _completion_logprobs(self._tokenizer, pieces) if self._logprobs else None
+        logprobs = _completion_logprobs(self._name, pieces) if self._logprobs else None
         text = "".join(piece.text for piece in pieces)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": pieces[-1].finish_reason}
 
@@ -87,24 +92,24 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def _completion_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, Any]:
+def _completion_logprobs(name: Callable[[int], str], pieces: Sequence[Piece]) -> dict[str, Any]:
     tokens = [token for piece in pieces for token in piece.tokens]
     return {
-        "tokens": [_text(tokenizer, token.id) for token in tokens],
+        "tokens": [name(token.id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_likeliest(tokenizer, token) for token in tokens],
+        "top_logprobs": [_likeliest(name, token) for token in tokens],
         "text_offset": [offset for piece in pieces for offset in piece.offsets],
     }
 
 
-def _likeliest(tokenizer: Tokenizer, token: Token | First) -> dict[str, float] | None:
+def _likeliest(name: Callable[[int], str], token: Token | First) -> dict[str, float] | None:
     # The chosen token is always among them, as in OpenAI's answers. Of several with the same text (parts of characters) the likeliest
     # counts: clients compare the chosen one with the largest of these to see whether it is the likeliest of all.
     if isinstance(token, First):
         return None
     found: dict[str, float] = {}
     for id, logprob in (*token.top, token[:2]):
-        text = _text(tokenizer, id)
+        text = name(id)
         found[text] = max(found.get(text, logprob), logprob)
     return found
 
@@ -119,6 +124,10 @@ def _chat_logprobs(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> dict[str, A
         return entry(token.id, token.logprob) | {"top_logprobs": [entry(*likely) for likely in token.top]}
 
     return {"content": [whole(token) for piece in pieces for token in piece.tokens if isinstance(token, Token)], "refusal": None}
+
+
+def _by_id(id: int) -> str:
+    return f"token_id:{id}"
 
 
 def _text(tokenizer: Tokenizer, id: int) -> str:

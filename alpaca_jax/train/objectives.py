@@ -6,8 +6,8 @@ from pydantic import Discriminator
 
 from alpaca_jax.config import configclass
 from alpaca_jax.train.distill.config import DistillConfig
-from alpaca_jax.train.preference.config import DpoConfig, KtoConfig, OrpoConfig, SimpoConfig
-from alpaca_jax.train.rollout.config import GrpoConfig
+from alpaca_jax.train.preference.config import DpoConfig, KtoConfig, OrpoConfig, RewardConfig, SimpoConfig
+from alpaca_jax.train.rollout.config import GrpoConfig, OnPolicyConfig
 
 
 @configclass
@@ -29,6 +29,6 @@ class SftConfig:
 
 # All of them, told apart by `name`.
 ObjectiveConfig = Annotated[
-    SftConfig | DistillConfig | DpoConfig | SimpoConfig | OrpoConfig | KtoConfig | GrpoConfig,
+    SftConfig | DistillConfig | DpoConfig | SimpoConfig | OrpoConfig | KtoConfig | RewardConfig | GrpoConfig | OnPolicyConfig,
     Discriminator("name"),
 ]

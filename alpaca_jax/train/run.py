@@ -36,6 +36,7 @@ PLACES = (
     *("data.records", "data.sources.*.records", "data.template", "data.sources.*.template", "data.cache"),
     *("model.cache", "model.source", "model.base", "model.tokenizer"),
 )
+SMALL_RATE = 5e-5  # below it an adapter hardly learns from records (Schulman et al. 2025, "LoRA Without Regret")
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -173,6 +174,8 @@ def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> Non
     of = "" if setup.memory is None else f" of {size(setup.memory)}"
     chose = f"auto: {auto}; " if auto else ""
     console.print(f"{chose}{setup.footprint}{of}", highlight=False, soft_wrap=True, markup=False)
+    if config.adapter is not None:
+        _introduce_adapter(console, config, setup)
     console.print(f"rendered in {remarks.templates(setup.data)}", highlight=False, soft_wrap=True, markup=False)
     for remark in remarks.of(setup.data):
         console.print(remark.text, style="yellow" if remark.warning else None, highlight=False, soft_wrap=True, markup=False)
@@ -183,3 +186,16 @@ def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> Non
         for row in setup.data.mixture.table():
             table.add_row(str(row["source"]), f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['epochs']:.2f}", f"{row['share']:.1%}")
         console.print(table)
+
+
+def _introduce_adapter(console: Console, config: Config, setup: Setup) -> None:
+    assert setup.adapter_weights is not None
+    console.print(f"an adapter of {setup.adapter_weights / 1e6:,.2f} M weights is trained, and none of the model's own", highlight=False)
+    if config.objective.name == "sft" and config.optimizer.learning_rate < SMALL_RATE:
+        rate = config.optimizer.learning_rate
+        console.print(
+            f"optimizer.learning_rate={rate:g} is for full fine-tuning, and an adapter learns little at it: give about ten times as much",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )

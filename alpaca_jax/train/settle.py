@@ -21,7 +21,7 @@ def machine(config: Config) -> Machine:
 
 def settings(config: Config) -> Settings:
     """The part of a config that decides what a device needs."""
-    return Settings(config.model, config.data, config.batch, config.mesh, config.optimizer, config.microbatches)
+    return Settings(config.model, config.data, config.batch, config.mesh, config.optimizer, config.microbatches, config.adapter)
 
 
 def chosen(config: Config, folder: RunDir) -> Config:

@@ -63,6 +63,12 @@ class Setup:
         return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint} | weights | self.task.fingerprints
 
     @property
+    def adapter_weights(self) -> int | None:
+        """The number of weights that an adapter trains; None where the model's own are trained."""
+        trained = self.assembly.abstract_state.trained
+        return None if self.config.adapter is None else sum(leaf.size for leaf in jax.tree.leaves(trained))
+
+    @property
     def base_names(self) -> list[str]:
         """The names of the frozen weights that the source holds, so that no checkpoint needs to; none where the source is random."""
         return [] if self.source is None else list(by_name(self.assembly.abstract_fixed[BASE]))
@@ -146,7 +152,9 @@ def prepare(config: Config, objective: Factory | None = None) -> Setup:
             microbatches=config.microbatches,
             guard=config.guard,
             others=task.others(),
+            heads=task.heads(),
             seed=config.seed,
+            nf4=None if config.adapter is None else config.adapter.nf4,
         ),
         schedule=optimizers.learning_rate(config.optimizer, steps),
         footprint=needed,
@@ -165,6 +173,8 @@ def _origin(config: Config, source: Pretrained | None) -> tuple[Architecture, To
     if config.model.architecture is None or config.model.tokenizer is None:
         raise UserError("give model.source=NAME, or model.architecture and model.tokenizer to start from random weights")
     tokenizer = pretrained.read_tokenizer(config.model.tokenizer, config.model.cache)
+    if config.adapter is not None and config.adapter.base is not None:
+        raise UserError("adapter.base=nf4 stores trained weights in four bits: give model.source=NAME, or adapter.base=null")
     if tokenizer.vocab_size > config.model.architecture.vocab_size:
         raise UserError(
             f"{config.model.tokenizer} has {tokenizer.vocab_size} tokens, model.architecture.vocab_size only "

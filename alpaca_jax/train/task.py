@@ -72,6 +72,10 @@ class Task:
         """The WeightSpecs of what is fixed beside the base, by name."""
         return {}
 
+    def heads(self) -> dict[str, Tree]:
+        """The WeightSpecs of what is trained beside the model, from zero, by name."""
+        return {}
+
     def load(self, name: str, abstract: Tree) -> Tree:
         """The part of `others` with this name in memory; `abstract` has its shapes and places."""
         raise NotImplementedError(name)

@@ -3,8 +3,9 @@
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.distill.task import Distillation
 from alpaca_jax.train.preference.kto import KtoTask
-from alpaca_jax.train.preference.task import PairTask
+from alpaca_jax.train.preference.task import PairTask, RewardTask
 from alpaca_jax.train.rollout.grpo import GrpoTask
+from alpaca_jax.train.rollout.on_policy import OnPolicy
 from alpaca_jax.train.task import Task
 
 TASKS: dict[str, type[Task]] = {
@@ -14,7 +15,9 @@ TASKS: dict[str, type[Task]] = {
     "simpo": PairTask,
     "orpo": PairTask,
     "kto": KtoTask,
+    "reward": RewardTask,
     "grpo": GrpoTask,
+    "on_policy": OnPolicy,
 }
 
 

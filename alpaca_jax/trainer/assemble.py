@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from alpaca_jax.model import adapter as adapters
-from alpaca_jax.model import llama
+from alpaca_jax.model import frozen, llama
+from alpaca_jax.model.nf4 import Nf4
 from alpaca_jax.model.tree import Tree
 from alpaca_jax.sharding import Layout
 from alpaca_jax.trainer import optimizer as optimizers
@@ -32,8 +33,8 @@ class Assembly:
     """One run's step and the shapes and places of its arguments."""
 
     forward: Forward
-    specs: llama.Params  # the WeightSpec of every weight of the model, without an adapter
-    places: llama.Params  # where every weight is stored
+    specs: llama.Params  # the WeightSpec of every weight of the model, without an adapter and in full precision
+    places: llama.Params  # where every weight is stored; a Quantized of places where it is stored in NF4
     objective: Objective
     optimizer: Optimizer
     layout: Layout
@@ -43,6 +44,8 @@ class Assembly:
     step: Step
     frozen: tuple[str, ...]
     guard: GuardConfig | None
+    nf4: Nf4 | None
+    heads: Mapping[str, Tree]  # the WeightSpecs of what is trained beside the model, from zero
 
     def start(self, params: llama.Params, seed: int = 0) -> tuple[State, Fixed]:
         """The State of step 0 and the fixed BASE, from all weights of the model in their `places`; `seed` draws an adapter's."""
@@ -52,13 +55,17 @@ class Assembly:
             own, where = self.forward.adapter, self.state_places.trained[ADAPTER]
             init = jax.jit(lambda base, key: adapters.init(own, self.specs, base, key), out_shardings=where)
             trained, base = {ADAPTER: init(params, jax.random.key(seed))}, params
+        if self.heads:
+            shapes, where = states.shapes_of(dict(self.heads)), {name: self.state_places.trained[name] for name in self.heads}
+            trained |= jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=where)()
         return states.start(trained, self.optimizer, self.state_places, self.guard), {BASE: base}
 
     def divided(self, params: Tree) -> tuple[Tree, Tree]:
         """(trained, fixed) of the params of a checkpoint that holds both."""
         if self.forward.adapter is None:
             return split(params, self.frozen)
-        return {ADAPTER: params[ADAPTER]}, {name: part for name, part in params.items() if name != ADAPTER}
+        own = (ADAPTER, *self.heads)
+        return {name: params[name] for name in own}, {name: part for name, part in params.items() if name not in own}
 
     def whole(self, trained: Tree, fixed: Fixed) -> llama.Params:
         """The params of the whole model, as `llama.forward` reads them."""
@@ -68,6 +75,7 @@ class Assembly:
         """Random weights, created in their places."""
         embed = self.specs["embed"]["weight"]
         architecture = self.forward.architecture
+        assert self.nf4 is None, "random weights in four bits"
         init = jax.jit(lambda key: llama.init(architecture, key, embed.shape[0], embed.dtype), out_shardings=self.places)
         return init(key)
 
@@ -100,27 +108,33 @@ def assemble(
     microbatches: int = 1,
     guard: GuardConfig | None = None,
     others: Mapping[str, Tree] = MappingProxyType({}),
+    heads: Mapping[str, Tree] = MappingProxyType({}),
     seed: int = 0,
+    nf4: Nf4 | None = None,
 ) -> Assembly:
     """The Assembly of a run of `steps` steps; UserError where the layout doesn't fit a weight or `config.frozen` matches none.
 
     `stored_vocab` rows of the vocabulary are stored, where a mesh needs more than the architecture has; weights are stored in `dtype`.
-    `others` are the WeightSpecs of what is fixed beside the base, such as a teacher's weights. `seed` draws what is random in a step.
+    With an adapter, `nf4` stores its base in four bits. `others` are the WeightSpecs of what is fixed beside the base, such as a teacher's
+    weights; `heads` are those of what is trained beside the model, from zero. `seed` draws what is random in a step.
     """
+    assert nf4 is None or forward.adapter is not None, "weights in four bits are not trained"
     optimizer, objective = optimizers.make(config, steps), factory(forward)
     specs = llama.specs(forward.architecture, stored_vocab, jnp.dtype(dtype))
     if forward.adapter is None:
         trained, base = split(specs, config.frozen)
     else:
-        trained, base = {ADAPTER: adapters.specs(forward.adapter, specs)}, specs
+        trained = {ADAPTER: adapters.specs(forward.adapter, specs)}
+        base = specs if nf4 is None else frozen.specs(specs, nf4)
         objective = dataclasses.replace(objective, random=objective.random or forward.adapter.dropout > 0)
+    trained = trained | heads
     places = states.shardings(trained, optimizer, layout, guard)
     fixed: dict[str, Tree] = {BASE: base, **others}
     fixed_places: dict[str, Tree] = {name: layout.tree(part, "weights") for name, part in fixed.items()}
     return Assembly(
         forward=forward,
         specs=specs,
-        places=layout.tree(specs, "weights"),
+        places=layout.tree(specs if nf4 is None else base, "weights"),
         objective=objective,
         optimizer=optimizer,
         layout=layout,
@@ -130,4 +144,6 @@ def assemble(
         step=make_step(objective, optimizer, layout, places, fixed_places, microbatches=microbatches, guard=guard, seed=seed),
         frozen=config.frozen,
         guard=guard,
+        nf4=nf4,
+        heads=heads,
     )

@@ -12,7 +12,7 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.adapter import Adapter
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import Tree
-from alpaca_jax.trainer.weights import ADAPTER, BASE, Fixed, join
+from alpaca_jax.trainer.weights import ADAPTER, BASE, SCORE, Fixed, join
 
 Batch = Mapping[str, Any]  # arrays [rows, length]: JAX's in a step, numpy's before they are placed
 
@@ -34,13 +34,14 @@ class Forward:
         """The params of the whole model, of the trained weights and the fixed ones; a key in `batch` draws the adapter's dropout."""
         if self.adapter is None:
             return join(trained, fixed.get(BASE, {}))
-        return adapters.attach(fixed[BASE], self.adapter, trained[ADAPTER], batch.get("key"))
+        params = adapters.attach(fixed[BASE], self.adapter, trained[ADAPTER], batch.get("key"))
+        return params | {name: part for name, part in trained.items() if name != ADAPTER}
 
     def hidden(self, params: llama.Params, batch: Batch) -> Float[Array, "B T D"]:
         """The hidden states after the last norm, of the batch's `tokens`, `segments` and `positions` (int32 [B, T])."""
         return llama.forward(
             self.architecture,
-            params,
+            {name: part for name, part in params.items() if name != SCORE},
             batch["tokens"],
             batch["segments"],
             batch["positions"],

@@ -13,6 +13,7 @@ from alpaca_jax.model.tree import Tree, by_name, flatten, unflatten
 Fixed = dict[str, Tree]  # trees that no step changes, by their part in the objective
 BASE = "base"  # the part of `fixed` that holds the model's frozen weights
 ADAPTER = "adapter"  # the part of the trained weights that is put onto the base
+SCORE = "score"  # the part that makes a reward of a hidden state
 
 
 def is_matrix(name: str) -> bool:

@@ -65,10 +65,11 @@ def running(tokenizer):
     own = tokenizer
 
     @contextlib.contextmanager
-    def run(batch, tokenizer=own):
+    def run(batch, tokenizer=own, adapters=()):
         scheduler = Scheduler(batch, Scoring(batch._program, batch._weights, batch.max_length))
         size = batch._program.architecture.vocab_size
-        service = Service([Model(NAME, tokenizer, frozenset({tokenizer.eos_id}))], size, scheduler)
+        models = [Model(NAME, tokenizer, frozenset({tokenizer.eos_id})), *(one.model(number) for number, one in enumerate(adapters, 1))]
+        service = Service(models, size, scheduler)
         with listen("127.0.0.1", 0) as listener:
             server = Server(service, scheduler, "127.0.0.1", listener)
             thread = threading.Thread(target=server.run)

@@ -13,7 +13,7 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.trainer import preferences
 from alpaca_jax.trainer.forward import Forward
-from alpaca_jax.trainer.objectives import preference
+from alpaca_jax.trainer.objectives import preference, reward
 from alpaca_jax.trainer.objectives.preference import PairLoss
 
 TINY = Architecture(vocab_size=61, hidden_size=16, intermediate_size=40, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -111,3 +111,16 @@ def test_what_each_pair_reports(params):
     assert set(means) == set(preference.OF_PAIRS)
     assert (means["chosen_length"], means["rejected_length"]) == (3.0, 3.0)
     assert means["margin"] == pytest.approx(means["chosen_reward"] - means["rejected_reward"], abs=1e-5)
+
+
+def test_a_reward_is_read_at_the_last_token_of_each_answer(params):
+    items, whole = pairs(), params | {"score": {"weight": jnp.linspace(-1.0, 1.0, 16)[None]}}
+    laid = batch([[items[3], items[0]], [], [items[2]]])
+    found = jax.jit(lambda laid: reward.answer_rewards(FORWARD, whole, laid))(laid)
+    hidden = jax.jit(FORWARD.hidden)(params, laid)
+    for row, place in ((0, [items[3], items[0]]), (2, [items[2]])):
+        ends = np.cumsum([len(part.ids) for item in place for part in item.parts]) - 1
+        np.testing.assert_allclose(found[row, : len(ends)], hidden[row, ends] @ jnp.linspace(-1.0, 1.0, 16), rtol=1e-4, atol=1e-5)
+    assert not found[1].any() and not found[2, 2:].any()
+    terms = jax.jit(reward.measure_pairs(FORWARD, 0.01))(whole, laid)
+    assert float(terms.weight) == 3 and set(terms.extra) == set(reward.REPORTS)

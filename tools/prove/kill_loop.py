@@ -2,7 +2,7 @@
 
 A tiny model trains and saves at every step. Each start is killed: during startup, right after some step, or during a save.
 The last start runs to the end. The losses in metrics.jsonl and the final weights must equal the undisturbed run's bit for bit.
-Exits 1 if they don't. Run from the root: python -m tools.prove.kill_loop
+Exits 1 if they don't. Run from the root: python -m tools.prove.kill_loop, with settings of the run behind it, as in adapter=lora.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps-a-kill", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("settings", nargs="*", help="of the run, as in adapter=lora adapter.dropout=0.1")
     arguments = parser.parse_args()
     steps = arguments.steps_a_kill * (arguments.kills + 1)
     with tempfile.TemporaryDirectory() as name:
@@ -45,10 +46,10 @@ def main() -> None:
         tiny.write_tokenizer(folder / "tokenizer")
         (folder / "records.jsonl").write_text("".join(json.dumps(tiny.record(number)) + "\n" for number in range(64)))
         turns.console.print(f"the undisturbed run of {steps} steps")
-        finish(folder, "straight", steps)
+        finish(folder, "straight", steps, arguments.settings)
         rows = kill_again_and_again(folder, "killed", steps, arguments)
         turns.console.print("the last start, to the end")
-        finish(folder, "killed", steps)
+        finish(folder, "killed", steps, arguments.settings)
         turns.table(f"{len(rows)} kills", ["kill", "moment", "steps written", "last whole step", "left half-saved", "seconds"], rows)
         differences = compare(folder / "straight", folder / "killed", steps)
     in_saves = sum(bool(row[4]) for row in rows)
@@ -58,7 +59,7 @@ def main() -> None:
     sys.exit(1 if differences else 0)
 
 
-def command(folder: Path, name: str, steps: int) -> list[str]:
+def command(folder: Path, name: str, steps: int, more: Sequence[str]) -> list[str]:
     """The command line, the same for all starts."""
     settings = {
         "dir": folder / name,
@@ -71,12 +72,12 @@ def command(folder: Path, name: str, steps: int) -> list[str]:
         "hardware": {"peak_tflops": 0.1},
         "checkpoint": {"every_steps": 1, "keep": 2},
     }
-    return [sys.executable, "-W", "ignore", "-m", "alpaca_jax", "train", "model=tiny", *tiny.overrides(settings)]
+    return [sys.executable, "-W", "ignore", "-m", "alpaca_jax", "train", "model=tiny", *tiny.overrides(settings), *more]
 
 
-def finish(folder: Path, name: str, steps: int) -> None:
+def finish(folder: Path, name: str, steps: int, more: Sequence[str]) -> None:
     """Runs to the last step."""
-    done = subprocess.run(command(folder, name, steps), capture_output=True, text=True)
+    done = subprocess.run(command(folder, name, steps, more), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the run ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
@@ -90,7 +91,8 @@ def kill_again_and_again(folder: Path, name: str, steps: int, arguments: argpars
         kind = KINDS[2] if kill % 7 == 6 else KINDS[kill % 2]
         step = kill * arguments.steps_a_kill + chance.randrange(1, arguments.steps_a_kill + 1)
         began = time.monotonic()
-        process = subprocess.Popen(command(folder, name, steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        words = command(folder, name, steps, arguments.settings)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(moment(kind, step, folder / name, chance), process)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

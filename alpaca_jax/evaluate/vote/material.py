@@ -13,6 +13,7 @@ from alpaca_jax.scores import prompts
 from alpaca_jax.scores.answers import AnswerSet, file, gather
 from alpaca_jax.scores.judge.bouts import Bout, bouts
 from alpaca_jax.scores.people.questions import Question, digest
+from alpaca_jax.scores.preferred import question
 from alpaca_jax.scores.prompts import PromptSet
 
 SCORES, PAGE, ANSWERS, VOTES, PREFERENCES = "scores.json", "report.html", "answers", "votes", "compare/preferences.jsonl"
@@ -67,8 +68,7 @@ def _questions(asked: PromptSet, model: AnswerSet, against: AnswerSet, seed: int
 
 def _drawn(several: Sequence[Bout], seed: int) -> tuple[Question, Bout]:
     bout = min(several, key=lambda each: digest(seed, "seed", each.model, each.against, each.prompt.id, each.seed))
-    turns = (bout.prompt.system, *bout.prompt.turns) if bout.prompt.system else bout.prompt.turns
-    return Question(bout.prompt.id, turns, (bout.model, bout.against), (bout.ours.texts, bout.theirs.texts)), bout
+    return question(bout), bout
 
 
 def _judged(path: Path) -> dict[tuple[str, str, str, str], float]:

@@ -32,3 +32,10 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if not self.targets:
             raise ValueError('targets is empty: give all-linear, a pattern, or names such as ["q_proj", "v_proj"]')
+
+    @property
+    def nf4(self) -> Literal["single", "double"] | None:
+        """How the base is quantised; None in full precision."""
+        if self.base is None:
+            return None
+        return "double" if self.double_quant else "single"

@@ -15,6 +15,7 @@ from alpaca_jax.train.distill import cache, teachers
 from alpaca_jax.train.distill.asking import Asked, hidden_dtype, ids_dtype
 from alpaca_jax.train.distill.config import DistillConfig
 from alpaca_jax.train.distill.heldout import Comparison
+from alpaca_jax.train.distill.served import Served
 from alpaca_jax.train.distill.signals import Shared
 from alpaca_jax.train.task import Site, Task
 from alpaca_jax.trainer.assemble import Assembly
@@ -37,8 +38,8 @@ class Distillation(Task):
     def open(self, site: Site) -> None:
         """Opens the teachers and compares their vocabularies with the student's."""
         super().open(site)
-        self.teachers = teachers.open_all(self.config, site)
-        self.shared = min(each.shared for each in self.teachers.values())
+        self.teachers = {} if self.own.address else teachers.open_all(self.config, site)
+        self.shared = min([site.tokenizer.vocab_size, *(each.shared for each in self.teachers.values())])
         forwards = {name: each.forward for name, each in self.teachers.items()}
         # Where all teachers teach everything, their weights are constants; else each example has its own.
         self._apart = any(each.config.data for each in self.teachers.values())
@@ -54,7 +55,7 @@ class Distillation(Task):
         own = self.own
         rule = Rule(own.divergence, own.beta, own.limits, own.temperature, own.cross_entropy)
         self._forward = forward
-        return distill.objective(forward, self._telling, rule, self.shared)
+        return distill.objective(forward, self._telling_of(own.signal), rule, self.shared)
 
     def others(self) -> dict[str, Tree]:
         """The teachers' weights for the live signal, their output matrices for the exact one."""
@@ -76,9 +77,11 @@ class Distillation(Task):
         if self.config.evaluate_every is None or "heldout" not in examples or not len(examples["heldout"]):
             return
         live = self.own.signal == "live"
-        store = self._told("heldout", "live" if live else "exact")
-        self._fixed = {TEACHERS: fixed[TEACHERS]} if live else {HEADS: fixed[HEADS] if HEADS in fixed else self._loaded_heads()}
-        telling = self._live if live else self._exact
+        signal = "live" if live else "exact" if self.teachers else "top"
+        store = self._told("heldout", signal)
+        if self.teachers:
+            self._fixed = {TEACHERS: fixed[TEACHERS]} if live else {HEADS: fixed[HEADS] if HEADS in fixed else self._loaded_heads()}
+        telling = self._telling_of(signal)
         length, layout = self.config.batch.sequence_length, self.site.layout
         plain = Forward(self._forward.architecture, self._forward.compute_dtype, constrain=layout.constrain)
         self._comparison = Comparison(plain, telling, self.shared, store, self.site.batches.rows, length, layout)
@@ -90,16 +93,20 @@ class Distillation(Task):
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of the teachers."""
-        return {"teachers": origin.digest({name: each.key for name, each in self.teachers.items()})}
+        return {"teachers": origin.digest(self._teachers_key)}
 
     @property
-    def _telling(self) -> Telling:
+    def _teachers_key(self) -> dict[str, Any]:
+        """What decides the teachers' distributions, as JSON; of a served one only its address is known."""
+        return {"served": self.own.address} if self.own.address else {name: each.key for name, each in self.teachers.items()}
+
+    def _telling_of(self, signal: str) -> Telling:
         own, ids = self.own, ids_dtype(self.shared)
-        if own.signal == "live":
+        if signal == "live":
             return self._live
-        if own.signal == "exact":
+        if signal == "exact":
             return self._exact
-        return distill.draws(own.draws, ids) if own.signal == "draws" else distill.top(min(own.top, self.shared), ids, own.tail)
+        return distill.draws(own.draws, ids) if signal == "draws" else distill.top(min(own.top, self.shared), ids, own.tail)
 
     def _told(self, split: str, signal: str) -> ExampleStore:
         """The examples of a split with what the signal needs beside them; builds its cache where there is none."""
@@ -111,11 +118,19 @@ class Distillation(Task):
         folder = self._folder(key) if self.own.cache is None else Path(self.own.cache).expanduser() / f"{split}-{signal}"
         found = cache.opened(folder, key, store)
         if found is None:
-            asked = Asked(self.own, signal, self.teachers, self.site, self.config.seed)
+            asked = self._asked(signal)
             cache.build(folder, key, store, asked.kept, self.site.batches.rows, self.config.batch.sequence_length, asked.ask)
             found = cache.opened(folder, key, store)
         assert found is not None
         return found
+
+    def _asked(self, signal: str) -> Asked | Served:
+        """The teachers, ready to be asked."""
+        if self.own.address is None:
+            return Asked(self.own, signal, self.teachers, self.site, self.config.seed)
+        served = Served(self.own.address, self.site.tokenizer, min(self.own.top, self.shared))
+        served.check()
+        return served
 
     def _key(self, split: str, signal: str) -> dict[str, Any]:
         """All that decides a cache, by names that are told where one doesn't fit."""
@@ -127,7 +142,7 @@ class Distillation(Task):
             "version": cache.VERSION,
             "signal": signal,
             "split": split,
-            "teachers": {name: each.key for name, each in self.teachers.items()},
+            "teachers": self._teachers_key,
             "records, template or truncation": self.site.data.fingerprint,
             **sampled,
         }

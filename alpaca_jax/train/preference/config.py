@@ -8,6 +8,7 @@ from alpaca_jax.ranges import Above0, Nonnegative, Range
 Smoothing = Annotated[float, Range(0, 0.5, open_above=True, give="0 or more and less than 0.5")]  # the share of swapped labels
 HELDOUT = "heldout_"
 PAIRS = ("preference_loss", "margin", "accuracy", "chosen_logps", "rejected_logps")
+REWARDS = ("preference_loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
 ANSWERS = ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps")
 
 
@@ -76,3 +77,16 @@ class KtoConfig(Preferences):
         return tuple(
             HELDOUT + name for name in ("preference_loss", "kl", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps")
         )
+
+
+@configclass
+class RewardConfig(Preferences):
+    """A reward model: a number for each answer, larger for the chosen one of a pair."""
+
+    name: Literal["reward"] = "reward"
+    centre: Nonnegative = 0.01
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of what each evaluation measures of the held-out pairs."""
+        return tuple(HELDOUT + name for name in REWARDS)

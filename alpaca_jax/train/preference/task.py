@@ -24,14 +24,14 @@ from alpaca_jax.model.llama import Params
 from alpaca_jax.model.tree import Tree, flatten
 from alpaca_jax.tokenizer import Tokenizer
 from alpaca_jax.train.preference import reference
-from alpaca_jax.train.preference.config import HELDOUT, DpoConfig, OrpoConfig, SimpoConfig
+from alpaca_jax.train.preference.config import HELDOUT, DpoConfig, OrpoConfig, RewardConfig, SimpoConfig
 from alpaca_jax.train.task import Task
 from alpaca_jax.trainer import preferences
 from alpaca_jax.trainer.assemble import Assembly
 from alpaca_jax.trainer.forward import Forward
-from alpaca_jax.trainer.objectives import Objective, Terms, preference
+from alpaca_jax.trainer.objectives import Objective, Terms, preference, reward
 from alpaca_jax.trainer.objectives.preference import REFERENCE, Measure, PairLoss
-from alpaca_jax.trainer.weights import ADAPTER, BASE, Fixed
+from alpaca_jax.trainer.weights import ADAPTER, BASE, SCORE, Fixed
 
 VERSION = 1  # of the reference's log-probabilities on disk
 
@@ -151,6 +151,29 @@ class PairTask(PreferenceTask):
     def objective(self, forward: Forward) -> Objective:
         """The mean loss over pairs."""
         return preference.pairwise(forward, self.pair)
+
+
+class RewardTask(PreferenceTask):
+    """A reward model of pairs."""
+
+    needs_reference = False
+
+    def heads(self) -> dict[str, Tree]:
+        """The vector that makes a reward of a hidden state."""
+        return {SCORE: reward.head(self.site.architecture.hidden_size)}
+
+    def measure(self, forward: Forward) -> Measure:
+        """The terms of a reward model's loss."""
+        return reward.measure_pairs(forward, self._centre)
+
+    def objective(self, forward: Forward) -> Objective:
+        """The mean loss over pairs."""
+        return reward.pairwise(forward, self._centre)
+
+    @property
+    def _centre(self) -> float:
+        assert isinstance(self.config.objective, RewardConfig)
+        return self.config.objective.centre
 
 
 class HeldOut:

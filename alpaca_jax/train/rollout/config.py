@@ -1,11 +1,12 @@
 """The settings of objectives whose batches are sampled from the run's own weights; light to import."""
 
 from dataclasses import field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import Above0, AtLeastTwo, Nonnegative, Positive
+from alpaca_jax.ranges import Above0, AtLeastTwo, Nonnegative, Nucleus, Positive
 from alpaca_jax.rewards.config import RewardConfig
+from alpaca_jax.train.distill.config import DistillConfig
 from alpaca_jax.train.rollout.advantages import Kind
 from alpaca_jax.trainer.rules import Rule
 
@@ -38,15 +39,19 @@ class GrpoConfig:
     rewards: dict[str, RewardConfig] = field(default_factory=dict)  # by name; their weighted sum counts
     heldout_samples: Positive = 4  # answers to each held-out prompt, with each evaluation
 
-    measured: ClassVar[tuple[str, ...]] = (
-        MEASURED,
-        *(f"{MEASURED}_{end}" for end in ("low", "high", "before", "before_low", "before_high")),
-    )
-    heldout_loss: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not self.rewards:
             raise ValueError("grpo: rewards are missing: give objective.rewards.NAME.name=exact, format, length, tests or python")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The mean reward on held-out prompts and its 95% interval, now and before the first step."""
+        return (MEASURED, *(f"{MEASURED}_{end}" for end in ("low", "high", "before", "before_low", "before_high")))
+
+    @property
+    def heldout_loss(self) -> bool:
+        """Held-out records hold what verifies an answer, which needn't be an answer."""
+        return False
 
     @property
     def kind(self) -> Kind:
@@ -66,3 +71,15 @@ class GrpoConfig:
             temperature=self.temperature,
             longest=self.max_new_tokens,
         )
+
+
+@configclass
+class OnPolicyConfig(DistillConfig):
+    """Distillation on answers that the student samples itself."""
+
+    name: Literal["on_policy"] = "on_policy"  # type: ignore[assignment]
+    signal: Literal["live"] = "live"  # type: ignore[assignment]  # no cache can know what the student will say
+    divergence: Literal["forward", "reverse", "jsd"] = "reverse"
+    share: Nucleus = 1.0  # of the prompts that the student answers; the records answer the others
+    max_new_tokens: Positive = 256  # of an answer
+    sampling: Above0 = 1.0  # the temperature of sampling; `temperature` is the divergence's

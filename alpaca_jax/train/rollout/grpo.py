@@ -66,7 +66,7 @@ class GrpoTask(Task):
         super().open(site)
         config, own = self.config, self.own
         program = Program.on(site.architecture, site.layout, config.model.compute_dtype)
-        self.sampler = Sampler(program, frozenset(site.eos_ids), own.max_new_tokens, own.temperature)
+        self.sampler = Sampler(program, frozenset(site.eos_ids), own.max_new_tokens, own.temperature, config.batch.sequence_length)
         key = {"seed": config.seed, "objective": to_mapping(own), "data": site.data.fingerprint}
         folder = rundir.RunDir(config.dir).path("train", "rollouts")
         self.kept = Kept(folder, key)

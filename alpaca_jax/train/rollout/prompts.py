@@ -36,8 +36,11 @@ def of(store: ExampleStore, numbers: Sequence[int]) -> list[Prompt]:
     return [Prompt.of(example) for item in store.take(list(numbers)) for example in item.parts]
 
 
-def make_room(batches: Batches, answers: int, max_new_tokens: int, multiple: int) -> None:
-    """Gives the batches the rows that hold `answers` to each prompt of a step, whatever their lengths; a UserError where none do."""
+def make_room(batches: Batches, answers: int, max_new_tokens: int, multiple: int, least: int = 0) -> None:
+    """Gives the batches the rows that hold `answers` to each prompt of a step, whatever their lengths; a UserError where none do.
+
+    `least`: tokens of the longest example that may stand in the place of an answered prompt.
+    """
     config = batches.config
     if config.examples is None or config.packing != "packed":
         raise UserError("a step that samples takes a number of prompts: give batch.examples=N and batch.packing=packed")
@@ -45,8 +48,10 @@ def make_room(batches: Batches, answers: int, max_new_tokens: int, multiple: int
     if longest > config.sequence_length:
         raise UserError(
             f"the longest prompt and objective.max_new_tokens={max_new_tokens} are {longest} tokens, which don't fit "
-            f"batch.sequence_length={config.sequence_length}: give a batch.sequence_length of {longest}, fewer objective.max_new_tokens, or a smaller data.max_length with data.truncation=drop"
+            f"batch.sequence_length={config.sequence_length}: give a batch.sequence_length of {longest}, fewer objective.max_new_tokens, "
+            "or a smaller data.max_length with data.truncation=drop"
         )
+    longest = max(longest, least)
     # Rows that best fit fills hold at least this many each before it begins another.
     needed = -(-config.examples * answers // (config.sequence_length // longest))
     if config.rows is not None and config.rows < needed:

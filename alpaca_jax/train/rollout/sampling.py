@@ -38,11 +38,11 @@ class Sampler:
     stop_ids: frozenset[int]
     max_new_tokens: int
     temperature: float
+    longest: int  # tokens of a prompt with its answer
 
     def sample(self, params: Params, prompts: Sequence[Sequence[int]], seeds: Sequence[int], step: int) -> list[Answer]:
         """One answer a prompt, in order; the watchdog hears of each token."""
-        longest = max(len(prompt) for prompt in prompts) + self.max_new_tokens
-        batch = Batch(self.program, weights.of_run(params), min(SLOTS, len(prompts)), longest)
+        batch = Batch(self.program, weights.of_run(params), min(SLOTS, len(prompts)), self.longest + 1)
         admitted: list[Generation] = []
         while len(admitted) < len(prompts) or batch.free < batch.slots:
             for number in range(len(admitted), min(len(admitted) + batch.free, len(prompts))):

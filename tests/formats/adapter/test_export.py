@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_arrays import random_arrays
 from safetensors.numpy import load_file
 
 from alpaca_jax.formats.adapter import layout, reader, trained
@@ -15,9 +16,7 @@ from alpaca_jax.formats.adapter.targets import plan
 from alpaca_jax.formats.huggingface import reader as huggingface
 from alpaca_jax.formats.model import Pretrained
 from alpaca_jax.formats.names import weights
-from alpaca_jax.model import llama
-from alpaca_jax.model.adapter import specs
-from alpaca_jax.model.tree import Tree, flatten, unflatten
+from alpaca_jax.model.tree import Tree, flatten
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, transformers and peft
 KINDS: dict[str, dict[str, Any]] = {
@@ -28,22 +27,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "by the root of the rank": {"rank": 4, "alpha": 3.5, "rslora": True},
     "dora": {"rank": 2, "dora": True},
 }
-
-
-def random_arrays(config: AdapterConfig, base: Pretrained) -> Tree:
-    """Arrays of an adapter that is not new, zero beyond the rank of each layer."""
-    adapter, random = plan(config, base.architecture), np.random.default_rng(0)
-    shapes = flatten(specs(adapter, llama.specs(base.architecture)))
-    ranks = {path: change.ranks for path, change in adapter.changes}
-    found = {}
-    for path, spec in shapes.items():
-        found[path] = random.uniform(0.5, 1.5, spec.shape).astype(np.float32)
-        for layer, rank in enumerate(ranks[path[:-1]]):
-            if path[-1] == "magnitude":
-                continue
-            beyond = (..., slice(rank, None)) if path[-1] == "down" else (slice(rank, None),)
-            found[path][layer][beyond] = 0
-    return unflatten(found)
 
 
 def written(folder: Path, kind: str, base: Pretrained) -> Tree:

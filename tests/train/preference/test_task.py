@@ -10,9 +10,12 @@ from training import config, make_files
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
+from alpaca_jax.records import Record
+from alpaca_jax.scores.reward import RewardModel
 from alpaca_jax.train.run import run
 
-BEGINS = {"dpo": math.log(2), "kto": 0.5}
+BEGINS = {"dpo": math.log(2), "kto": 0.5, "reward": math.log(2)}
+MORE = [pytest.param(name, marks=pytest.mark.prove) for name in ("kto", "orpo", "simpo")]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def lines(folder):
     return [line for line in metrics.read(folder / "train" / "metrics.jsonl") if "loss" in line]
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "orpo", "simpo"])
+@pytest.mark.parametrize("name", ["dpo", "reward", *MORE])
 def test_a_run_begins_where_its_reference_is_and_learns(files, tmp_path, name):
     summary = run(settings(files, tmp_path, name))
     found = lines(tmp_path)
@@ -40,12 +43,13 @@ def test_a_run_begins_where_its_reference_is_and_learns(files, tmp_path, name):
         assert found[0]["loss"] == pytest.approx(BEGINS[name], abs=1e-5)
     assert found[-1]["loss"] < found[0]["loss"]
     assert found[0]["answers" if name == "kto" else "pairs"] == 4
-    assert found[0]["chosen_logps"] < 0 and found[0]["chosen_length"] > 1
+    assert found[0]["chosen_length"] > 1 and found[0].get("chosen_logps", -1) < 0
     assert summary["heldout_preference_loss"] < BEGINS.get(name, 1e9)
     if name != "kto":
         assert found[-1]["margin"] > found[0]["margin"] and 0 <= summary["heldout_accuracy"] <= 1
 
 
+@pytest.mark.prove
 def test_a_resumed_run_is_the_straight_one_without_its_cache(files, tmp_path):
     straight = run(settings(files, tmp_path / "straight"))
     stopped = settings(files, tmp_path / "stopped", checkpoint={"every_steps": 1})
@@ -55,11 +59,13 @@ def test_a_resumed_run_is_the_straight_one_without_its_cache(files, tmp_path):
     assert again["loss"] == straight["loss"]
 
 
+@pytest.mark.prove
 def test_the_reference_is_computed_once(files, tmp_path):
+    run(settings(files, tmp_path / "first"))
     before = {path: path.stat().st_mtime_ns for path in (files / "cache" / "references").rglob("*.npy")}
-    run(settings(files, tmp_path, objective={"name": "dpo", "beta": 0.5}))
+    run(settings(files, tmp_path / "second", objective={"name": "dpo", "beta": 0.5}))
     after = {path: path.stat().st_mtime_ns for path in (files / "cache" / "references").rglob("*.npy")}
-    assert before == after and {np.load(path).shape[1] for path in before} == {2}
+    assert before and before == after and {np.load(path).shape[1] for path in before} == {2}
 
 
 def test_records_without_pairs_are_named(files, tmp_path):
@@ -69,6 +75,7 @@ def test_records_without_pairs_are_named(files, tmp_path):
         run(settings(files, tmp_path / "run", data=data, evaluate_every=None))
 
 
+@pytest.mark.prove
 def test_a_reference_that_was_lost_with_random_weights_is_named(files, tmp_path):
     data = {"records": str(files / "records.jsonl"), "cache": str(tmp_path / "cache"), "heldout": 8}
     given = settings(files, tmp_path / "run", data=data, checkpoint={"every_steps": 1})
@@ -77,3 +84,20 @@ def test_a_reference_that_was_lost_with_random_weights_is_named(files, tmp_path)
     shutil.rmtree(tmp_path / "run" / "train" / "checkpoints" / "3")
     with pytest.raises(UserError, match="reference's log-probabilities are gone"):
         run(given)
+
+
+@pytest.mark.prove
+def test_a_reward_model_orders_answers_as_in_its_training(files, tmp_path):
+    run(settings(files, tmp_path, "reward", steps=6, evaluate_every=None))
+    model = RewardModel(str(tmp_path))
+    pairs = [[Record(f"Say {n}.", "", answer) for answer in (f"{n} it is.", f"No, never {n % 7}!")] for n in range(24)]
+    chosen, rejected = model.rewards([record for pair in pairs for record in pair]).reshape(-1, 2).T
+    assert (chosen > rejected).mean() > 0.8
+    assert lines(tmp_path)[-1]["accuracy"] > 0.8
+    alone = model.rewards([pairs[3][1]])
+    assert alone[0] == pytest.approx(rejected[3], rel=1e-4, abs=1e-5)  # whatever it is packed with
+
+
+def test_another_run_is_no_reward_model(tmp_path):
+    with pytest.raises(UserError, match="is no run of objective=reward"):
+        RewardModel(str(tmp_path))
