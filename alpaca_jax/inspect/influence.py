@@ -18,7 +18,9 @@ from alpaca_jax.report import Section, Series, Table
 from alpaca_jax.terminal import Console
 
 LAYERS = "1 - the mean cosine between what enters a layer and what leaves it."
-BLOCKS = "The block of so many layers that turns the residual stream least, and by which angle; model.keep_layers=\"drop N, chosen\" drops it."
+BLOCKS = (
+    'The block of so many layers that turns the residual stream least, and by which angle; model.keep_layers="drop N, chosen" drops it.'
+)
 
 
 @dataclasses.dataclass(frozen=True)

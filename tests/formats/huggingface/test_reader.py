@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from alpaca_jax.errors import UserError
-from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats import files, names, pretrained
+from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.dtypes import Dtype
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
