@@ -130,7 +130,7 @@ TURNS = st.lists(st.just(user("Q")) | st.just(says("A")) | st.dictionaries(st.sa
 NAMES = sorted(preference.READ | {"instruction", "input", "output", "prompt", "messages", "conversations", "completion", "text", "turns"})
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.fixed_dictionaries({}, optional={name: JSON | TURNS | st.just("Q") for name in NAMES}))
 def test_any_value_is_a_preference_or_a_plain_error(item):
     with contextlib.suppress(ValueError):
