@@ -91,7 +91,7 @@ class Config:
     self_instruct: SelfInstruct = SelfInstruct()
     magpie: Magpie = Magpie()
     pairs: Pairs = Pairs()
-    judge: JudgeConfig | None = None  # of pairs
+    compare: JudgeConfig | None = None  # the judge of pairs
     budget: Budget = Budget()
     filters: Filters = Filters()
     patience: Positive | None = 100  # requests in a row without a kept record, after which the run ends; null: no limit
@@ -128,10 +128,10 @@ class Config:
             )
         if self.pairs.evaluation is not None:
             return
-        if self.pairs.by == "judge" and self.judge is None:
+        if self.pairs.by == "judge" and self.compare is None:
             raise ValueError(
-                "judge is missing: give judge=judge judge.teacher.model=NAME (or judge=judge_endpoint, judge=judge_local), or "
-                "pairs.by=shorter"
+                "compare is missing: name the judge with compare=judge compare.teacher.model=NAME (or compare=judge_endpoint, "
+                "compare=judge_local), or give pairs.by=shorter"
             )
         if self.pairs.by == "reward" and self.pairs.reward is None:
             raise ValueError("pairs.by=reward needs a reward model: give pairs.reward=DIR, a run of train objective=reward")

@@ -151,7 +151,7 @@ class Pairs:
 
     def _judged(self, answered: Sequence[Answered], folder: Path, say: Callable[[str], None]) -> tuple[list[list[float]], str]:
         """The points of each answer, its mean preference over all others of its prompt; none where a verdict is lacking."""
-        judge = self.config.judge
+        judge = self.config.compare
         assert judge is not None
         meetings = [(place, *two) for place, each in enumerate(answered) for two in itertools.combinations(range(len(each.said)), 2)]
         shown = [pair for place, one, two in meetings for pair in _shown(answered[place], one, two)]
@@ -245,5 +245,4 @@ def _named() -> Iterator[None]:
         yield
     except (UserError, Lost) as error:
         kind = UserError if isinstance(error, UserError) else Lost
-        text = re.sub(r"(?<![\w.])compare\.", "judge.", str(error))
-        raise kind(re.sub(r"(?<![\w.])teacher(?=[.=])", "judge.teacher", text)) from None
+        raise kind(re.sub(r"(?<![\w.])teacher(?=[.=])", "compare.teacher", str(error))) from None
