@@ -6,6 +6,7 @@ import pytest
 from training import config
 
 from alpaca_jax import metrics
+from alpaca_jax.errors import UserError
 from alpaca_jax.train.rollout.grpo import GrpoTask
 from alpaca_jax.train.run import run
 from alpaca_jax.train.setup import prepare
@@ -15,7 +16,7 @@ GRPO = {
     "loss": "grpo",
     "group": 4,
     "max_new_tokens": 6,
-    "rewards": {"short": {"name": "length", "unit": "characters", "most": 3, "slack": 6}},
+    "rewards": {"sign": {"name": "format", "pattern": ".*[!-?].*"}},  # of random bytes about every second answer has one
 }
 
 
@@ -43,6 +44,7 @@ def test_it_reports_what_was_sampled(straight):
     first = found[0]
     assert first["answers"] == pytest.approx(8) and 0 <= first["reward"] <= 1 and first["reward_problems"] == 0
     assert first["sampler_distance"] < 1e-4 and first["clipped"] == 0
+    assert first["gradient_norm"] > 0 and first["equal_groups"] < 1
     kept = [json.loads(line) for line in (folder / "train" / "rollouts" / "000000.jsonl").read_text().splitlines()]
     assert kept[0]["step"] == kept[0]["index"] == 0 and len(kept) == 9
     assert first["reward"] == pytest.approx(sum(line["reward"] for line in kept[1:]) / 8, rel=1e-6)
@@ -106,7 +108,7 @@ def test_rewards_that_are_all_broken_end_the_run_and_are_named(files, tmp_path):
     [
         ({"objective": GRPO | {"max_new_tokens": 250}}, "don't fit batch.sequence_length=256: give a batch.sequence_length of 3"),
         ({"batch": {"examples": None, "tokens": 1024, "sequence_length": 256}}, "a step that samples takes a number of prompts"),
-        ({"batch": {"examples": 8, "sequence_length": 256, "rows": 3}}, "don't hold 32 answers"),
+        ({"batch": {"examples": 4, "sequence_length": 256, "rows": 5}}, "don't hold 16 answers: give 16"),
     ],
 )
 def test_what_does_not_fit_is_named_before_the_first_step(files, tmp_path, changes, why):
