@@ -39,6 +39,7 @@ prove: $(VENV)/installed-test
 	$(BIN)/python -m tools.prove.loss_parity --output docs/benchmarks
 	$(BIN)/python -m tools.prove.kill_loop
 	$(BIN)/python -m tools.prove.kill_loop adapter=lora adapter.rank=2 adapter.dropout=0.1
+	$(BIN)/python -m tools.prove.kill_loop --teacher objective=distill
 	$(BIN)/python -m tools.prove.adapters --records $$(ls -dt runs/prove-*/records | head -1)
 	$(BIN)/python -W ignore -m tools.prove.fuzz
 	$(BIN)/python -m tools.prove.million_records
