@@ -24,11 +24,11 @@ def test_a_broken_reward_is_counted_and_named_and_gives_no_number(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "def reward(prompt, answer, key):\n"
-        "    if answer == 'hang':\n        while True: pass\n"
+        "    if answer == 'hang':\n        import time; time.sleep(99)\n"
         "    return {'nan': float('nan'), 'text': 'x', 'inf': 1e999}[answer] if answer in ('nan', 'text', 'inf') else 1 / int(answer)\n"
     )
     rewards = Rewards(
-        {"mine": PythonConfig(name="python", file=str(file), seconds=0.5), "none": LengthConfig(name="length", most=9)}, tmp_path
+        {"mine": PythonConfig(name="python", file=str(file), seconds=2.0), "none": LengthConfig(name="length", most=9)}, tmp_path
     )
     found = rewards.score([Sample("?", answer) for answer in ("2", "0", "nan", "inf", "text", "hang")])
     assert [one.reward for one in found] == [1.5, None, None, None, None, None]
@@ -37,7 +37,7 @@ def test_a_broken_reward_is_counted_and_named_and_gives_no_number(tmp_path):
         "reward mine returned nan",
         "reward mine returned inf",
         "reward mine returned a str",
-        "reward mine took longer than 0.5 s",
+        "reward mine took longer than 2 s",
     ]
     assert found[1].parts == {"mine": None, "none": 1.0}
 
