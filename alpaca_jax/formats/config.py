@@ -8,7 +8,7 @@ from alpaca_jax.config import configclass
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.ranges import AUTO, Natural, Positive
 
-# A block of N layers is left out: that which turns the residual stream least, or that without which the loss is least. Or N layers go one by
+# A block of N layers is left out: that which turns the residual stream least, or that without which the loss is least. Or they go one by
 # one, each time the one without which the loss is least.
 CHOSEN = re.compile(r" *drop +(\d{1,4})(?: *,)?(?: +chosen)?(?: +(by angle|by loss|one by one))? *")
 FORMS = 'N, a list such as [0, 1, 4, 5], "drop N, chosen", "drop N, chosen by loss" or "drop N, chosen one by one"'
