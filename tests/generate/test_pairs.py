@@ -9,6 +9,7 @@ from scripted_teacher import Reply, answer, scripted_teacher
 
 from alpaca_jax import records
 from alpaca_jax.errors import UserError
+from alpaca_jax.generate import pairs
 from alpaca_jax.generate import run as verb
 from alpaca_jax.generate.config import Config, Pairs, Sampling
 from alpaca_jax.rundir import read_json
@@ -72,7 +73,7 @@ def kept(tmp_path):
 def test_a_judge_orders_the_answers_and_the_best_and_the_worst_make_a_pair(tmp_path, capsys):
     script, taste = Answers(0.0, 4.0, -4.0), ScriptedJudge(position=2.0)
     with scripted_teacher(script) as server, scripted_teacher(taste) as judging:
-        settings = config(tmp_path, server, judge=judge(judging))
+        settings = config(tmp_path, server, compare=judge(judging))
         manifest = verb.run(settings)
         calls, verdicts = len(server.bodies), taste.calls
         again = verb.run(settings)
@@ -94,10 +95,10 @@ def test_ties_close_ones_refusals_and_equal_answers_make_no_pair(tmp_path):
     refused = "not one pair could be made .*'{}': 3".format
     tying = ScriptedJudge(says="C")
     with scripted_teacher(Answers(1.0)) as server, scripted_teacher(tying) as judging, pytest.raises(UserError, match=refused("tied")):
-        verb.run(config(tmp_path, server, judge=judge(judging, mode="letter")))
+        verb.run(config(tmp_path, server, compare=judge(judging, mode="letter")))
     given, taste = Answers(1.0, 1.2, 0.9), ScriptedJudge()
     with scripted_teacher(given) as server, scripted_teacher(taste) as judging, pytest.raises(UserError, match=refused("close")):
-        verb.run(config(tmp_path, server, judge=judge(judging), pairs={"margin": 0.9}, dir="close"))
+        verb.run(config(tmp_path, server, compare=judge(judging), pairs={"margin": 0.9}, dir="close"))
     with scripted_teacher(Answers(None, None, 2.0)) as server, pytest.raises(UserError, match=r"no_two_answers_refusal': 3"):
         verb.run(config(tmp_path, server, pairs={"by": "longer"}, dir="refused"))
     with scripted_teacher(Answers(0.0, longer=False)) as server, pytest.raises(UserError, match=r"no_two_answers_same_answer': 3"):
@@ -116,6 +117,24 @@ def test_lengths_order_answers_without_a_judge_and_evaluation_sets_are_left_out(
     replayed = Config(**{**vars(settings), "pairs": Pairs(prompts=settings.pairs.prompts, answers=3, by="longer"), "replay": True})
     verb.run(replayed)
     assert all(len(record.output) > len(record.rejected) for record in kept(tmp_path))
+
+
+def test_a_reward_model_orders_answers_and_filters_prompts(tmp_path, monkeypatch):
+    def by_length(source, records):
+        assert source == "runs/reward" and {record.input for record in records} == {f"it is {n}" for n in range(3)}
+        return [len(record.output) / 10 + 10 * record.input.endswith("2") for record in records]
+
+    monkeypatch.setattr(pairs, "rewards", by_length)
+    with scripted_teacher(Answers(0.0)) as server:
+        settings = {"by": "reward", "reward": "runs/reward", "least": 10.0}
+        manifest = verb.run(config(tmp_path, server, pairs=settings))
+    [record] = kept(tmp_path)
+    assert manifest.counts == {"kept": 1, "below_least": 2}
+    assert record.input == "it is 2" and len(record.output) > len(record.rejected) and record.provenance["by"] == "reward"
+    with scripted_teacher(Answers(0.0)) as server, pytest.raises(UserError, match="'close': 3"):
+        verb.run(config(tmp_path, server, pairs={"by": "reward", "reward": "runs/reward", "margin": 0.99}, dir="close"))
+    with pytest.raises(ValueError, match=r"pairs.reward=DIR"):
+        config(tmp_path, server, pairs={"by": "reward"})
 
 
 def test_other_prompts_are_refused_by_the_log(tmp_path):
@@ -195,7 +214,7 @@ def test_an_evaluation_without_preferences_is_named(tmp_path):
     [
         ({}, {}, "give pairs.prompts=FILE"),
         ({"prompts": "p", "evaluation": "e"}, {}, "give pairs.prompts=FILE"),
-        ({"prompts": "p"}, {}, "judge is missing: give judge=judge"),
+        ({"prompts": "p"}, {}, "compare is missing: name the judge with compare=judge"),
         ({"prompts": "p", "by": "shorter"}, {"sampling": Sampling(temperature=0)}, "sampling.temperature=0 gives the same answer"),
     ],
 )
