@@ -16,7 +16,7 @@ from alpaca_jax.scores.rewarding import rewards
 from alpaca_jax.train.run import run
 
 BEGINS = {"dpo": math.log(2), "kto": 0.5, "reward": math.log(2)}
-MORE = [pytest.param(name, marks=pytest.mark.prove) for name in ("kto", "orpo", "simpo")]
+MORE = [pytest.param(name, marks=pytest.mark.prove) for name in ("kto", "orpo", "reward", "simpo")]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def lines(folder):
     return [line for line in metrics.read(folder / "train" / "metrics.jsonl") if "loss" in line]
 
 
-@pytest.mark.parametrize("name", ["dpo", "reward", *MORE])
+@pytest.mark.parametrize("name", ["dpo", *MORE])
 def test_a_run_begins_where_its_reference_is_and_learns(files, tmp_path, name):
     summary = run(settings(files, tmp_path, name))
     found = lines(tmp_path)
