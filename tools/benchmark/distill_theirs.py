@@ -40,10 +40,11 @@ def main() -> None:
     parser.add_argument("loss", choices=("gkd", "chunked"))
     for name in ("rows", "length", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--layers", type=int, nargs=2, required=True)
     given = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    student, teacher = model(24).train(), model(30).eval().requires_grad_(False)
+    student, teacher = model(given.layers[0]).train(), model(given.layers[1]).eval().requires_grad_(False)
     student.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.0)
     ids = torch.randint(0, 49152, (given.rows, given.length + 1))
