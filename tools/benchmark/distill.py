@@ -1,9 +1,10 @@
 """What does a step of distillation cost with the teacher in memory? Our step against TRL's two trainers, in time and peak memory.
 
 The sizes are those of SmolLM2-135M (vocabulary 49,152) with six layers for the teacher and four for the student (`--layers`), so that the
-loss counts; random weights, fp32, forward KL, AdamW with clipping, layers recomputed in the backward pass on all sides. `gkd` is TRL's GKD trainer, which holds both sides' logits; `chunked`
-its Distillation trainer. Each takes its steps in a process of its own, in turns; the peak is that of the process. Finally prints one JSON
-line per peer. Run from the root, with an interpreter that has trl: python -m tools.benchmark.distill --trl PYTHON
+loss counts; random weights, fp32, forward KL, AdamW with clipping, layers recomputed in the backward pass on all sides. `gkd` is TRL's GKD
+trainer, which holds both sides' logits; `chunked` its Distillation trainer. Each takes its steps in a process of its own, in turns. The
+time is the CPU time of all threads, which a busy machine changes little; the peak is that of the process. Finally prints one JSON line per
+peer. Run from the root, with an interpreter that has trl: python -m tools.benchmark.distill --trl PYTHON
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], count: int) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
-    """Of each contestant the median seconds of a step and the largest peak in GB; and the versions that the peers name."""
+    """Of each contestant the median CPU seconds of a step and the largest peak in GB; and the versions that the peers name."""
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     peaks: dict[str, list[float]] = {name: [] for name in commands}
     versions: dict[str, str] = {}
@@ -66,18 +67,18 @@ def in_turns(commands: Mapping[str, Sequence[str]], count: int) -> tuple[dict[st
             seconds[name] += found["seconds"]
             peaks[name].append(found["peak"] / 1e9)
             versions |= found.get("versions", {})
-            turns.console.print(f"turn {turn + 1}, {name}: {min(found['seconds']):.2f} s a step, peak {peaks[name][-1]:.2f} GB")
+            turns.console.print(f"turn {turn + 1}, {name}: {min(found['seconds']):.2f} CPU s a step, peak {peaks[name][-1]:.2f} GB")
     return {name: statistics.median(taken) for name, taken in seconds.items()}, {name: max(gb) for name, gb in peaks.items()}, versions
 
 
 def report(take: Callable[[], float], steps: int) -> None:
-    """Takes a step, then `steps` timed ones, and prints their seconds and this process's peak memory in bytes."""
+    """Takes a step, then `steps` timed ones, and prints their CPU seconds and this process's peak memory in bytes."""
     take()
     taken = []
     for _ in range(steps):
-        start = time.perf_counter()
+        start = time.process_time()
         take()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(json.dumps({"seconds": taken, "peak": peak}))
 
