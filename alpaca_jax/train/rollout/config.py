@@ -41,7 +41,7 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         if not self.rewards:
-            raise ValueError("grpo: rewards are missing: give objective.rewards.NAME.name=exact, format, length, tests or python")
+            raise ValueError("grpo: rewards are missing: give objective.rewards.NAME.name=exact, format, length, tests, python or judge")
 
     @property
     def measured(self) -> tuple[str, ...]:

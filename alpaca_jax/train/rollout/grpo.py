@@ -50,7 +50,7 @@ class GrpoTask(Task):
         assert isinstance(config.objective, GrpoConfig)
         self.own = config.objective
         self.rule = config.objective.rule
-        self.rewards = Rewards(self.own.rewards)
+        self.rewards = Rewards(self.own.rewards, rundir.RunDir(config.dir).path("train", "grades"))
         self._said: set[str] = set()
         self._lengths: dict[int, np.ndarray] = {}
 
