@@ -78,7 +78,7 @@ def test_fewer_layers_keep_their_own_kind(tokenizer):
     assert logits(cut(model(tokenizer, SMOLLM3), kept), TOKENS).shape == (36, 400)
 
 
-@pytest.mark.parametrize("by", ["", " by loss"])
+@pytest.mark.parametrize("by", ["", " by loss", " one by one"])
 def test_layers_that_do_nothing_are_left_out_and_nothing_changes(tokenizer, tmp_path, by):
     whole = model(tokenizer, change=idle(1, 2))
     kept = choice.keep(settings(tmp_path, keep_layers=f"drop 2, chosen{by}"), whole)
@@ -120,13 +120,13 @@ def test_angles_and_influences_by_hand():
 def test_the_loss_without_a_block_is_that_of_the_smaller_model(tokenizer):
     whole = model(tokenizer)
     texts = calibration.read(None, tokenizer, 256)
-    found = weighing.losses_without(weighing.Walk(whole, texts), 2)
+    found = weighing.losses_without(weighing.Walk(whole, texts), range(4), 2)
     assert len(found) == 4
     for start in range(3):
         small = cut(whole, Kept(layers=influence.without(4, start, 2)))
         walk = weighing.Walk(small, texts)
         np.testing.assert_allclose(found[start], walk.losses([weighing.streams(walk)[-1]])[0], rtol=1e-5)
-    np.testing.assert_allclose(found[-1], weighing.losses_without(weighing.Walk(whole, texts), 1)[-1], rtol=1e-6)
+    np.testing.assert_allclose(found[-1], weighing.losses_without(weighing.Walk(whole, texts), range(4), 1)[-1], rtol=1e-6)
 
 
 def test_what_is_named_on_the_way_is_seen():
