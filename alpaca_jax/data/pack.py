@@ -11,13 +11,14 @@ from alpaca_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
-def check_fit(lengths: Sequence[int] | np.ndarray, capacity: int) -> None:
-    """Raises a UserError if one of the lengths is more than `capacity` slots."""
+def check_fit(lengths: Sequence[int] | np.ndarray, capacity: int, parts: int = 1) -> None:
+    """Raises a UserError if one of the lengths, each of so many examples that share a row, is more than `capacity` slots."""
     longest = int(np.max(lengths, initial=0))
     if longest > capacity:
+        what = "an example" if parts == 1 else f"{parts} examples that belong together, such as the sides of a pair,"
         raise UserError(
-            f"an example of {longest} tokens does not fit a row of {capacity} slots: "
-            f"give batch.sequence_length={longest} or a data.max_length of at most {capacity}"
+            f"{what} of {longest} tokens {'does' if parts == 1 else 'do'} not fit a row of {capacity} slots: "
+            f"give batch.sequence_length={longest} or a data.max_length of at most {capacity // parts}"
         )
 
 

@@ -44,7 +44,7 @@ class Batches(ABC):
         self.epoch_size = examples.epoch_size if isinstance(examples, Mixture) else len(examples)  # examples of an epoch
         if not self.epoch_size:
             raise UserError("there are no examples to train on: give data.records that hold some")
-        check_fit(self.lengths, config.sequence_length)
+        check_fit(self.lengths, config.sequence_length, examples.features.parts)
         self.read_from(examples)
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()

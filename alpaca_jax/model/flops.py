@@ -23,17 +23,26 @@ def attention_flops(architecture: Architecture, segment_lengths: np.ndarray) -> 
     return 4 * a.num_heads * a.head_dim * (a.num_layers * triangles(lengths) - len(a.sliding) * outside)
 
 
-def train_flops(architecture: Architecture, segment_lengths: np.ndarray) -> float:
-    """FLOP of one training step on real tokens: forward plus twice that backward, without recomputation (PaLM, arXiv:2204.02311)."""
+def train_flops(architecture: Architecture, segment_lengths: np.ndarray, adapter: int | None = None) -> float:
+    """FLOP of one training step on real tokens: forward plus twice that backward, without recomputation (PaLM, arXiv:2204.02311).
+
+    Where an adapter of so many weights is trained, the model's own matrices have no gradient, and their backward pass costs as much as
+    the forward one.
+    """
     tokens = float(np.asarray(segment_lengths).sum())
-    return 3 * (tokens * linear_flops_per_token(architecture) + attention_flops(architecture, segment_lengths))
+    return tokens * _train_linear(architecture, adapter) + 3 * attention_flops(architecture, segment_lengths)
 
 
-def train_flops_full_attention(architecture: Architecture, tokens: float, sequence_length: int) -> float:
+def train_flops_full_attention(architecture: Architecture, tokens: float, sequence_length: int, adapter: int | None = None) -> float:
     """The figure other projects report for `tokens` real tokens, which counts attention as if every token saw a whole row."""
     a = architecture
     per_token = 4 * a.num_layers * a.num_heads * a.head_dim * sequence_length
-    return 3 * tokens * (linear_flops_per_token(a) + per_token)
+    return tokens * (_train_linear(a, adapter) + 3 * per_token)
+
+
+def _train_linear(architecture: Architecture, adapter: int | None) -> int:
+    linear = linear_flops_per_token(architecture)
+    return 3 * linear if adapter is None else 2 * linear + 6 * adapter
 
 
 def segment_lengths(segments_BT: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal, Primitive
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float
 
 from alpaca_jax.model import llama
@@ -75,25 +75,15 @@ def named(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., t
 
     def call(*arguments: Any) -> tuple[Any, dict[str, jax.Array]]:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        results, seen = _evaluated(closed, jax.tree.leaves(arguments), frozenset(names))
-        return jax.tree.unflatten(jax.tree.structure(shape), results), seen
+        jaxpr = closed.jaxpr
+        found = {equation.params["name"]: equation.outvars[0] for equation in jaxpr.eqns if equation.primitive.name == "name"}
+        assert found.keys() >= set(names), (found, names)
+        more = jaxpr.replace(outvars=[*jaxpr.outvars, *(found[name] for name in names)], debug_info=jaxpr.debug_info._replace(result_paths=None))
+        results = jaxpr_as_fun(closed.replace(jaxpr=more))(*jax.tree.leaves(arguments))
+        own = len(jaxpr.outvars)
+        return jax.tree.unflatten(jax.tree.structure(shape), results[:own]), dict(zip(names, results[own:], strict=True))
 
     return call
-
-
-def _evaluated(closed: ClosedJaxpr, arguments: Sequence[Any], names: frozenset[str]) -> tuple[list[Any], dict[str, jax.Array]]:
-    jaxpr, seen = closed.jaxpr, dict[str, jax.Array]()
-    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *arguments], strict=True))
-    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]  # noqa: E731
-    for equation in jaxpr.eqns:
-        primitive: Primitive = equation.primitive
-        inside, parameters = primitive.get_bind_params(equation.params)
-        found = primitive.bind(*inside, *map(read, equation.invars), **parameters)
-        results = found if primitive.multiple_results else [found]
-        values.update(zip(equation.outvars, results, strict=True))
-        if primitive.name == "name" and equation.params["name"] in names:
-            seen[equation.params["name"]] = results[0]
-    return [read(atom) for atom in jaxpr.outvars], seen
 
 
 def _cosines(one_ND: np.ndarray, other_ND: np.ndarray) -> np.ndarray:

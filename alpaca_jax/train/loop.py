@@ -186,9 +186,9 @@ class Loop:
         """Counts the whole step's tokens by its plan: this process has seen its own rows only."""
         lengths = self.setup.task.lengths(self.batch_index)
         rows, length = self.setup.batches.rows, batch["tokens"].shape[1]
-        a, tokens = self.setup.architecture, int(lengths.sum())
-        full = flops.train_flops_full_attention(a, tokens, length)
-        self.throughput.add(tokens, rows * length, flops.train_flops(a, lengths), full)
+        a, adapter, tokens = self.setup.architecture, self.setup.adapter_weights, int(lengths.sum())
+        full = flops.train_flops_full_attention(a, tokens, length, adapter)
+        self.throughput.add(tokens, rows * length, flops.train_flops(a, lengths, adapter), full)
 
     # --- between two steps ---
 

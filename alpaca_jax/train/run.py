@@ -189,12 +189,12 @@ def _introduce(console: Console, config: Config, setup: Setup, auto: str) -> Non
 
 
 def _introduce_adapter(console: Console, config: Config, setup: Setup) -> None:
-    count = sum(leaf.size for leaf in jax.tree.leaves(setup.assembly.abstract_state.trained))
-    console.print(f"an adapter of {count / 1e6:,.2f} M weights is trained; the model's own stay as they are", highlight=False)
+    assert setup.adapter_weights is not None
+    console.print(f"an adapter of {setup.adapter_weights / 1e6:,.2f} M weights is trained, and none of the model's own", highlight=False)
     if config.objective.name == "sft" and config.optimizer.learning_rate < SMALL_RATE:
         rate = config.optimizer.learning_rate
         console.print(
-            f"optimizer.learning_rate={rate:g} is one of full fine-tuning, and an adapter learns little at it: give about ten times as much",
+            f"optimizer.learning_rate={rate:g} is for full fine-tuning, and an adapter learns little at it: give about ten times as much",
             style="yellow",
             highlight=False,
             soft_wrap=True,

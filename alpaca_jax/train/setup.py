@@ -63,6 +63,12 @@ class Setup:
         return {"data": self.data.fingerprint, "tokenizer": self.tokenizer.fingerprint} | weights | self.task.fingerprints
 
     @property
+    def adapter_weights(self) -> int | None:
+        """The number of weights that an adapter trains; None where the model's own are trained."""
+        trained = self.assembly.abstract_state.trained
+        return None if self.config.adapter is None else sum(leaf.size for leaf in jax.tree.leaves(trained))
+
+    @property
     def base_names(self) -> list[str]:
         """The names of the frozen weights that the source holds, so that no checkpoint needs to; none where the source is random."""
         return [] if self.source is None else list(by_name(self.assembly.abstract_fixed[BASE]))

@@ -15,6 +15,7 @@ from alpaca_jax.data.example import Annotated, Example, Examples, Features, Grou
 from alpaca_jax.data.mixture import Concatenated, Mixture
 from alpaca_jax.data.pack import collate, lay
 from alpaca_jax.data.pipeline import heldout_batches, make_batches
+from alpaca_jax.errors import UserError
 
 LENGTH = 64
 lengths = st.lists(st.tuples(st.integers(2, LENGTH // 2), st.integers(2, LENGTH // 2)), min_size=1, max_size=30)
@@ -87,6 +88,13 @@ def test_the_slots_of_a_run_hold_every_row(lengths: list[tuple[int, int]], seed:
     assert {batch["real"].shape for batch in heldout_batches(pairs(lengths), 3, LENGTH)} == {
         (3, max(batch["segments"].max() for batch in heldout_batches(pairs(lengths), 3, LENGTH)))
     }
+
+
+def test_a_pair_that_is_too_long_for_a_row_says_so() -> None:
+    with pytest.raises(
+        UserError, match=r"2 examples .* the sides of a pair, of 70 tokens do not fit .*=70 or a data\.max_length of at most 32"
+    ):
+        make_batches(pairs([(40, 30)]), BatchConfig(examples=1, sequence_length=LENGTH), 0)
 
 
 def test_batches_without_facts_are_as_ever(tmp_path: Path) -> None:

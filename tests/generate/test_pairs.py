@@ -72,7 +72,7 @@ def kept(tmp_path):
 def test_a_judge_orders_the_answers_and_the_best_and_the_worst_make_a_pair(tmp_path, capsys):
     script, taste = Answers(0.0, 4.0, -4.0), ScriptedJudge(position=2.0)
     with scripted_teacher(script) as server, scripted_teacher(taste) as judging:
-        settings = config(tmp_path, server, judge=judge(judging))
+        settings = config(tmp_path, server, compare=judge(judging))
         manifest = verb.run(settings)
         calls, verdicts = len(server.bodies), taste.calls
         again = verb.run(settings)
@@ -94,10 +94,10 @@ def test_ties_close_ones_refusals_and_equal_answers_make_no_pair(tmp_path):
     refused = "not one pair could be made .*'{}': 3".format
     tying = ScriptedJudge(says="C")
     with scripted_teacher(Answers(1.0)) as server, scripted_teacher(tying) as judging, pytest.raises(UserError, match=refused("tied")):
-        verb.run(config(tmp_path, server, judge=judge(judging, mode="letter")))
+        verb.run(config(tmp_path, server, compare=judge(judging, mode="letter")))
     given, taste = Answers(1.0, 1.2, 0.9), ScriptedJudge()
     with scripted_teacher(given) as server, scripted_teacher(taste) as judging, pytest.raises(UserError, match=refused("close")):
-        verb.run(config(tmp_path, server, judge=judge(judging), pairs={"margin": 0.9}, dir="close"))
+        verb.run(config(tmp_path, server, compare=judge(judging), pairs={"margin": 0.9}, dir="close"))
     with scripted_teacher(Answers(None, None, 2.0)) as server, pytest.raises(UserError, match=r"no_two_answers_refusal': 3"):
         verb.run(config(tmp_path, server, pairs={"by": "longer"}, dir="refused"))
     with scripted_teacher(Answers(0.0, longer=False)) as server, pytest.raises(UserError, match=r"no_two_answers_same_answer': 3"):
@@ -195,7 +195,7 @@ def test_an_evaluation_without_preferences_is_named(tmp_path):
     [
         ({}, {}, "give pairs.prompts=FILE"),
         ({"prompts": "p", "evaluation": "e"}, {}, "give pairs.prompts=FILE"),
-        ({"prompts": "p"}, {}, "judge is missing: give judge=judge"),
+        ({"prompts": "p"}, {}, "compare is missing: name the judge with compare=judge"),
         ({"prompts": "p", "by": "shorter"}, {"sampling": Sampling(temperature=0)}, "sampling.temperature=0 gives the same answer"),
     ],
 )

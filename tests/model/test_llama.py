@@ -118,6 +118,7 @@ def test_flops_by_hand():
     assert flops.linear_flops_per_token(one_layer) == linear
     assert flops.attention_flops(one_layer, np.array([3])) == 4 * 2 * 2 * (1 + 2 + 3)
     assert flops.train_flops(one_layer, np.array([3])) == 3 * (3 * linear + 96)
+    assert flops.train_flops(one_layer, np.array([3]), adapter=10) == 3 * (2 * linear + 60) + 3 * 96
     assert flops.segment_lengths(np.array([[1, 1, 2, 0], [1, 0, 0, 0]])).tolist() == [2, 1, 1]
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 from training import config, losses
 
-from alpaca_jax import checkpoint
+from alpaca_jax import checkpoint, metrics
 from alpaca_jax.config import parse
 from alpaca_jax.convert import config as convert_config
 from alpaca_jax.convert import run as convert
@@ -30,8 +30,12 @@ ADAPTER = {"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"], "dropout":
 
 @pytest.fixture(scope="module")
 def base(files, tmp_path_factory):
+    return random_model(files, tmp_path_factory.mktemp("base") / "hf")
+
+
+def random_model(files, folder, **sizes):
     """A model to start from: a Hugging Face folder of random weights."""
-    folder, architecture = tmp_path_factory.mktemp("base") / "hf", Architecture(**SIZES)
+    architecture = Architecture(**SIZES | sizes)
     params = llama.init(architecture, jax.random.key(0))
     huggingface_export.export(folder, in_memory(architecture, Tokenizer.load(files / "tokenizer"), params))
     return folder
@@ -98,3 +102,20 @@ def test_it_is_converted_to_a_peft_folder_or_merged(tuned, tmp_path):
     assert all(np.array_equal(merged.read(path), run.read(path)) for path in weights(run.architecture))
     with pytest.raises(UserError, match="dtype=bfloat16: an adapter is written in float32"):
         converted("half", dtype="bfloat16")
+
+
+@pytest.mark.prove
+def test_over_four_bits_the_run_opens_as_it_was_evaluated_and_both_merges_are_compared(files, tmp_path, capsys):
+    base = random_model(files, tmp_path / "base", hidden_size=64, intermediate_size=64, num_heads=4, head_dim=16)
+    adapter = {"rank": 4, "base": "nf4"}
+    run(settings(files, tmp_path / "run", base, adapter=adapter, evaluate_every=STEPS, optimizer={"learning_rate": 1e-1}))
+    lines = metrics.read(tmp_path / "run" / "train" / "metrics.jsonl")
+    measured = next(line["heldout_loss"] for line in lines if "heldout_loss" in line)
+    words = {"dir": str(tmp_path), "source": str(tmp_path / "run" / "train"), "target": str(tmp_path / "merged"), "merge": True}
+    capsys.readouterr()
+    convert.run(parse(convert_config.Config, words))
+    said = capsys.readouterr().err
+    ours = next(line for line in said.splitlines() if "as trained" in line)
+    other = next(line for line in said.splitlines() if "own weights" in line)
+    assert "Loss on 8 held-out records" in said and f"{measured:.4f}" in ours and "yes" in ours
+    assert "no: merge_into=original" in other and f"{measured:.4f}" not in other

@@ -10,6 +10,8 @@ from training import config, make_files
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
+from alpaca_jax.records import Record
+from alpaca_jax.scores.reward import RewardModel
 from alpaca_jax.train.run import run
 
 BEGINS = {"dpo": math.log(2), "kto": 0.5, "reward": math.log(2)}
@@ -82,3 +84,20 @@ def test_a_reference_that_was_lost_with_random_weights_is_named(files, tmp_path)
     shutil.rmtree(tmp_path / "run" / "train" / "checkpoints" / "3")
     with pytest.raises(UserError, match="reference's log-probabilities are gone"):
         run(given)
+
+
+@pytest.mark.prove
+def test_a_reward_model_orders_answers_as_in_its_training(files, tmp_path):
+    run(settings(files, tmp_path, "reward", steps=6, evaluate_every=None))
+    model = RewardModel(str(tmp_path))
+    pairs = [[Record(f"Say {n}.", "", answer) for answer in (f"{n} it is.", f"No, never {n % 7}!")] for n in range(24)]
+    chosen, rejected = model.rewards([record for pair in pairs for record in pair]).reshape(-1, 2).T
+    assert (chosen > rejected).mean() > 0.8
+    assert lines(tmp_path)[-1]["accuracy"] > 0.8
+    alone = model.rewards([pairs[3][1]])
+    assert alone[0] == pytest.approx(rejected[3], rel=1e-4, abs=1e-5)  # whatever it is packed with
+
+
+def test_another_run_is_no_reward_model(tmp_path):
+    with pytest.raises(UserError, match="is no run of objective=reward"):
+        RewardModel(str(tmp_path))
