@@ -106,6 +106,7 @@ def test_rewards_that_are_all_broken_end_the_run_and_are_named(files, tmp_path):
     objective = GRPO | {"rewards": {"mine": {"name": "python", "file": str(reward)}}}
     with pytest.raises(UserError, match="no answer of this step has a reward: reward mine returned nan"):
         run(settings(files, tmp_path / "run", 1, objective))
+    assert not list((tmp_path / "run" / "train" / "rollouts").glob("0*"))  # a mended reward starts anew
 
 
 @pytest.mark.parametrize(
