@@ -24,7 +24,7 @@ from alpaca_jax.scores import preferred, prompts
 from alpaca_jax.scores.judge.asking import Judge, folder_name
 from alpaca_jax.scores.judge.prompt import Pair
 from alpaca_jax.scores.prompts import Prompt
-from alpaca_jax.scores.reward import RewardModel
+from alpaca_jax.scores.rewarding import rewards
 from alpaca_jax.teacher.asking import ask_all
 from alpaca_jax.teacher.bill import OverBudget
 from alpaca_jax.teacher.log import AnswerLog
@@ -178,8 +178,8 @@ class Pairs:
             for said in each.said
         ]
         say(f"{source} scores {len(records):,} answers to {len(answered):,} prompts")
-        rewards = iter(RewardModel(source).rewards(records).tolist())
-        return [[next(rewards) for _ in each.said] for each in answered]
+        found = iter(rewards(source, records))
+        return [[next(found) for _ in each.said] for each in answered]
 
     def _pair(self, answered: Answered, points: Sequence[float]) -> None:
         if not points:

@@ -3,6 +3,7 @@
 Layers are compared through the residual stream: `streams[l]` is what enters layer l, and the last one is what leaves the last layer.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def angular_distances(streams: Sequence[np.ndarray], count: int) -> np.ndarray:
 
 def block_influences(streams: Sequence[np.ndarray]) -> np.ndarray:
     """1 - the mean cosine between what enters each layer and what leaves it, fp64 [L] (Men et al. 2024, arXiv:2403.03853)."""
-    return np.array([1 - _cosines(before, after).mean() for before, after in zip(streams[:-1], streams[1:], strict=True)])
+    return np.array([1 - _cosines(before, after).mean() for before, after in itertools.pairwise(streams)])
 
 
 def without(layers: int, start: int, count: int) -> tuple[int, ...]:
@@ -78,8 +79,8 @@ def named(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., t
         jaxpr = closed.jaxpr
         found = {equation.params["name"]: equation.outvars[0] for equation in jaxpr.eqns if equation.primitive.name == "name"}
         assert found.keys() >= set(names), (found, names)
-        more = jaxpr.replace(outvars=[*jaxpr.outvars, *(found[name] for name in names)], debug_info=jaxpr.debug_info._replace(result_paths=None))
-        results = jaxpr_as_fun(closed.replace(jaxpr=more))(*jax.tree.leaves(arguments))
+        outputs, info = [*jaxpr.outvars, *(found[name] for name in names)], jaxpr.debug_info._replace(result_paths=None)
+        results = jaxpr_as_fun(closed.replace(jaxpr=jaxpr.replace(outvars=outputs, debug_info=info)))(*jax.tree.leaves(arguments))
         own = len(jaxpr.outvars)
         return jax.tree.unflatten(jax.tree.structure(shape), results[:own]), dict(zip(names, results[own:], strict=True))
 

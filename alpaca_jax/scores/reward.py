@@ -1,6 +1,12 @@
-"""A reward model that `train objective=reward` made: a number for each answer, which orders answers and filters them."""
+"""A reward model that `train objective=reward` made: a number for each answer, which orders answers and filters them.
+
+As a command (`python -m alpaca_jax.scores.reward RUN`) it reads a JSON list of [instruction, input, system, answer] and writes the list of
+their rewards; see `rewarding`.
+"""
 
 import functools
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -11,6 +17,7 @@ from alpaca_jax import storage
 from alpaca_jax.data import example, template
 from alpaca_jax.data.example import Example, Features, Recipe
 from alpaca_jax.data.pack import best_fit, lay
+from alpaca_jax.errors import UserError
 from alpaca_jax.formats import native, pretrained
 from alpaca_jax.model.llama import Params
 from alpaca_jax.records import Record
@@ -56,3 +63,19 @@ class RewardModel:
 @functools.partial(jax.jit, static_argnums=0)
 def _rewards(forward: Forward, params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
     return answer_rewards(forward, params, batch)
+
+
+def main() -> int:
+    """Scores what stands on standard input by the run that the first argument names; returns the exit code."""
+    asked = [Record(instruction, input, answer, system=system) for instruction, input, system, answer in json.load(sys.stdin)]
+    try:
+        rewards = RewardModel(sys.argv[1]).rewards(asked).tolist()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    json.dump(rewards, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

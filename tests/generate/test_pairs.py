@@ -9,6 +9,7 @@ from scripted_teacher import Reply, answer, scripted_teacher
 
 from alpaca_jax import records
 from alpaca_jax.errors import UserError
+from alpaca_jax.generate import pairs
 from alpaca_jax.generate import run as verb
 from alpaca_jax.generate.config import Config, Pairs, Sampling
 from alpaca_jax.rundir import read_json
@@ -116,6 +117,24 @@ def test_lengths_order_answers_without_a_judge_and_evaluation_sets_are_left_out(
     replayed = Config(**{**vars(settings), "pairs": Pairs(prompts=settings.pairs.prompts, answers=3, by="longer"), "replay": True})
     verb.run(replayed)
     assert all(len(record.output) > len(record.rejected) for record in kept(tmp_path))
+
+
+def test_a_reward_model_orders_answers_and_filters_prompts(tmp_path, monkeypatch):
+    def by_length(source, records):
+        assert source == "runs/reward" and {record.input for record in records} == {f"it is {n}" for n in range(3)}
+        return [len(record.output) / 10 + 10 * record.input.endswith("2") for record in records]
+
+    monkeypatch.setattr(pairs, "rewards", by_length)
+    with scripted_teacher(Answers(0.0)) as server:
+        settings = {"by": "reward", "reward": "runs/reward", "least": 10.0}
+        manifest = verb.run(config(tmp_path, server, pairs=settings))
+    [record] = kept(tmp_path)
+    assert manifest.counts == {"kept": 1, "below_least": 2}
+    assert record.input == "it is 2" and len(record.output) > len(record.rejected) and record.provenance["by"] == "reward"
+    with scripted_teacher(Answers(0.0)) as server, pytest.raises(UserError, match="'close': 3"):
+        verb.run(config(tmp_path, server, pairs={"by": "reward", "reward": "runs/reward", "margin": 0.99}, dir="close"))
+    with pytest.raises(ValueError, match=r"pairs.reward=DIR"):
+        config(tmp_path, server, pairs={"by": "reward"})
 
 
 def test_other_prompts_are_refused_by_the_log(tmp_path):

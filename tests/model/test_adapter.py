@@ -1,6 +1,7 @@
 """Low-rank changes: what PEFT computes, gradients included; what stays zero; the masks of dropout."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,7 @@ def trained(adapter, key=1):
     return map_with_path(move, first)
 
 
+@functools.partial(jax.jit, static_argnames="remat")
 def logits(params, remat="none"):
     """[B, T, V]"""
     tokens = jnp.asarray(TOKENS)
@@ -65,8 +67,8 @@ def test_forward_gradients_and_merge_are_those_of_peft(kind):
     ours = adapters.attach(PARAMS, adapter, arrays)
     assert jnp.allclose(logits(ours), logits(adapters.merged(ours)), atol=1e-5)
 
-    settings = {key: value for key, value in peft_settings(config).items() if key != "lora_dropout"}
-    model = peft.get_peft_model(theirs.llama(ARCHITECTURE, PARAMS), peft.LoraConfig(task_type="CAUSAL_LM", **settings))
+    settings = {key: value for key, value in peft_settings(config).items() if key not in ("lora_dropout", "inference_mode")}
+    model = peft.get_peft_model(theirs.llama(ARCHITECTURE, PARAMS), peft.LoraConfig(**settings))
     known, changes = dict(model.base_model.model.named_modules()), dict(adapter.changes)
     layers = [  # (our path, layer, their module)
         (matrix.name.path, layer, known[name])

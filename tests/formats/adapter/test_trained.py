@@ -1,5 +1,6 @@
 """The adapter in a checkpoint over its base, which may have been in four bits."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from alpaca_jax.config import parse
 from alpaca_jax.convert import merging
 from alpaca_jax.convert import run as convert
 from alpaca_jax.convert.config import Config
+from alpaca_jax.errors import UserError
 from alpaca_jax.formats import native, pretrained
 from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.adapter.targets import plan
@@ -90,3 +92,17 @@ def test_a_base_in_four_bits_is_merged_either_way(base: Pretrained, tmp_path: Pa
         original.read(gate), alone.read(gate)
     )
     assert not np.allclose(quantised.read(gate), original.read(gate), atol=1e-3)
+
+
+def test_a_base_that_another_model_has_taken_the_place_of_is_named(base: Pretrained, tmp_path: Path) -> None:
+    shutil.copytree(base.source, tmp_path / "base")
+    checkpointed(tmp_path / "run", pretrained.open(str(tmp_path / "base")), AdapterConfig(rank=2))
+    pretrained.open(str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "base")
+    params = unflatten({path: base.read(path) * 2 for path in weights(base.architecture)})
+    huggingface_export.export(tmp_path / "base", in_memory(ARCHITECTURE, base.tokenizer, params))
+    with pytest.raises(UserError, match="that is another model now"):
+        pretrained.open(str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(UserError, match="which can't be read: .*no such file"):
+        pretrained.open(str(tmp_path / "run"))
