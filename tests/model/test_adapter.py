@@ -12,6 +12,7 @@ from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.adapter.targets import matrices, names, peft_settings, plan
 from alpaca_jax.model import adapter as adapters
 from alpaca_jax.model import llama
+from alpaca_jax.model.adapter import Adapter, Change
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import by_name, flatten, map_with_path
 from alpaca_jax.model.weight import LowRank
