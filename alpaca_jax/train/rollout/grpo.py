@@ -135,7 +135,7 @@ class GrpoTask(Task):
         ]
         # The lead alone runs programs and asks judges.
         own = [dataclasses.asdict(scored) for scored in self.rewards.score(samples)] if is_lead() else []
-        told: Any = from_lead({"scored": own})  # type: ignore[dict-item]
+        told: Any = from_lead({"scored": own})
         return [(sample, Scored(**scored)) for sample, scored in zip(samples, told["scored"], strict=True)]
 
     @property
