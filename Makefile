@@ -39,7 +39,12 @@ prove: $(VENV)/installed-test
 	$(BIN)/python -m tools.prove.loss_parity --output docs/benchmarks
 	$(BIN)/python -m tools.prove.kill_loop
 	$(BIN)/python -m tools.prove.kill_loop adapter=lora adapter.rank=2 adapter.dropout=0.1
+	$(BIN)/python -m tools.prove.kill_loop --teacher objective=distill
+	$(BIN)/python -m tools.prove.kill_loop --teacher objective=on_policy objective.max_new_tokens=8 objective.share=0.5
+	$(BIN)/python -m tools.prove.kill_loop objective=grpo objective.group=2 objective.max_new_tokens=6 objective.beta=0.1 \
+		'objective.rewards={sign: {name: format, pattern: ".*[!-?].*"}}'
 	$(BIN)/python -m tools.prove.adapters --records $$(ls -dt runs/prove-*/records | head -1)
+	$(BIN)/python -W ignore -m tools.prove.served_adapters
 	$(BIN)/python -W ignore -m tools.prove.fuzz
 	$(BIN)/python -m tools.prove.million_records
 	$(BIN)/python -m tools.benchmark.input

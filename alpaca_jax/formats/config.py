@@ -8,9 +8,10 @@ from alpaca_jax.config import configclass
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.ranges import AUTO, Natural, Positive
 
-# A block of N layers is left out: that which turns the residual stream least, or that without which the loss is least.
-CHOSEN = re.compile(r" *drop +(\d{1,4})(?: *,)?(?: +chosen)?(?: +by +(angle|loss))? *")
-FORMS = 'N, a list such as [0, 1, 4, 5], "drop N, chosen" or "drop N, chosen by loss"'
+# A block of N layers is left out: that which turns the residual stream least, or that without which the loss is least. Or they go one by
+# one, each time the one without which the loss is least.
+CHOSEN = re.compile(r" *drop +(\d{1,4})(?: *,)?(?: +chosen)?(?: +(by angle|by loss|one by one))? *")
+FORMS = 'N, a list such as [0, 1, 4, 5], "drop N, chosen", "drop N, chosen by loss" or "drop N, chosen one by one"'
 
 
 @configclass
@@ -50,10 +51,10 @@ class ModelConfig:
             raise ValueError("keep_layers and widths take parts of a model: give model.source=NAME too, or model.architecture its sizes")
 
     @property
-    def dropped(self) -> tuple[int, Literal["angle", "loss"]] | None:
+    def dropped(self) -> tuple[int, str] | None:
         """How many layers are left out where they are chosen, and by what."""
         found = CHOSEN.fullmatch(self.keep_layers) if isinstance(self.keep_layers, str) else None
-        return None if found is None else (int(found[1]), "loss" if found[2] == "loss" else "angle")
+        return None if found is None else (int(found[1]), found[2] or "by angle")
 
     def settled(self) -> "ModelConfig":
         """These settings with what is `auto` as a verb takes it that doesn't train: in float32."""

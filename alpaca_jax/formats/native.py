@@ -35,6 +35,7 @@ from alpaca_jax.rundir import read_json, write_atomic, write_json
 from alpaca_jax.tokenizer import Tokenizer
 
 FILE = "architecture.json"
+SCORE = ("score", "weight")  # what a reward model has beside the model
 Place = tuple[Path, int | None]
 
 
@@ -118,6 +119,19 @@ def open_checkpoint(place: Place, item: str, open_base: Callable[[Base], Pretrai
         return trained
     settings = parse(AdapterConfig, content[ADAPTER], where=str(folder / "model" / FILE))
     return adapters.over(trained, saved, settings, None if base is None else base.source)
+
+
+def score(path: Path) -> np.ndarray:
+    """The vector [D] that a reward model multiplies hidden states with, of the newest checkpoint or of that which `path` names.
+
+    A UserError where the run in `path` has trained none.
+    """
+    place = find(path)
+    if place is not None and checkpoint.steps(place[0] / "checkpoints"):
+        saved = checkpoint.Saved(place[0] / "checkpoints", place[1])
+        if SCORE in saved.weights:
+            return saved.read(SCORE)[0]
+    raise UserError(f"{path} is no run of objective=reward with a checkpoint; train one on pairs, or give another folder")
 
 
 def _over(trained: Pretrained, source: Pretrained, base: Base) -> Pretrained:

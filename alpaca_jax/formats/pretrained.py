@@ -41,10 +41,10 @@ BIT_DIFFERENCE = "weight_difference.json"  # the manifest of a format of version
 
 
 def open(model: ModelConfig | str | os.PathLike[str], kept: Kept | None = None) -> Pretrained:
-    """Returns the model of `model.source` (or of a bare source), in any format; of a smaller one, its parts `kept`, or those it says.
+    """Returns the model of `model.source` (or of a bare source), in any format; of a smaller one, the parts `kept`, or as its settings say.
 
-    Reads only headers and the tokenizer, unless it has to choose which parts to keep. With `model.architecture` instead of a source there are no weights to read.
-    A UserError says what is wrong with the source, and the remedy.
+    Reads only headers and the tokenizer, unless it has to choose which parts to keep. With `model.architecture` instead of a source there
+    are no weights to read. A UserError says what is wrong with the source, and the remedy.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig(source=os.fspath(model))
     tokenizer = None if config.tokenizer is None else read_tokenizer(config.tokenizer, config.cache)

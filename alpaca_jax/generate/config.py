@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import Natural, Nonnegative, Nucleus, Positive, Range, Seed, Share
+from alpaca_jax.ranges import BIG, Natural, Nonnegative, Nucleus, Positive, Range, Seed, Share
 from alpaca_jax.scores.judge.config import JudgeConfig
 from alpaca_jax.teacher.config import TeacherConfig
 
@@ -46,7 +46,9 @@ class Magpie:
 class Pairs:
     prompts: str | None = None  # a file of prompts to answer several times
     answers: Annotated[int, Range(2, 64)] = 4  # to each
-    by: Literal["judge", "shorter", "longer"] = "judge"  # which answer is better
+    by: Literal["judge", "reward", "shorter", "longer"] = "judge"  # which answer is better
+    reward: str | None = None  # by=reward: the run of objective=reward that scores the answers
+    least: Annotated[float, Range(-BIG, BIG)] | None = None  # by=reward: the least reward of a chosen answer; null: any
     margin: Share = 0.0  # the least difference of points, 0 to 1, by which a judge must prefer the chosen answer to the rejected one
     evaluation: str | None = None  # instead of prompts: the folder of a run whose answers a judge has compared, or people
     said_by: Literal["judge", "people"] | None = None  # of an evaluation; null: both, and people count more
@@ -131,5 +133,7 @@ class Config:
                 "compare is missing: name the judge with compare=judge compare.teacher.model=NAME (or compare=judge_endpoint, "
                 "compare=judge_local), or give pairs.by=shorter"
             )
+        if self.pairs.by == "reward" and self.pairs.reward is None:
+            raise ValueError("pairs.by=reward needs a reward model: give pairs.reward=DIR, a run of train objective=reward")
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature=0 gives the same answer each time, and a pair needs two: give one above 0")

@@ -7,6 +7,7 @@ the one with the most points is chosen, the one with the fewest is rejected.
 import contextlib
 import dataclasses
 import itertools
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from alpaca_jax.scores import preferred, prompts
 from alpaca_jax.scores.judge.asking import Judge, folder_name
 from alpaca_jax.scores.judge.prompt import Pair
 from alpaca_jax.scores.prompts import Prompt
+from alpaca_jax.scores.rewarding import rewards
 from alpaca_jax.teacher.asking import ask_all
 from alpaca_jax.teacher.bill import OverBudget
 from alpaca_jax.teacher.log import AnswerLog
@@ -84,6 +86,8 @@ class Pairs:
         answered = [each for index in self.prompts if (each := self._logged(index, log)) is not None]
         if self.config.pairs.by == "judge":
             points, stopped_by = self._judged(answered, folder, say)
+        elif self.config.pairs.by == "reward":
+            points, stopped_by = self._rewarded(answered, say), ""
         else:
             sign = -1 if self.config.pairs.by == "shorter" else 1
             points, stopped_by = [[sign * float(len(said.text)) for said in each.said] for each in answered], ""
@@ -165,14 +169,31 @@ class Pairs:
             points[place][two].append(None if mean is None else 1 - mean)
         return [_means(own) for own in points], judged.stopped_by
 
+    def _rewarded(self, answered: Sequence[Answered], say: Callable[[str], None]) -> list[list[float]]:
+        """The reward of each answer by the reward model."""
+        source = str(self.config.pairs.reward)
+        records = [
+            Record(each.prompt.instruction, each.prompt.input, said.text, system=each.prompt.system)
+            for each in answered
+            for said in each.said
+        ]
+        say(f"{source} scores {len(records):,} answers to {len(answered):,} prompts")
+        found = iter(rewards(source, records))
+        return [[next(found) for _ in each.said] for each in answered]
+
     def _pair(self, answered: Answered, points: Sequence[float]) -> None:
         if not points:
             self.counts["not_judged"] += 1
             return
         best, worst = (max, min)  # of equal points the earlier answer
         chosen, rejected = (pick(range(len(points)), key=points.__getitem__) for pick in (best, worst))
-        margin = points[chosen] - points[rejected]
-        if margin <= 0 or (self.config.pairs.by == "judge" and margin < self.config.pairs.margin):
+        margin, pairs = points[chosen] - points[rejected], self.config.pairs
+        if pairs.by == "reward":
+            margin = math.tanh(margin / 2)  # 2 sigmoid(margin) - 1: how much surer than chance the model is
+            if pairs.least is not None and points[chosen] < pairs.least:
+                self.counts["below_least"] += 1
+                return
+        if margin <= 0 or (pairs.by in ("judge", "reward") and margin < pairs.margin):
             self.counts["close" if margin > 0 else "tied"] += 1
             return
         self.counts["kept"] += 1

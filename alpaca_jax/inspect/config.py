@@ -17,9 +17,10 @@ class Config:
     epochs: Above0 = 3.0
     steps: Positive | None = None
     microbatches: Positive = 1
-    model: ModelConfig  # only its tokenizer is read
+    model: ModelConfig  # only its tokenizer is read, unless `influence` asks for more
     data: DataConfig
     batch: BatchConfig
     form: Form | Literal["auto"] = "auto"  # what is made of a record; auto: pairs where most records have a rejected answer, ...
     batches: Positive = 2  # how many of the first batches to show
     rows: Positive = 2  # of each batch
+    influence: bool = False  # instead of the records: how much each layer of the model does

@@ -1,4 +1,4 @@
-"""Shows the records and the batches of a training run; reads no weights."""
+"""Shows the records and the batches of a training run, reading no weights, or how much the layers of its model do."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from alpaca_jax.data.config import Form
 from alpaca_jax.data.pipeline import make_batches
 from alpaca_jax.footprint import choice
 from alpaca_jax.formats import pretrained
-from alpaca_jax.inspect import page, reading, sheet, terminal
+from alpaca_jax.inspect import influence, page, reading, sheet, terminal
 from alpaca_jax.inspect.config import Config
 from alpaca_jax.inspect.summary import RunPlan, Summary
 from alpaca_jax.masking import visible
@@ -26,8 +26,9 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
 
     Returns the figures.
     """
+    console = console or terminal.Terminal()
     with lock.held(config.dir, "", "inspect"):
-        return _inspect(config, console or terminal.Terminal())
+        return influence.show(config, console) if config.influence else _inspect(config, console)
 
 
 def _inspect(config: Config, console: Console) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 Layers are compared through the residual stream: `streams[l]` is what enters layer l, and the last one is what leaves the last layer.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal, Primitive
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float
 
 from alpaca_jax.model import llama
@@ -29,7 +30,7 @@ def angular_distances(streams: Sequence[np.ndarray], count: int) -> np.ndarray:
 
 def block_influences(streams: Sequence[np.ndarray]) -> np.ndarray:
     """1 - the mean cosine between what enters each layer and what leaves it, fp64 [L] (Men et al. 2024, arXiv:2403.03853)."""
-    return np.array([1 - _cosines(before, after).mean() for before, after in zip(streams[:-1], streams[1:], strict=True)])
+    return np.array([1 - _cosines(before, after).mean() for before, after in itertools.pairwise(streams)])
 
 
 def without(layers: int, start: int, count: int) -> tuple[int, ...]:
@@ -75,25 +76,15 @@ def named(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., t
 
     def call(*arguments: Any) -> tuple[Any, dict[str, jax.Array]]:
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        results, seen = _evaluated(closed, jax.tree.leaves(arguments), frozenset(names))
-        return jax.tree.unflatten(jax.tree.structure(shape), results), seen
+        jaxpr = closed.jaxpr
+        found = {equation.params["name"]: equation.outvars[0] for equation in jaxpr.eqns if equation.primitive.name == "name"}
+        assert found.keys() >= set(names), (found, names)
+        outputs, info = [*jaxpr.outvars, *(found[name] for name in names)], jaxpr.debug_info._replace(result_paths=None)
+        results = jaxpr_as_fun(closed.replace(jaxpr=jaxpr.replace(outvars=outputs, debug_info=info)))(*jax.tree.leaves(arguments))
+        own = len(jaxpr.outvars)
+        return jax.tree.unflatten(jax.tree.structure(shape), results[:own]), dict(zip(names, results[own:], strict=True))
 
     return call
-
-
-def _evaluated(closed: ClosedJaxpr, arguments: Sequence[Any], names: frozenset[str]) -> tuple[list[Any], dict[str, jax.Array]]:
-    jaxpr, seen = closed.jaxpr, dict[str, jax.Array]()
-    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *arguments], strict=True))
-    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]  # noqa: E731
-    for equation in jaxpr.eqns:
-        primitive: Primitive = equation.primitive
-        inside, parameters = primitive.get_bind_params(equation.params)
-        found = primitive.bind(*inside, *map(read, equation.invars), **parameters)
-        results = found if primitive.multiple_results else [found]
-        values.update(zip(equation.outvars, results, strict=True))
-        if primitive.name == "name" and equation.params["name"] in names:
-            seen[equation.params["name"]] = results[0]
-    return [read(atom) for atom in jaxpr.outvars], seen
 
 
 def _cosines(one_ND: np.ndarray, other_ND: np.ndarray) -> np.ndarray:

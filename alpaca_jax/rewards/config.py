@@ -3,7 +3,8 @@
 from typing import Annotated, Literal
 
 from alpaca_jax.config import configclass
-from alpaca_jax.ranges import BIG, Duration, Natural, Positive, Range
+from alpaca_jax.ranges import BIG, Duration, Natural, Nonnegative, Positive, Range
+from alpaca_jax.teacher.config import TeacherConfig
 
 Weight = Annotated[float, Range(-BIG, BIG)]
 
@@ -76,4 +77,17 @@ class PythonConfig(ConfinedConfig):
     file: str
 
 
-RewardConfig = ExactConfig | FormatConfig | LengthConfig | TestsConfig | PythonConfig
+@configclass
+class JudgeRewardConfig:
+    """The grade, 0 to 1, that a model behind an endpoint gives an answer."""
+
+    name: Literal["judge"]
+    weight: Weight = 1.0
+    teacher: TeacherConfig  # the judge's endpoint
+    criterion: str = "Judge by how helpful, correct and clear it is."
+    max_tokens: Positive = 8  # of a grade; a judge that reasons needs thousands
+    max_dollars: Nonnegative | None = 5.0  # for all grades of a run; null: no limit
+    retries: Natural = 2  # of a grade that can't be read
+
+
+RewardConfig = ExactConfig | FormatConfig | LengthConfig | TestsConfig | PythonConfig | JudgeRewardConfig

@@ -1,8 +1,8 @@
 """Runs a stranger's Python code under the kernel's limits: a script of its own (`python -IS confine.py`), of the standard library alone.
 
 It reads one line of JSON: `code` and `then` (run one after the other in one namespace), `call` (instead of `then`: arguments of the
-function `reward`), `seconds`, `bytes`, `token`, `confined`. It writes one line of JSON and the token, which the code never gets: code that
-ends the process early hasn't passed.
+function `reward`), `seconds`, `bytes`, `token`, `confined`. It writes READY, and then JSON with the token, which the code never gets: code
+that ends the process early hasn't passed.
 
 Before the code runs, the kernel bars it from what it doesn't need: Landlock from all files but Python's own and its folder, seccomp from
 sockets, from starting or signalling processes and from other programs, rlimits from more memory, time, or larger files.
@@ -17,6 +17,7 @@ import struct
 import sys
 import sysconfig
 
+READY = b"\n"  # is written just before the code runs, whose time begins then
 EXIT_UNCONFINED = 97  # the kernel can't do it
 # What the code may not call, by number on each architecture: socket, socketpair, connect, clone, clone3, fork, vfork, execve, execveat,
 # kill, tkill, tgkill, ptrace, process_vm_readv, process_vm_writev, io_uring_setup, bpf, mount, unshare, setns, pidfd_open,
@@ -109,6 +110,7 @@ def main() -> None:
     if not (bar_files(os.getcwd()) and bar_calls()) and task["confined"]:
         os._exit(EXIT_UNCONFINED)
     limit(task["seconds"], task["bytes"])
+    os.write(report, READY)
     said = json.dumps(outcome(task) | {"token": task["token"]})
     os.write(report, said.encode())
     os._exit(0)

@@ -4,9 +4,12 @@ import contextlib
 import json
 import re
 import secrets
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from alpaca_jax.rewards import confine
 from alpaca_jax.rewards.config import ConfinedConfig
 
 SCRIPT = Path(confine.__file__)
+START_SECONDS = 120.0  # that Python may take to start, on a machine that is busy
 MOST = 1 << 16  # bytes of what it reports
 FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -51,27 +55,39 @@ def _run(config: ConfinedConfig, task: dict[str, Any]) -> Ran:
     with tempfile.TemporaryDirectory(prefix="reward-", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-IS", str(SCRIPT)]
         # Neither the environment, which may hold keys, nor an open file is its business.
-        process = children.start(command, 9, cwd=folder, env={}, stdin=-1, stdout=-1, stderr=-3, close_fds=True)
-        hanging = threading.Event()
-
-        def end() -> None:
-            hanging.set()
-            children.kill_group(process)
-
-        timer = threading.Timer(config.seconds + 1.0, end)  # Python starts in less than the second
-        timer.start()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        process = children.start(command, signal.SIGKILL, cwd=folder, env={}, **pipes)
+        assert process.stdin and process.stdout
         try:
-            assert process.stdin and process.stdout
-            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.write(json.dumps(task).encode() + b"\n")
-            said = process.stdout.read(MOST + 1)
-            if len(said) <= MOST:
-                process.wait()  # until it ends by itself, or the timer ends it
+            with _ended_after(process, START_SECONDS):
+                with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                    pipe.write(json.dumps(task).encode() + b"\n")
+                ready = process.stdout.read(1)
+            with _ended_after(process, config.seconds) as hanging:
+                said = process.stdout.read(MOST + 1) if ready else b""
+                if len(said) <= MOST:
+                    process.wait()  # until it ends by itself, or is ended
         finally:
-            timer.cancel()
             children.kill_group(process)
             process.stdout.close()
     return _read(said, token, process.returncode, hanging.is_set(), config)
+
+
+@contextlib.contextmanager
+def _ended_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """A context that may take so long; then the process is killed, and the event is set."""
+    hanging = threading.Event()
+
+    def end() -> None:
+        hanging.set()
+        children.kill_group(process)
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield hanging
+    finally:
+        timer.cancel()
 
 
 def _read(said: bytes, token: str, code: int, hung: bool, config: ConfinedConfig) -> Ran:

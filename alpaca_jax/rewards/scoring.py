@@ -10,7 +10,8 @@ from pathlib import Path
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.rewards import sandbox, text
-from alpaca_jax.rewards.config import ExactConfig, FormatConfig, LengthConfig, PythonConfig, RewardConfig, TestsConfig
+from alpaca_jax.rewards.config import ExactConfig, FormatConfig, JudgeRewardConfig, LengthConfig, PythonConfig, RewardConfig, TestsConfig
+from alpaca_jax.rewards.judge import Grader
 from alpaca_jax.rewards.sandbox import Ran
 
 
@@ -33,28 +34,30 @@ class Scored:
 
 
 class Rewards:
-    """The rewards by name, ready to score; a UserError where a file can't be read or a pattern compiled."""
+    """The rewards by name, ready to score; a UserError where a file can't be read or a pattern compiled. Judges log in `folder`/NAME."""
 
-    def __init__(self, configs: Mapping[str, RewardConfig]) -> None:
+    def __init__(self, configs: Mapping[str, RewardConfig], folder: Path) -> None:
         self._configs = configs
         self._sources: dict[str, str] = {}
+        self._graders: dict[str, Grader] = {}
         for name, config in configs.items():
             if isinstance(config, FormatConfig) and config.pattern is not None:
                 text.compiled(config.pattern)
             if isinstance(config, PythonConfig):
                 self._sources[name] = _source(name, config)
+            if isinstance(config, JudgeRewardConfig):
+                self._graders[name] = Grader(name, config, folder / name)
 
     def score(self, samples: Sequence[Sample]) -> list[Scored]:
         """The rewards of all samples, in their order; programs run side by side, one for each core."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = {
-                name: list((pool.map if isinstance(config, TestsConfig | PythonConfig) else map)(self._one(name, config), samples))
-                for name, config in self._configs.items()
-            }
+        found = {name: self._all(name, config, samples) for name, config in self._configs.items()}
         return [self._sum({name: ran[index] for name, ran in found.items()}) for index in range(len(samples))]
 
-    def _one(self, name: str, config: RewardConfig):  # type: ignore[no-untyped-def]
-        return lambda sample: self._value(name, config, sample)
+    def _all(self, name: str, config: RewardConfig, samples: Sequence[Sample]) -> list[Ran]:
+        if isinstance(config, JudgeRewardConfig):
+            return self._graders[name].grade([(sample.prompt, sample.answer) for sample in samples])
+        with ThreadPoolExecutor(os.cpu_count() if isinstance(config, TestsConfig | PythonConfig) else 1) as pool:
+            return list(pool.map(lambda sample: self._value(name, config, sample), samples))
 
     def _value(self, name: str, config: RewardConfig, sample: Sample) -> Ran:
         if isinstance(config, ExactConfig):
@@ -66,6 +69,7 @@ class Rewards:
         if isinstance(config, TestsConfig):
             # Code that fails, hangs or takes too much is a wrong answer, not a broken reward.
             return Ran(sandbox.passes(config, sample.answer, sample.key).value or 0.0)
+        assert isinstance(config, PythonConfig)
         ran = sandbox.calls(config, self._sources[name], sample.prompt, sample.answer, sample.key)
         return ran if ran.value is None or math.isfinite(ran.value) else Ran(None, f"returned {ran.value}")
 

@@ -127,7 +127,7 @@ def assemble(
         trained = {ADAPTER: adapters.specs(forward.adapter, specs)}
         base = specs if nf4 is None else frozen.specs(specs, nf4)
         objective = dataclasses.replace(objective, random=objective.random or forward.adapter.dropout > 0)
-    trained = trained | heads
+    trained |= heads
     places = states.shardings(trained, optimizer, layout, guard)
     fixed: dict[str, Tree] = {BASE: base, **others}
     fixed_places: dict[str, Tree] = {name: layout.tree(part, "weights") for name, part in fixed.items()}

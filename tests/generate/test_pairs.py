@@ -9,8 +9,9 @@ from scripted_teacher import Reply, answer, scripted_teacher
 
 from alpaca_jax import records
 from alpaca_jax.errors import UserError
+from alpaca_jax.generate import pairs
 from alpaca_jax.generate import run as verb
-from alpaca_jax.generate.config import Config, Pairs, Sampling
+from alpaca_jax.generate.config import Budget, Config, Pairs, Sampling
 from alpaca_jax.rundir import read_json
 from alpaca_jax.scores import preferred, prompts
 from alpaca_jax.scores.answers import Answer, AnswerSet, file
@@ -118,6 +119,24 @@ def test_lengths_order_answers_without_a_judge_and_evaluation_sets_are_left_out(
     assert all(len(record.output) > len(record.rejected) for record in kept(tmp_path))
 
 
+def test_a_reward_model_orders_answers_and_filters_prompts(tmp_path, monkeypatch):
+    def by_length(source, records):
+        assert source == "runs/reward" and {record.input for record in records} == {f"it is {n}" for n in range(3)}
+        return [len(record.output) / 10 + 10 * record.input.endswith("2") for record in records]
+
+    monkeypatch.setattr(pairs, "rewards", by_length)
+    with scripted_teacher(Answers(0.0)) as server:
+        settings = {"by": "reward", "reward": "runs/reward", "least": 10.0}
+        manifest = verb.run(config(tmp_path, server, pairs=settings))
+    [record] = kept(tmp_path)
+    assert manifest.counts == {"kept": 1, "below_least": 2}
+    assert record.input == "it is 2" and len(record.output) > len(record.rejected) and record.provenance["by"] == "reward"
+    with scripted_teacher(Answers(0.0)) as server, pytest.raises(UserError, match="'close': 3"):
+        verb.run(config(tmp_path, server, pairs={"by": "reward", "reward": "runs/reward", "margin": 0.99}, dir="close"))
+    with pytest.raises(ValueError, match=r"pairs.reward=DIR"):
+        config(tmp_path, server, pairs={"by": "reward"})
+
+
 def test_other_prompts_are_refused_by_the_log(tmp_path):
     with scripted_teacher(Answers(0.0)) as server:
         verb.run(config(tmp_path, server, pairs={"by": "shorter"}))
@@ -202,3 +221,16 @@ def test_an_evaluation_without_preferences_is_named(tmp_path):
 def test_settings_that_make_no_pair_are_refused(pairs, more, said):
     with pytest.raises(ValueError, match=said):
         Config(dir="x", teacher=TeacherConfig(source="m"), method="pairs", pairs=Pairs(**pairs), **more)
+
+
+def test_a_budget_ends_the_asking_and_the_judging_and_a_later_start_goes_on(tmp_path):
+    with scripted_teacher(Answers(0.0, 4.0)) as server, scripted_teacher(ScriptedJudge()) as judging:
+        few = config(tmp_path, server, compare=judge(judging), pairs={"answers": 2}, budget=Budget(requests=4))
+        manifest = verb.run(few)
+        assert manifest.stopped_by == "requests" and manifest.counts["unanswered"] == 3 - manifest.counts["kept"] > 0
+        more = config(tmp_path, server, compare=judge(judging, max_dollars=0.002), pairs={"answers": 2})
+        manifest = verb.run(more)
+        assert len(server.bodies) == 6 and manifest.stopped_by == "dollars" and manifest.counts["not_judged"] == 3 - manifest.counts["kept"]
+        manifest = verb.run(config(tmp_path, server, compare=judge(judging), pairs={"answers": 2}))
+        assert manifest.counts == {"kept": 3} and len(server.bodies) == 6
+    assert all(quality(4.0) in record.output for record in kept(tmp_path))

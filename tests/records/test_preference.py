@@ -1,13 +1,16 @@
 """Preference data: every shape that people have is read as the same record, and what can't be a preference is refused by what is wrong."""
 
+import contextlib
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alpaca_jax import records
 from alpaca_jax.data import origin
 from alpaca_jax.errors import UserError
-from alpaca_jax.records import Record, shapes
+from alpaca_jax.records import Record, preference, shapes
 
 
 def user(text, **more):
@@ -42,6 +45,12 @@ def refusal(item):
         {"prompt": [user("Q")], "chosen": [says("good")], "rejected": [says("bad")]},
         {"prompt": "Q", "chosen": [user("Q"), says("good")], "rejected": [user("Q"), says("bad")]},
         {"prompt": "Q", "chosen": [says("good")], "rejected": [says("bad")]},
+        {
+            "prompt": "Q",
+            "messages": [user("Q"), says("good")],
+            "chosen": [user("Q"), says("good")],
+            "rejected": [user("Q"), says("bad")],
+        },
         {"chosen": [user("Q"), says("good")], "rejected": [user("Q"), says("bad")]},
         {"conversations": SHAREGPT, "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}},
         {"messages": [user("Q"), says("good")], "rejected_response": "bad"},
@@ -116,6 +125,23 @@ def test_of_a_conversation_the_last_answers_differ():
 )
 def test_what_is_no_preference_is_refused_by_what_is_wrong(item, said):
     assert said in refusal(item)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats(width=16) | st.text(max_size=4) | st.just("\n\nHuman: Q\n\nAssistant: A"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+TURNS = st.lists(st.just(user("Q")) | st.just(says("A")) | st.dictionaries(st.sampled_from(["role", "content", "from"]), JSON), max_size=3)
+NAMES = sorted(preference.READ | {"instruction", "input", "output", "prompt", "messages", "conversations", "completion", "text", "turns"})
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.fixed_dictionaries({}, optional={name: JSON | TURNS | st.just("Q") for name in NAMES}))
+def test_any_value_is_a_preference_or_a_plain_error(item):
+    with contextlib.suppress(ValueError):
+        found = made(item)
+        assert origin.restored({name: text.encode() for name, text in origin.stored(found).items()}) == found
 
 
 def test_an_empty_answer_is_an_answer_only_in_a_pair():

@@ -1,5 +1,6 @@
 """Suites and a judge in the middle of a run: their figures in the metrics, and that nothing else changes."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,13 @@ from training import config, losses
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
-from alpaca_jax.train import evaluation
+from alpaca_jax.formats import pretrained
+from alpaca_jax.rundir import RunDir
+from alpaca_jax.scores import samples
+from alpaca_jax.scores.loaded import Loaded
+from alpaca_jax.sharding import Layout
+from alpaca_jax.terminal import Console
+from alpaca_jax.train import evaluation, suites
 from alpaca_jax.train.run import run
 
 FIGURES = ("score", "choice", "choice_norm", "probability")
@@ -34,6 +41,37 @@ def test_a_suite_is_scored_along_the_way_and_leaves_the_training_alone(files, tm
     assert (summary["best_step"], summary["best_value"]) == (best, scored[best]["suites/basics/score"])
     kept = sorted((tmp_path / "along" / "train" / "suites").glob("*/basics/samples_*.jsonl"))
     assert kept and all(json.loads(line)["target"] for line in kept[0].read_text().splitlines())
+
+
+@pytest.mark.prove  # half a minute of compiling
+def test_along_the_way_a_run_with_an_adapter_answers_and_is_scored_as_its_merged_model(files, tmp_path):
+    asked = {"evaluate_every": 2, "samples": {"prompts": ["Say 3."], "max_tokens": 8}, "suites": {"basics": SUITE}}
+    changes = {"adapter": {"rank": 4, "dora": True, "dropout": 0.1}, "optimizer": {"learning_rate": 0.1}}
+    run(config(files, tmp_path / "base", steps=1))
+    model = {"source": str(tmp_path / "base" / "train")}
+    summary = run(config(files, tmp_path / "tuned", steps=2, model=model, **asked, **changes))
+    [sample] = json.loads((tmp_path / "tuned" / "train" / "samples" / "2.json").read_text())
+    merged, settings = pretrained.open(str(tmp_path / "tuned" / "train")), config(files, tmp_path, **asked)
+    opened = Loaded(
+        source="",
+        format="",
+        tokenizer=merged.tokenizer,
+        template_name=settings.data.template,
+        architecture=merged.architecture,
+        layout=Layout.of_one_device(),
+        dtype="float32",
+        compute_dtype="float32",
+        eos_ids=merged.eos_ids,
+        load=lambda: pretrained.load_params(merged),
+    )
+    before = pretrained.open(str(tmp_path / "base" / "train"))
+    unchanged = dataclasses.replace(opened, load=lambda: pretrained.load_params(before))
+    scores = [suites.figures(settings.suites, each, 2, RunDir(tmp_path / str(n)), Console()) for n, each in enumerate((opened, unchanged))]
+    assert summary["suites/basics/score"] == pytest.approx(scores[0]["suites/basics/score"], rel=1e-4)
+    assert scores[1]["suites/basics/score"] != pytest.approx(scores[0]["suites/basics/score"], rel=1e-2)
+    batch = opened.batch(1)
+    [answer] = samples.answers(batch, merged.tokenizer, opened.template, ["Say 3."], 8, merged.eos_ids)
+    assert sample["answer"] == answer
 
 
 @pytest.mark.parametrize(

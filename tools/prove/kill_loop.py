@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps-a-kill", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--teacher", action="store_true", help="a first run is the objective's teacher, as in objective=distill")
     parser.add_argument("settings", nargs="*", help="of the run, as in adapter=lora adapter.dropout=0.1")
     arguments = parser.parse_args()
     steps = arguments.steps_a_kill * (arguments.kills + 1)
@@ -45,6 +46,9 @@ def main() -> None:
         folder = Path(name)
         tiny.write_tokenizer(folder / "tokenizer")
         (folder / "records.jsonl").write_text("".join(json.dumps(tiny.record(number)) + "\n" for number in range(64)))
+        if arguments.teacher:
+            finish(folder, "teacher", 20, ["seed=1"])
+            arguments.settings.append(f"objective.teacher={folder / 'teacher' / 'train'}")
         turns.console.print(f"the undisturbed run of {steps} steps")
         finish(folder, "straight", steps, arguments.settings)
         rows = kill_again_and_again(folder, "killed", steps, arguments)

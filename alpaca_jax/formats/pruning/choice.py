@@ -45,16 +45,20 @@ def choose(config: ModelConfig, model: Pretrained) -> Kept:
     with ProgressBar("weighing layers", passes * a.num_layers, 0, Console(stderr=True), transient=True) as bar:
         walk = weighing.Walk(model, texts, bar.advance)
         if config.dropped is not None:
-            count, by = config.dropped
-            layers = influence.without(a.num_layers, _start(walk, texts, count, by), count)
+            layers = _left(walk, texts, *config.dropped)
         return Kept(layers=layers) if config.widths is None else _narrow(walk, layers, config.widths)
 
 
-def _start(walk: weighing.Walk, texts: calibration.Calibration, count: int, by: str) -> int:
-    """The first layer of the block that is left out."""
-    if by == "loss":
-        return int(weighing.losses_without(walk, count)[:-1].argmin())
-    return int(influence.angular_distances([x_BTD[texts.real] for x_BTD in weighing.streams(walk)], count).argmin())
+def _left(walk: weighing.Walk, texts: calibration.Calibration, count: int, how: str) -> Numbers:
+    """The layers that are left when `count` of them go."""
+    layers = range(walk.architecture.num_layers)
+    if how == "one by one":
+        return weighing.one_by_one(walk, count)
+    if how == "by loss":
+        worth = weighing.losses_without(walk, layers, count)[:-1]
+    else:
+        worth = influence.angular_distances([x_BTD[texts.real] for x_BTD in weighing.streams(walk)], count)
+    return influence.without(len(layers), int(worth.argmin()), count)
 
 
 def _narrow(walk: weighing.Walk, layers: Numbers, widths: Widths) -> Kept:

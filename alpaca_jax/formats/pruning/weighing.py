@@ -73,23 +73,30 @@ def streams(walk: Walk) -> list[np.ndarray]:
     return found
 
 
-def losses_without(walk: Walk, count: int) -> np.ndarray:
-    """The loss of the model without `count` layers from each layer on, fp64 [L - count + 1], and last that of the whole model.
+def losses_without(walk: Walk, layers: Sequence[int], count: int) -> np.ndarray:
+    """The loss of `layers` without `count` of them from each place on, fp64 [l - count + 1], and last that of all of them.
 
     All candidates walk together: each begins with the stream in front of its gap, and every layer's weights are read once.
     """
-    layers = walk.architecture.num_layers
     whole, waiting, running = walk.start(), dict[int, np.ndarray](), dict[int, np.ndarray]()
-    for number in range(layers):
-        if number <= layers - count:
-            waiting[number] = whole
-        if number - count in waiting:
-            running[number - count] = waiting.pop(number - count)
+    for place, number in enumerate(layers):
+        if place <= len(layers) - count:
+            waiting[place] = whole
+        if place - count in waiting:
+            running[place - count] = waiting.pop(place - count)
         layer = walk.layer(number)
         whole = walk.after(number, layer, whole)
         running = {start: walk.after(number, layer, x_BTD) for start, x_BTD in running.items()}
-    ends = [running.get(start, waiting.get(start)) for start in range(layers - count + 1)]
-    return walk.losses([end for end in [*ends, whole] if end is not None])
+    ends = running | waiting  # the last candidate's gap is at the end
+    return walk.losses([*(ends[start] for start in range(len(layers) - count + 1)), whole])
+
+
+def one_by_one(walk: Walk, count: int) -> tuple[int, ...]:
+    """The layers that are left when, `count` times, the one goes without which the loss is least (Song et al. 2024, arXiv:2402.09025)."""
+    layers = list(range(walk.architecture.num_layers))
+    for _ in range(count):
+        layers.pop(int(losses_without(walk, layers, 1)[:-1].argmin()))
+    return tuple(layers)
 
 
 def widths(walk: Walk, layers: Sequence[int]) -> dict[str, np.ndarray]:

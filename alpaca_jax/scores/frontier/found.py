@@ -47,7 +47,7 @@ class Run:
         if not (source := model.get("source")):
             return f"{whole(self.summary.get('parameters')) / 1e6:.1f}M from scratch"
         name = str(source).rstrip("/").rpartition("/")[2]
-        return f"{name}, {layers} layers" if (layers := model.get("keep_layers")) else name
+        return f"{name}, {_layers(layers)}" if (layers := model.get("keep_layers")) else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,3 +149,8 @@ def _source(place: Path, folder: Path) -> Source:
     file = place / records.FILE if place.is_dir() else place
     manifest = file.with_name(records.MANIFEST)
     return Source(file, Manifest.read(manifest) if manifest.is_file() else None)
+
+
+def _layers(kept: object) -> str:
+    """The layers that a student keeps, as its settings name them."""
+    return kept if isinstance(kept, str) else f"{len(kept) if isinstance(kept, list) else kept} layers"

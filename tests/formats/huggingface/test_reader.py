@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import files, names, pretrained
+from alpaca_jax.formats.config import ModelConfig
 from alpaca_jax.formats.dtypes import Dtype
 from alpaca_jax.formats.huggingface import export as huggingface_export
 from alpaca_jax.formats.huggingface import reader as huggingface
@@ -281,14 +282,15 @@ def test_a_piece_reads_its_own_bytes_only(opened: pretrained.Pretrained, monkeyp
 
 
 def test_first_layers_and_more_rows(make_llama: Any) -> None:
-    model = pretrained.open(make_llama()[0])
-    params = pretrained.load_params(model, keep_layers=2, stored_vocab=128)
+    folder = make_llama()[0]
+    model = pretrained.open(folder)
+    params = pretrained.load_params(pretrained.open(ModelConfig(source=str(folder), keep_layers=2)), stored_vocab=128)
     assert params["layers"]["mlp"]["gate"].shape[0] == 2
     assert params["embed"]["weight"].shape == params["head"]["weight"].shape == (128, 32)
     np.testing.assert_array_equal(params["embed"]["weight"][:96], model.read(("embed", "weight")))
     assert not params["head"]["weight"][96:].any()
     with pytest.raises(UserError, match="has 3 layers"):
-        model.first_layers(4)
+        pretrained.open(ModelConfig(source=str(folder), keep_layers=4))
 
 
 def test_old_and_new_config_spell_rope_their_way(make_llama: Any) -> None:

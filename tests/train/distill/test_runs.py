@@ -46,6 +46,7 @@ def test_a_student_comes_closer_to_its_teacher(exact):
     assert figures(lines, "heldout_loss") and figures(lines, "cross_entropy")
 
 
+@pytest.mark.prove
 def test_a_run_that_resumes_has_the_losses_of_the_straight_one(files, teacher, exact, tmp_path):
     folder, straight = exact
     shutil.copytree(folder, tmp_path / "run")
@@ -58,6 +59,7 @@ def test_a_run_that_resumes_has_the_losses_of_the_straight_one(files, teacher, e
         assert figures(resumed, name) == figures(straight, name)
 
 
+@pytest.mark.prove
 def test_a_cache_of_another_teacher_is_refused_before_the_first_step(files, teacher, exact, tmp_path):
     kept = tmp_path / "kept"
     distilled(files, tmp_path / "one", teacher, 3, cache=str(kept))

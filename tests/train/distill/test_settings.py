@@ -37,9 +37,7 @@ def test_tokens_are_compared_not_counted():
     longer = bytewise.tokenizer()
     assert vocabulary.shared(own, longer, "teacher") == own.vocab_size
     other = bytewise.tokenizer(("<s>", "</s>", "<|im_end|>", "<|im_start|>", *bytewise.SPECIALS[4:]))
-    with pytest.raises(
-        UserError, match=r"the teacher BIG has another tokenizer.*token 2 is '<\|im_end\|>' there and '<\|im_start\|>' here"
-    ):
+    with pytest.raises(UserError, match=r"teacher BIG has another tokenizer.*token 2 is '<\|im_end\|>' there and '<\|im_start\|>' here"):
         vocabulary.shared(own, other, "BIG")
 
 

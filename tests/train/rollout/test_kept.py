@@ -21,7 +21,9 @@ def test_it_is_read_again_for_the_same_step_and_settings_to_the_last_bit(folder)
     assert Kept(folder, {"seed": 1}).get(7, range(4, 6), never, 5) == LINES
 
 
-@pytest.mark.parametrize(("key", "index", "steps"), [({"seed": 2}, 7, range(4, 5)), ({"seed": 1}, 7, range(5, 6)), ({"seed": 1}, 8, range(4, 5))])
+@pytest.mark.parametrize(
+    ("key", "index", "steps"), [({"seed": 2}, 7, range(4, 5)), ({"seed": 1}, 7, range(5, 6)), ({"seed": 1}, 8, range(4, 5))]
+)
 def test_other_settings_steps_or_batches_are_made_anew(folder, key, index, steps):
     assert Kept(folder, key).get(index, steps, list, steps[0]) == []
 
