@@ -10,6 +10,7 @@ from training import config, make_files
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import native, pretrained
 from alpaca_jax.records import Record
 from alpaca_jax.scores.reward import RewardModel
 from alpaca_jax.scores.rewarding import rewards
@@ -95,6 +96,7 @@ def test_a_reward_model_orders_answers_as_in_its_training(files, tmp_path):
     chosen, rejected = model.rewards([record for pair in pairs for record in pair]).reshape(-1, 2).T
     assert (chosen > rejected).mean() > 0.8
     assert lines(tmp_path)[-1]["accuracy"] > 0.8
+    assert native.REWARDS in pretrained.open(str(tmp_path / "train")).notes
     alone = model.rewards([pairs[3][1]])
     assert rewards(str(tmp_path), [pairs[3][1]]) == pytest.approx(alone, rel=1e-5)
     assert alone[0] == pytest.approx(rejected[3], rel=1e-4, abs=1e-5)  # whatever it is packed with
