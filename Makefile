@@ -44,6 +44,7 @@ prove: $(VENV)/installed-test
 	$(BIN)/python -m tools.prove.kill_loop objective=grpo objective.group=2 objective.max_new_tokens=6 objective.beta=0.1 \
 		'objective.rewards={sign: {name: format, pattern: ".*[!-?].*"}}'
 	$(BIN)/python -m tools.prove.adapters --records $$(ls -dt runs/prove-*/records | head -1)
+	$(BIN)/python -W ignore -m tools.prove.served_adapters
 	$(BIN)/python -W ignore -m tools.prove.fuzz
 	$(BIN)/python -m tools.prove.million_records
 	$(BIN)/python -m tools.benchmark.input

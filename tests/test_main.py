@@ -69,7 +69,8 @@ def test_every_verb_and_experiment_composes_into_its_config(verb, overrides):
 )
 def test_every_option_of_every_group_composes(verb, choice):
     needed = {"teacher=openai": ["teacher.model=x"], "teacher=endpoint": ["teacher.model=x", "teacher.base_url=http://host"]}
-    needed["objective=distill"] = ["objective.teacher=x"]
+    needed["objective=distill"] = needed["objective=on_policy"] = ["objective.teacher=x"]
+    needed["objective=grpo"] = ["objective.rewards.short.name=length", "objective.rewards.short.most=50"]
     for option, teacher in (("judge", "openai"), ("judge_endpoint", "endpoint")):
         needed[f"compare={option}"] = [f"compare.{word}" for word in needed[f"teacher={teacher}"]]
     if choice.startswith("compare=") and verb in ("train", "inspect"):

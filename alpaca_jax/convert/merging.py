@@ -6,14 +6,13 @@ bits hold. Usually the base's own weights are the better model all the same, and
 
 import dataclasses
 
-import numpy as np
 from rich.table import Table
 
 from alpaca_jax.config import parse
 from alpaca_jax.convert.config import Config
 from alpaca_jax.data import builder
 from alpaca_jax.data.config import DataConfig
-from alpaca_jax.data.example import Examples
+from alpaca_jax.data.example import Example, Examples
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.formats.adapter import reader
@@ -67,6 +66,8 @@ def _scorer(run: Run, model: Pretrained, most: int) -> Scorer:
     batch = run.config.get("batch")
     length = int(batch["sequence_length"]) if isinstance(batch, dict) else data.max_length
     found = builder.load_examples(data, data.records or run.dir / "records", model.tokenizer).examples["heldout"]
-    examples = Examples.of(found.take(np.arange(min(most, len(found))).tolist()))
+    examples = [item for item in found.take(range(min(most, len(found)))) if isinstance(item, Example)]
+    if not examples:
+        raise UserError("the records that the run held out are pairs, which have no one answer")
     mesh = MeshConfig(data=1)
-    return Scorer(model.architecture, examples, ROWS, length, Layout(make_mesh(mesh), mesh))
+    return Scorer(model.architecture, Examples.of(examples), ROWS, length, Layout(make_mesh(mesh), mesh))

@@ -41,7 +41,7 @@ def run(config: Config) -> Path:
         _show_tensors(f"would be read from {config.source}", read)
         _show_tensors(f"would be written to {config.target}", output.tensors)
         return output.path
-    receipt = {
+    receipt: dict[str, Any] = {
         "source": card.bare(config.source),
         "base": config.base and card.bare(config.base),
         "identity": model.identity,

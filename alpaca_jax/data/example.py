@@ -115,9 +115,9 @@ class Examples:
     facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, examples: Iterable[Example]) -> "Examples":
-        """Returns a store of the given examples."""
-        examples = list(examples)
+    def of(cls, items: Iterable[Item]) -> "Examples":
+        """Returns a store of the given examples; of groups, their parts."""
+        examples = [part for item in items for part in item.parts]
         ids = np.concatenate([np.zeros(0, np.int32), *(example.ids for example in examples)]).astype(np.int32)
         offsets = np.cumsum([0, *(len(example.ids) for example in examples)], dtype=np.int64)
         learnt = np.concatenate([np.zeros(0, bool), *(example.learnt for example in examples)])

@@ -115,7 +115,7 @@ def beside(architecture: Architecture, adapters: Sequence[Served], read: Read, d
     specs = flatten(llama.specs(architecture))
 
     def found(*names: tuple[str, ...]) -> list[Side | None]:
-        paths = [("layers", *name) for name in names]
+        paths: list[Any] = [("layers", *name) for name in names]
         outputs = [math.prod(specs[path].shape[1 + llama.MATRICES[path] :]) for path in paths]
         return sides.sides(adapters, paths, outputs, architecture.num_layers, read, dtype)
 

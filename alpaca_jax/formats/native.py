@@ -36,6 +36,7 @@ from alpaca_jax.tokenizer import Tokenizer
 
 FILE = "architecture.json"
 SCORE = ("score", "weight")  # what a reward model has beside the model
+REWARDS = "left out: the vector that gives an answer's reward, which only generate method=pairs pairs.by=reward reads"
 Place = tuple[Path, int | None]
 
 
@@ -111,6 +112,7 @@ def open_checkpoint(place: Place, item: str, open_base: Callable[[Base], Pretrai
         dtype=widest([tensor.dtype for tensor in stored.values()]),
         stored=stored,
         origin=content.get("source"),
+        notes=(REWARDS,) if SCORE in saved.weights else (),
     )
     base = base_of(folder / "model")
     if base is not None and not all(name in stored for name in base.weights):

@@ -22,7 +22,7 @@ def load(read: Callable[[int], np.ndarray], layers: int, places: Quantized) -> Q
     """
     double, sizes = places.second is not None, nf4.Sizes.of(math.prod(places.outputs), math.prod(places.inputs))
     shapes: list[tuple[int, ...]] = [(layers, *shape) for shape in ((*sizes, ()) if double else sizes[:2])]
-    structure = jax.tree.structure(places)
+    structure: Any = jax.tree.structure(places)
     pieces: list[_Pieces] = [_Pieces(shape, place) for shape, place in zip(shapes, jax.tree.leaves(places), strict=True)]
 
     def one(layer: int) -> None:
@@ -43,17 +43,17 @@ class _Pieces:
     def __init__(self, shape: tuple[int, ...], place: jax.sharding.Sharding):
         self.shape, self.place = shape, place
         indices = place.addressable_devices_indices_map(shape).values()
-        self.buffers: dict[Any, np.ndarray | None] = {self._key(index): None for index in indices}
+        self.keys = {self._key(index) for index in indices}
+        self.buffers: dict[Any, np.ndarray] = {}
 
     def put(self, layer: int, values: np.ndarray) -> None:
         """Keeps what the devices hold of a layer's array."""
-        for key, buffer in self.buffers.items():
+        for key in self.keys:
             (first, last), rest = key[0], tuple(slice(*bounds) for bounds in key[1:])
+            if key not in self.buffers:
+                self.buffers[key] = np.empty(tuple(stop - start for start, stop in key), values.dtype)
             if first <= layer < last:
-                if buffer is None:
-                    sizes = (stop - start for start, stop in key)
-                    buffer = self.buffers[key] = np.empty(tuple(sizes), values.dtype)
-                buffer[layer - first] = values[rest]
+                self.buffers[key][layer - first] = values[rest]
 
     def array(self) -> jax.Array:
         """The whole, on its devices."""

@@ -43,7 +43,8 @@ class Adapter:
 
 def specs(adapter: Adapter, model: Tree) -> Tree:
     """The WeightSpec of every array of the adapter, given those of the model; `lora` is the logical axis of the rank."""
-    known, found = flatten(model), {}
+    known = flatten(model)
+    found: dict[Path, WeightSpec] = {}
     for path, change in adapter.changes:
         spec, split = known[path], 1 + MATRICES[path]
         shapes = {
@@ -95,15 +96,15 @@ def attach(params: Params, adapter: Adapter, arrays: Tree, key: jax.Array | None
         own: Tree = arrays
         for name in path:
             own = own[name]
-        wanted = key is not None and adapter.dropout > 0
+        own_key = None if key is None or not adapter.dropout else jax.random.fold_in(key, number)
         leaves[path] = LowRank(
             base=leaves[path],
             down=own["down"],
             up=own["up"],
             scale=jnp.array(change.scales, jnp.float32),
             magnitude=own.get("magnitude"),
-            key=jax.random.split(jax.random.fold_in(key, number), len(change.scales)) if wanted else None,
-            dropout=adapter.dropout if wanted else 0.0,
+            key=None if own_key is None else jax.random.split(own_key, len(change.scales)),
+            dropout=0.0 if own_key is None else adapter.dropout,
         )
     return unflatten(leaves)
 

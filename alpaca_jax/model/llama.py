@@ -21,7 +21,7 @@ from alpaca_jax.model.weight import Axes, Constrain, placed
 Params = dict[str, Any]
 INIT_SCALE = 0.02
 # The matrices of the layers, by path, and how many of their dimensions after `layers` are the inputs of the product.
-MATRICES = {
+MATRICES: dict[tuple[str, ...], int] = {
     **{("layers", "attention", name): 1 for name in ("query", "key", "value")},
     ("layers", "attention", "out"): 2,
     **{("layers", "mlp", name): 1 for name in ("gate", "up", "down")},

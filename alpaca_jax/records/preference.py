@@ -116,7 +116,8 @@ def _answered(item: Item, answer: Any, name: str) -> dict[str, Any]:
 
 def _prompt(item: Item) -> tuple[Any, dict[str, Any]]:
     """What was asked, as a text or as turns, None where nothing stands apart from the answers; and the rest of the item."""
-    names = [name for name in ("instruction", *PROMPTS, *CONVERSATIONS) if not keys.is_empty(item.get(name))]
+    answers = [item[name] for name in (*CHOSEN, *REJECTED) if name in item]  # UltraFeedback has the chosen one as messages, too
+    names = [name for name in ("instruction", *PROMPTS, *CONVERSATIONS) if not keys.is_empty(item.get(name)) and item[name] not in answers]
     rest = _without(item, (*READ, *PROMPTS, *CONVERSATIONS, "instruction"))
     inner = item.get("input")
     if isinstance(inner, Mapping) and not names:  # OpenAI's

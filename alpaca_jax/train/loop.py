@@ -170,7 +170,7 @@ class Loop:
         self.batch_index += 1
         self.profile.after(self.step, metrics)
 
-    def _program(self, shape: tuple[int, ...]) -> Any:
+    def _program(self, shape: tuple[int, int]) -> Any:
         if self._programs.has(shape):
             return self._programs.get(shape)
         rows, length = shape

@@ -7,7 +7,7 @@ from typing import Any
 
 from alpaca_jax.trainer.assemble import Assembly
 
-Shape = tuple[int, ...]
+Shape = tuple[int, int]  # rows and length
 
 
 class Programs:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def best(signal: Exact, count: int, temperature: float, vocab_size: int) -> tupl
     return _over_chunks(signal, chunk, temperature, vocab_size)
 
 
-def _over_chunks(signal: Exact, chunk: Callable[..., tuple[jax.Array, ...]], temperature: float, vocab_size: int) -> tuple[jax.Array, ...]:
+def _over_chunks(signal: Exact, chunk: Callable[..., tuple[jax.Array, ...]], temperature: float, vocab_size: int) -> Any:
     """The results [B, T, ...] of a function of the log-probabilities [B, C, V] and the number of each chunk."""
 
     def one(number: jax.Array, told: dict) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -117,3 +117,21 @@ def test_exhausted_memory_is_answered_with_remedies():
         raise RuntimeError("INTERNAL: something else")
     with pytest.raises(UserError, match="^mine$"), limit.explained(advice):
         raise UserError("mine")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model", "gigabytes", "bits"), [("alpaca_7b_lora", "llama_7b", 24, 16), ("alpaca_65b_qlora", "llama_65b", 48, 4.127)]
+)
+def test_an_adapter_fits_one_card(experiment, model, gigabytes, bits):
+    config, a = composed(f"experiment={experiment}"), architecture(model)
+    needed = choice.footprint(settle.settings(config), a, Machine(1, "bfloat16", gigabytes * 1e9))
+    assert config.batch.sequence_length == 2048 and needed.total < gigabytes * 1e9
+    matrices = a.num_layers * (4 * a.hidden_size**2 + 3 * a.hidden_size * a.intermediate_size)
+    adapter = 16 * a.num_layers * (4 * 2 * a.hidden_size + 3 * (a.hidden_size + a.intermediate_size))
+    assert needed.gradients == 4 * adapter and needed.optimizer == 8 * adapter
+    assert needed.weights == pytest.approx(matrices * bits / 8 + 2 * (a.num_parameters - matrices) + 4 * adapter, rel=1e-4)
+
+
+def test_the_base_of_an_adapter_is_stored_as_it_is_computed():
+    found = chosen(composed("model.source=org/name", "adapter=lora"), "llama2_7b", Machine(1, "bfloat16", 24e9))
+    assert found.model.dtype == "bfloat16"

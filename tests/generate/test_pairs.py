@@ -11,7 +11,7 @@ from alpaca_jax import records
 from alpaca_jax.errors import UserError
 from alpaca_jax.generate import pairs
 from alpaca_jax.generate import run as verb
-from alpaca_jax.generate.config import Config, Pairs, Sampling
+from alpaca_jax.generate.config import Budget, Config, Pairs, Sampling
 from alpaca_jax.rundir import read_json
 from alpaca_jax.scores import preferred, prompts
 from alpaca_jax.scores.answers import Answer, AnswerSet, file
@@ -221,3 +221,16 @@ def test_an_evaluation_without_preferences_is_named(tmp_path):
 def test_settings_that_make_no_pair_are_refused(pairs, more, said):
     with pytest.raises(ValueError, match=said):
         Config(dir="x", teacher=TeacherConfig(source="m"), method="pairs", pairs=Pairs(**pairs), **more)
+
+
+def test_a_budget_ends_the_asking_and_the_judging_and_a_later_start_goes_on(tmp_path):
+    with scripted_teacher(Answers(0.0, 4.0)) as server, scripted_teacher(ScriptedJudge()) as judging:
+        few = config(tmp_path, server, compare=judge(judging), pairs={"answers": 2}, budget=Budget(requests=4))
+        manifest = verb.run(few)
+        assert manifest.stopped_by == "requests" and manifest.counts["unanswered"] == 3 - manifest.counts["kept"] > 0
+        more = config(tmp_path, server, compare=judge(judging, max_dollars=0.002), pairs={"answers": 2})
+        manifest = verb.run(more)
+        assert len(server.bodies) == 6 and manifest.stopped_by == "dollars" and manifest.counts["not_judged"] == 3 - manifest.counts["kept"]
+        manifest = verb.run(config(tmp_path, server, compare=judge(judging), pairs={"answers": 2}))
+        assert manifest.counts == {"kept": 3} and len(server.bodies) == 6
+    assert all(quality(4.0) in record.output for record in kept(tmp_path))

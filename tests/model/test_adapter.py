@@ -1,6 +1,5 @@
 """Low-rank changes: what PEFT computes, gradients included; what stays zero; the masks of dropout."""
 
-import dataclasses
 import functools
 
 import jax
@@ -13,6 +12,7 @@ from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.formats.adapter.targets import matrices, names, peft_settings, plan
 from alpaca_jax.model import adapter as adapters
 from alpaca_jax.model import llama
+from alpaca_jax.model.adapter import Adapter, Change
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.model.tree import by_name, flatten, map_with_path
 from alpaca_jax.model.weight import LowRank
@@ -22,10 +22,11 @@ ARCHITECTURE = parse(Architecture, SIZES | {"tie_embeddings": False})
 SPECS = llama.specs(ARCHITECTURE)
 PARAMS = jax.jit(lambda key: llama.init(ARCHITECTURE, key))(jax.random.key(0))
 TOKENS = np.random.default_rng(0).integers(0, ARCHITECTURE.vocab_size, (2, 12))
+OUT, UP = ("layers", "attention", "out"), ("layers", "mlp", "up")
 PATTERNS = {"rank_pattern": {"layers.0.mlp.up_proj": 2, "q_proj": 5}, "alpha_pattern": {"q_proj": 3.0, "layers.1.mlp.up_proj": 1.0}}
 KINDS = {
     "lora": AdapterConfig(rank=4, alpha=8),
-    "rslora": AdapterConfig(rank=4, alpha=8, rslora=True, targets=("q_proj", "o_proj", "up_proj", "down_proj"), **PATTERNS),
+    "rslora": AdapterConfig(rank=4, alpha=8, rslora=True, targets=("q_proj", "o_proj", "up_proj"), **PATTERNS),
     "dora": AdapterConfig(rank=3, alpha=6, dora=True, targets=r".*layers\.(0\.mlp|1\.self_attn)\..*_proj"),
 }
 
@@ -65,8 +66,6 @@ def test_forward_gradients_and_merge_are_those_of_peft(kind):
     adapter = plan(config, ARCHITECTURE)
     arrays = trained(adapter)
     ours = adapters.attach(PARAMS, adapter, arrays)
-    assert jnp.allclose(logits(ours), logits(adapters.merged(ours)), atol=1e-5)
-
     settings = {key: value for key, value in peft_settings(config).items() if key not in ("lora_dropout", "inference_mode")}
     model = peft.get_peft_model(theirs.llama(ARCHITECTURE, PARAMS), peft.LoraConfig(**settings))
     known, changes = dict(model.base_model.model.named_modules()), dict(adapter.changes)
@@ -85,12 +84,16 @@ def test_forward_gradients_and_merge_are_those_of_peft(kind):
             ):
                 parameter.copy_(torch.tensor(value))
     scores = model(torch.tensor(TOKENS)).logits
-    assert np.allclose(scores.detach(), logits(ours), atol=1e-5)
-
     upstream = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
     scores.backward(torch.tensor(upstream))
-    objective = lambda arrays: (logits(adapters.attach(PARAMS, adapter, arrays)) * upstream).sum()  # noqa: E731
-    gradients = flatten(jax.jit(jax.grad(objective))(arrays))
+
+    def objective(arrays):
+        found = logits(adapters.attach(PARAMS, adapter, arrays))
+        return (found * upstream).sum(), found
+
+    found, own = jax.jit(jax.grad(objective, has_aux=True))(arrays)[::-1]
+    assert np.allclose(scores.detach(), found, atol=1e-5)
+    gradients = flatten(own)
     for path, layer, module in layers:
         for parameter, value in zip(parameters(module, config.dora), in_their_layout(gradients, path, layer, changes), strict=True):
             assert np.allclose(parameter.grad, value, rtol=1e-5, atol=1e-5 * float(parameter.grad.abs().max())), (path, layer)
@@ -135,28 +138,24 @@ def test_starts_as_peft_does_and_changes_nothing():
 
 
 def test_what_belongs_to_no_rank_has_no_gradient():
-    for kind in ("rslora", "dora"):
-        adapter = plan(KINDS[kind], ARCHITECTURE)
-        arrays = trained(adapter)
-        gradients = flatten(
-            jax.grad(lambda arrays, adapter=adapter: jnp.square(logits(adapters.attach(PARAMS, adapter, arrays))).sum())(arrays)
-        )
-        for path, change in adapter.changes:
-            for layer, rank in enumerate(change.ranks):
-                assert not gradients[*path, "down"][layer][..., rank:].any()
-                assert not gradients[*path, "up"][layer][rank:].any()
-                assert gradients[*path, "down"][layer].any() == (rank > 0)
-                if kind == "dora":
-                    assert gradients[*path, "magnitude"][layer].any() == (rank > 0)
+    adapter = Adapter(((OUT, Change((3, 1), (1.0, 2.0))), (UP, Change((0, 2), (0.0, 1.0)))), dora=True)
+    gradient = jax.jit(jax.grad(lambda arrays: jnp.square(logits(adapters.attach(PARAMS, adapter, arrays))).sum()))
+    gradients = flatten(jax.device_get(gradient(trained(adapter))))
+    for path, change in adapter.changes:
+        for layer, rank in enumerate(change.ranks):
+            down, up, magnitude = (gradients[*path, name][layer] for name in ("down", "up", "magnitude"))
+            assert not down[..., rank:].any()
+            assert not up[rank:].any()
+            assert down.any() == up.any() == magnitude.any() == (rank > 0)
 
 
 def test_dropout_masks_differ_by_weight_and_layer_and_are_the_same_when_recomputed():
-    adapter = dataclasses.replace(plan(KINDS["lora"], ARCHITECTURE), dropout=0.5)
+    adapter = plan(AdapterConfig(rank=2, targets=("o_proj", "up_proj"), dropout=0.5), ARCHITECTURE)
     arrays = trained(adapter)
     attached = adapters.attach(PARAMS, adapter, arrays, jax.random.key(5))
     leaves = [leaf for leaf in flatten(attached).values() if isinstance(leaf, LowRank)]
     keys = [tuple(each) for leaf in leaves for each in np.asarray(jax.random.key_data(leaf.key)).tolist()]
-    assert len(set(keys)) == 7 * ARCHITECTURE.num_layers
+    assert len(set(keys)) == 2 * ARCHITECTURE.num_layers
     assert all(leaf.key is None for leaf in flatten(adapters.attach(PARAMS, adapter, arrays)).values() if isinstance(leaf, LowRank))
 
     def gradient(remat):
@@ -166,7 +165,6 @@ def test_dropout_masks_differ_by_weight_and_layer_and_are_the_same_when_recomput
     kept, recomputed = gradient("none"), gradient("full")
     for name, value in kept.items():
         assert jnp.allclose(value, recomputed[name], rtol=1e-4, atol=1e-5 * float(jnp.abs(value).max())), name
-    assert not jnp.allclose(logits(attached), logits(adapters.attach(PARAMS, adapter, arrays)), atol=1e-3)
 
 
 def test_dropout_keeps_the_mean():

@@ -45,6 +45,12 @@ def refusal(item):
         {"prompt": [user("Q")], "chosen": [says("good")], "rejected": [says("bad")]},
         {"prompt": "Q", "chosen": [user("Q"), says("good")], "rejected": [user("Q"), says("bad")]},
         {"prompt": "Q", "chosen": [says("good")], "rejected": [says("bad")]},
+        {
+            "prompt": "Q",
+            "messages": [user("Q"), says("good")],
+            "chosen": [user("Q"), says("good")],
+            "rejected": [user("Q"), says("bad")],
+        },
         {"chosen": [user("Q"), says("good")], "rejected": [user("Q"), says("bad")]},
         {"conversations": SHAREGPT, "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}},
         {"messages": [user("Q"), says("good")], "rejected_response": "bad"},

@@ -68,7 +68,7 @@ LAID = {
 }
 
 
-@pytest.mark.parametrize("name", ["dpo", "orpo"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("orpo", marks=pytest.mark.prove)])
 def test_each_pair_alone_is_the_pairs_packed(name, params):
     items = pairs()
     alone = summed(name, params, [batch([[item]]) for item in items])

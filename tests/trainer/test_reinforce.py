@@ -134,7 +134,8 @@ def test_without_old_log_probabilities_the_gradient_is_the_policy_gradient():
 
     (value, terms), gradient = jax.jit(jax.value_and_grad(found, has_aux=True))(params)
     other = jax.jit(jax.grad(expected))(params)
-    assert float(value) == pytest.approx(-(batch["advantages"] * batch["weights"]).sum() / batch["weights"].sum(), rel=1e-6)
+    mean = (batch["advantages"] * batch["weights"]).sum() / batch["weights"].sum()
+    assert float(value) == pytest.approx(-float(mean), rel=1e-6)
     assert [float(part) for part in terms.extra["reward"]] == [4.0, 8.0]
     for one, two in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)

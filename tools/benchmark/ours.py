@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alpaca_jax.formats.adapter import targets
+from alpaca_jax.formats.adapter.settings import AdapterConfig
 from alpaca_jax.model import llama
 from alpaca_jax.model.architecture import Architecture
 from alpaca_jax.sharding import Layout, MeshConfig, make_mesh
@@ -49,11 +51,13 @@ def assemble(
     remat: str = "none",
     microbatches: int = 1,
     params: llama.Params | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> Ours:
-    """A run of `steps` steps on the first device; `params` (None: random, seed 0) are its initial weights."""
+    """A run of `steps` steps on the first device; `params` (None: random, seed 0) are its initial weights, or those under an adapter."""
     mesh = MeshConfig()
     layout = Layout(make_mesh(mesh, jax.devices()[:1]), mesh)
-    forward = Forward(architecture, compute_dtype, remat, layout.constrain)
+    changed = None if adapter is None else targets.plan(adapter, architecture)
+    forward = Forward(architecture, compute_dtype, remat, layout.constrain, changed)
     assembly = assembled(forward, config, layout, sft.objective, steps=steps, dtype=dtype, microbatches=microbatches)
     if params is None:
         params = assembly.random_params(jax.random.key(0))

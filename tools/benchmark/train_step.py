@@ -31,19 +31,22 @@ def main() -> None:
     parser.add_argument("--shape", choices=shapes.SHAPES, default="smollm2")
     arguments = parser.parse_args()
     architecture = shapes.SHAPES[arguments.shape]
-    tokens = np.random.default_rng(0).integers(0, architecture.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
+    tokens = tokens_of(architecture)
     runs = {"ours": our_step(architecture, tokens), "peer": peer_step(architecture, tokens)}
     rates = turns.rates(turns.in_turns(runs, arguments.turns), ROWS * LENGTH)
     packages = ("jax", "flax", "optax", "torch", "transformers")
     print(turns.result("train_step", rates["ours"], rates["peer"], "tokens/s", packages, shape=arguments.shape))
 
 
-def our_step(architecture: Architecture, tokens: np.ndarray) -> Callable[[], float]:
-    """A function that takes one of our steps and returns its loss."""
-    config = OptimizerConfig(learning_rate=1e-4, schedule="constant")
-    run = ours.assemble(architecture, config, 100, remat="minimal")
+def tokens_of(architecture: Architecture) -> np.ndarray:
+    """Random tokens [rows, length + 1]."""
+    return np.random.default_rng(0).integers(0, architecture.vocab_size, (ROWS, LENGTH + 1)).astype(np.int32)
+
+
+def batch(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The batch of our step that predicts every token from those before it."""
     ones = np.ones((ROWS, LENGTH), np.int32)
-    batch = {
+    return {
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],
         "segments": ones,
@@ -51,8 +54,14 @@ def our_step(architecture: Architecture, tokens: np.ndarray) -> Callable[[], flo
         "weights": ones.astype(np.float32),
     }
 
+
+def our_step(architecture: Architecture, tokens: np.ndarray) -> Callable[[], float]:
+    """A function that takes one of our steps and returns its loss."""
+    config = OptimizerConfig(learning_rate=1e-4, schedule="constant")
+    run, rows = ours.assemble(architecture, config, 100, remat="minimal"), batch(tokens)
+
     def take() -> float:
-        metrics = run.take(batch)
+        metrics = run.take(rows)
         jax.block_until_ready(run.state)
         return float(metrics["loss"])
 

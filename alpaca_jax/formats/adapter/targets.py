@@ -87,7 +87,7 @@ def _chosen(config: AdapterConfig, peft: Mapping[str, Any], modules: Sequence[st
     kinds = sorted({name.rpartition(".")[2] for name in modules})
     with patterns.named("adapter.targets"):
         for one in given if config.targets != ALL else ():
-            settings = peft | {"target_modules": one if isinstance(config.targets, str) else [one]}
+            settings = {**peft, "target_modules": one if isinstance(config.targets, str) else [one]}
             if tables := adapter_config.targets(settings, TABLES):
                 raise UserError(
                     f"{one} is a table ({tables[0]}), which gets no low-rank change here: the embedding and the output may "

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alpaca_jax.data.pack import Batch
+from alpaca_jax.errors import UserError
 from alpaca_jax.model.tree import Tree
 from alpaca_jax.train.distill.cache import Kept
 from alpaca_jax.train.distill.config import DistillConfig
@@ -69,8 +70,15 @@ class Asked:
         everywhere = self._site.layout.replicated
         hidden = _hidden(self._forwards, everywhere, self._params, placed_batch)
         if self._signal == "exact":
-            kept = self.kept
-            return {name: np.asarray(each).astype(jnp.dtype(kept[name].dtype)) for name, each in zip(kept, hidden, strict=True)}
+            kept = {
+                name: np.asarray(each).astype(jnp.dtype(one.dtype)) for (name, one), each in zip(self.kept.items(), hidden, strict=True)
+            }
+            if not all(np.isfinite(each).all() for each in kept.values()):
+                raise UserError(
+                    "the teacher's hidden states are not finite in the two bytes that a cache of signal=exact has for each number: give "
+                    "model.compute_dtype=bfloat16, whose range is wider, or signal=live"
+                )
+            return kept
         heads = tuple(forward.head(params) for forward, params in zip(self._forwards, self._params, strict=True))
         signal = Exact(hidden, heads, placed_batch.get(SHARES))
         heat, size = self._config.temperature, self._shared

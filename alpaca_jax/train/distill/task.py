@@ -34,6 +34,7 @@ class Distillation(Task):
         assert isinstance(config.objective, DistillConfig)
         self.own = config.objective
         self._comparison: Comparison | None = None
+        self._fixed: Fixed = {}  # what the comparison reads beside the student's weights
 
     def open(self, site: Site) -> None:
         """Opens the teachers and compares their vocabularies with the student's."""

@@ -78,7 +78,7 @@ class OnPolicyConfig(DistillConfig):
     """Distillation on answers that the student samples itself."""
 
     name: Literal["on_policy"] = "on_policy"  # type: ignore[assignment]
-    signal: Literal["live"] = "live"  # type: ignore[assignment]  # no cache can know what the student will say
+    signal: Literal["live"] = "live"  # no cache can know what the student will say
     divergence: Literal["forward", "reverse", "jsd"] = "reverse"
     share: Nucleus = 1.0  # of the prompts that the student answers; the records answer the others
     max_new_tokens: Positive = 256  # of an answer

@@ -14,7 +14,7 @@ from alpaca_jax.data.example import Example
 from alpaca_jax.data.pack import Batch, best_fit, lay
 from alpaca_jax.data.pipeline import Batches
 from alpaca_jax.decode.program import Program
-from alpaca_jax.distributed import is_lead
+from alpaca_jax.distributed import from_lead, is_lead
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import pretrained
 from alpaca_jax.model import llama
@@ -133,7 +133,10 @@ class GrpoTask(Task):
             )
             for prompt, answer in zip(chosen, answers, strict=True)
         ]
-        return list(zip(samples, self.rewards.score(samples), strict=True))
+        # The lead alone runs programs and asks judges.
+        own = [dataclasses.asdict(scored) for scored in self.rewards.score(samples)] if is_lead() else []
+        told: Any = from_lead({"scored": own})
+        return [(sample, Scored(**scored)) for sample, scored in zip(samples, told["scored"], strict=True)]
 
     @property
     def _in_reward(self) -> bool:
@@ -168,6 +171,8 @@ class GrpoTask(Task):
             }
             for (place, number), answer, (sample, scored) in zip(numbers, answers, self.score(asked, answers), strict=True)
         ]
+        if all(line["problem"] for line in lines):  # before they are kept: a mended reward starts anew
+            raise UserError(f"no answer of this step has a reward: {lines[0]['problem']}; mend it, and start the same command again")
         if self._needs_old or self._in_reward:
             self._annotate(chosen, lines, "old", lambda batch: self.policies.logps(params, batch))
         if self.rule.beta > 0:
@@ -219,10 +224,8 @@ class GrpoTask(Task):
         return places, lay([[examples[number] for number in place] for place in places], rows, length)
 
     def _show(self, lines: Sequence[Line]) -> None:
-        """Says each problem of a reward once; a UserError where no answer has a reward."""
+        """Says each problem of a reward once."""
         found = [line["problem"] for line in lines if line["problem"]]
-        if len(found) == len(lines):
-            raise UserError(f"no answer of this step has a reward: {found[0]}; mend the reward, and start the same command again")
         console = Console(stderr=True, quiet=not is_lead())
         for problem in dict.fromkeys(found):
             if problem not in self._said:

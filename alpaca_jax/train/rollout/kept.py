@@ -30,9 +30,9 @@ class Kept:
 
         All processes of a job call it, and get what the lead has.
         """
-        found = from_lead({"lines": self._read(index, steps) if is_lead() else None})["lines"]  # type: ignore[dict-item]
+        found = from_lead({"lines": self._read(index, steps) if is_lead() else None})["lines"]
         if found is not None:
-            return found  # type: ignore[return-value]
+            return found
         lines = list(make())
         if is_lead():
             head = self._key | {"index": index, "step": step}

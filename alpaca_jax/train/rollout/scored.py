@@ -1,6 +1,7 @@
 """The log-probabilities of sampled tokens under the run's own weights and under the reference, as the trainer computes them."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,10 +34,10 @@ class Policies:
         return self.logps(self._reference, batch)
 
     @functools.cached_property
-    def _program(self):  # type: ignore[no-untyped-def]
+    def _program(self) -> Any:
         forward, temperature = self._forward, self._temperature
 
-        def logps(params: Params, batch: Batch) -> jax.Array:
+        def logps(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
             hidden_BTD, head_VD = forward.hidden(params, batch), forward.head(params)
             return token_logps(hidden_BTD, head_VD, batch["targets"], forward.architecture.vocab_size, temperature=temperature)
 

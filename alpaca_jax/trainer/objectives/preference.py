@@ -15,7 +15,7 @@ from alpaca_jax.model import llama
 from alpaca_jax.model.tree import Tree
 from alpaca_jax.trainer import preferences
 from alpaca_jax.trainer.forward import Batch, Forward
-from alpaca_jax.trainer.objectives import Objective, Read, Sum, Terms
+from alpaca_jax.trainer.objectives import Objective, Read, Terms
 from alpaca_jax.trainer.objectives.sft import READS as TOKENS
 from alpaca_jax.trainer.preferences import Answers
 from alpaca_jax.trainer.tokens import token_logps
@@ -96,11 +96,11 @@ def measure_answers(forward: Forward, beta: float, desirable: float, undesirable
         weights = (desirable * wanted + undesirable * (1 - wanted)) * real
         total = (preferences.kto(own, wanted, kl, beta) * weights).sum()
 
-        def of(chosen: jax.Array, values: jax.Array) -> Sum:
-            return (values * chosen).sum(), chosen.sum()
-
-        sums = {name: of(real * (wanted if name.startswith("chosen") else 1 - wanted), each) for name, each in _figures(
-            lambda answers: beta * answers.gain, own, own).items()}  # fmt: skip
+        counted = {"chosen": real * wanted, "rejected": real * (1 - wanted)}
+        sums = {}
+        for name, each in _figures(lambda answers: beta * answers.gain, own, own).items():
+            side = counted[name.split("_")[0]]
+            sums[name] = ((each * side).sum(), side.sum())
         return Terms(total, number, sums | {"kl": (kl * number, number)})
 
     return terms

@@ -65,7 +65,7 @@ def test_a_run_is_read_as_its_step_computes_it(settings: dict[str, Any], base: P
     config = AdapterConfig(rank=3, targets=("q_proj", "o_proj", "up_proj"), **settings)
     arrays = checkpointed(tmp_path, base, config)
     below = params_of(base)
-    if config.base is not None:
+    if config.nf4 is not None:
         below = frozen.quantize(below, config.nf4)
     expected = flatten(merged(attach(below, plan(config, base.architecture), arrays)))
     opened = pretrained.open(str(tmp_path))

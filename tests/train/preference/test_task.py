@@ -10,13 +10,14 @@ from training import config, make_files
 
 from alpaca_jax import metrics
 from alpaca_jax.errors import UserError
+from alpaca_jax.formats import native, pretrained
 from alpaca_jax.records import Record
 from alpaca_jax.scores.reward import RewardModel
 from alpaca_jax.scores.rewarding import rewards
 from alpaca_jax.train.run import run
 
 BEGINS = {"dpo": math.log(2), "kto": 0.5, "reward": math.log(2)}
-MORE = [pytest.param(name, marks=pytest.mark.prove) for name in ("kto", "orpo", "simpo")]
+MORE = [pytest.param(name, marks=pytest.mark.prove) for name in ("kto", "orpo", "reward", "simpo")]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def lines(folder):
     return [line for line in metrics.read(folder / "train" / "metrics.jsonl") if "loss" in line]
 
 
-@pytest.mark.parametrize("name", ["dpo", "reward", *MORE])
+@pytest.mark.parametrize("name", ["dpo", *MORE])
 def test_a_run_begins_where_its_reference_is_and_learns(files, tmp_path, name):
     summary = run(settings(files, tmp_path, name))
     found = lines(tmp_path)
@@ -95,6 +96,7 @@ def test_a_reward_model_orders_answers_as_in_its_training(files, tmp_path):
     chosen, rejected = model.rewards([record for pair in pairs for record in pair]).reshape(-1, 2).T
     assert (chosen > rejected).mean() > 0.8
     assert lines(tmp_path)[-1]["accuracy"] > 0.8
+    assert native.REWARDS in pretrained.open(str(tmp_path / "train")).notes
     alone = model.rewards([pairs[3][1]])
     assert rewards(str(tmp_path), [pairs[3][1]]) == pytest.approx(alone, rel=1e-5)
     assert alone[0] == pytest.approx(rejected[3], rel=1e-4, abs=1e-5)  # whatever it is packed with
@@ -103,3 +105,23 @@ def test_a_reward_model_orders_answers_as_in_its_training(files, tmp_path):
 def test_another_run_is_no_reward_model(tmp_path):
     with pytest.raises(UserError, match="is no run of objective=reward"):
         RewardModel(str(tmp_path))
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("name", ["dpo", "reward"])
+def test_an_adapter_over_a_saved_base_learns_and_resumes(files, tmp_path, name):
+    run(config(files, tmp_path / "base", steps=1, objective={"name": "sft"}, batch={"examples": 4, "sequence_length": 512}))
+    model = {"source": str(tmp_path / "base" / "train")}
+    changes = {"model": model, "adapter": {"rank": 2}, "checkpoint": {"every_steps": 1}, "data": {
+        "records": str(files / "records.jsonl"), "cache": str(tmp_path / "cache"), "heldout": 8, "max_length": 256}}  # fmt: skip
+    given = settings(files, tmp_path / "run", name, **changes)
+    straight = run(given)
+    found = lines(tmp_path / "run")
+    assert found[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and found[-1]["loss"] < found[0]["loss"]
+    shutil.rmtree(tmp_path / "run" / "train" / "checkpoints" / "3")
+    shutil.rmtree(tmp_path / "cache" / "references", ignore_errors=True)  # computed again, by the base under the adapter
+    assert run(given)["loss"] == pytest.approx(straight["loss"], rel=1e-6)
+    if name == "reward":
+        answers = [Record(f"Say {n}.", "", answer) for n in range(24) for answer in (f"{n} it is.", f"No, never {n % 7}!")]
+        chosen, rejected = RewardModel(str(tmp_path / "run")).rewards(answers).reshape(-1, 2).T
+        assert chosen.mean() > rejected.mean()

@@ -88,6 +88,7 @@ def test_a_run_killed_after_sampling_takes_the_same_steps(files, tmp_path, strai
         assert (tmp_path / "train" / "rollouts" / name).read_bytes() == (folder / "train" / "rollouts" / name).read_bytes()
 
 
+@pytest.mark.prove
 def test_an_adapter_a_reference_and_several_steps_on_the_same_answers(files, tmp_path):
     objective = GRPO | {"beta": 0.1, "reuse": 2}
     run(settings(files, tmp_path, 4, objective, adapter={"rank": 2, "alpha": 4}, optimizer={"learning_rate": 0.1}))
@@ -98,12 +99,14 @@ def test_an_adapter_a_reference_and_several_steps_on_the_same_answers(files, tmp
     assert 10 * found[2]["sampler_distance"] < found[3]["sampler_distance"]  # they are the answers of the step before
 
 
+@pytest.mark.prove
 def test_rewards_that_are_all_broken_end_the_run_and_are_named(files, tmp_path):
     reward = tmp_path / "mine.py"
     reward.write_text("def reward(prompt, answer, key):\n    return float('nan')\n")
     objective = GRPO | {"rewards": {"mine": {"name": "python", "file": str(reward)}}}
     with pytest.raises(UserError, match="no answer of this step has a reward: reward mine returned nan"):
         run(settings(files, tmp_path / "run", 1, objective))
+    assert not list((tmp_path / "run" / "train" / "rollouts").glob("0*"))  # a mended reward starts anew
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def teacher(files, tmp_path_factory):
     return str(folder / "train")
 
 
+@pytest.mark.prove
 def test_the_student_learns_from_the_teacher_on_its_own_answers(files, tmp_path, teacher):
     objective = {"name": "on_policy", "teacher": teacher, "max_new_tokens": 8, "share": 0.5}
     summary = run(settings(files, tmp_path, objective=objective, evaluate_every=3))
