@@ -1,8 +1,9 @@
 """Runs a stranger's Python code under the kernel's limits: a script of its own (`python -IS confine.py`), of the standard library alone.
 
 It reads one line of JSON: `code` and `then` (run one after the other in one namespace), `call` (instead of `then`: arguments of the
-function `reward`), `seconds`, `bytes`, `token`, `confined`. It writes READY, and then JSON with the token, which the code never gets: code
-that ends the process early hasn't passed.
+function `reward`), `seconds`, `bytes`, `token`, `confined`. It writes READY, and then JSON with the token, which the code isn't given: code
+that ends the process early, or writes a result of its own, hasn't passed. (Code that looks for the token in the interpreter's own frames
+finds it: what it may do to the machine is bounded, what it may claim is not proof against an author who knows this file.)
 
 Before the code runs, the kernel bars it from what it doesn't need: Landlock from all files but Python's own and its folder, seccomp from
 sockets, from starting or signalling processes and from other programs, rlimits from more memory, time, or larger files.
