@@ -6,6 +6,7 @@ import enum
 import functools
 import os
 import re
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,6 +133,8 @@ def _place(cls: Any, path: typing.Sequence[Any]) -> tuple[list[Any], Any]:
             hint = named[part]
             continue
         inside = _config_in(hint)
+        if inside is None and isinstance(part, str) and len(set(typing.get_args(hint)) - {types.NoneType}) > 1:
+            continue  # which of several kinds of values pydantic tried
         hints = typing.get_type_hints(inside) if inside is not None else {}
         hint = hints.get(part, hint)  # an index of a list has no annotation of its own
         place.append(part)

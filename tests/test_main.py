@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ SHIPPED = [
 NEEDED = {
     ("recipe", "experiment=frontier"): ["settings.llama_7b.model.source=x", "settings.llama_13b.model.source=x"],
     ("recipe", "experiment=frontier_small"): ["settings.davinci.records=x"],
+    ("train", "experiment=compress"): ["model.source=x"],
 }
 ELSEWHERE = ("experiment", "teacher.slots")  # of a server of our own, not of a hosted teacher
 
@@ -233,7 +235,7 @@ def test_verb_help_shows_groups_experiments_keys_and_three_examples(verb, capsys
 def test_the_examples_of_the_help_compose(verb):
     examples = [line for line in header(configuration.directory() / f"{verb}.yaml") if line.startswith("alpaca-jax")]
     assert len(examples) == 3
-    for command in (cli._parse(example.split()[1:]) for example in examples):
+    for command in (cli._parse(shlex.split(example)[1:]) for example in examples):
         if not command.multirun:
             cli._config(command, cli._compose(command))
 

@@ -59,7 +59,7 @@ class Name(NamedTuple):
 
     def fill(self, target: np.ndarray, weight: np.ndarray) -> None:
         """Copies a weight in our layout (of one layer, possibly a view of theirs) into `target` of the same shape."""
-        if self.inputs:
+        if self.inputs and weight.size:
             rows = math.prod(weight.shape[: self.inputs])
             fill(target.reshape(rows, -1), weight.reshape(rows, -1))
         else:

@@ -71,6 +71,11 @@ class Run:
         return (self.folder.parent / "said").read_text()
 
 
+def written(path):
+    """Whether a file is there and not empty, as it is for a moment."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def wait_for(true):
     deadline = time.monotonic() + 240
     while not true():
@@ -111,7 +116,7 @@ def test_a_checkpoint_that_is_being_read_is_not_pruned(made):
     one.folder.mkdir()
     (one.folder / "wait").touch()
     with one.exports:
-        wait_for(lambda: (one.folder / "pid").exists())
+        wait_for(lambda: written(one.folder / "pid"))
         one.save(2, 3)
         assert checkpoint.steps(one.checkpoints.folder) == [1, 3]
         (one.folder / "go").touch()
@@ -136,7 +141,7 @@ def test_the_process_ends_with_the_run_and_the_next_start_makes_the_rest(made):
     one.folder.mkdir()
     (one.folder / "wait").touch()
     with one.exports:
-        wait_for(lambda: (one.folder / "pid").exists())
+        wait_for(lambda: written(one.folder / "pid"))
         process = int((one.folder / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
@@ -157,7 +162,7 @@ def test_a_run_that_is_stopped_while_it_waits_asks_to_be_started_again(files, tm
     monkeypatch.setattr(verb, "ModelExports", functools.partial(ModelExports, prefix=(sys.executable, str(tmp_path / "verb.py"))))
 
     def stop():
-        wait_for(lambda: (folder / "pid").exists() and (tmp_path / "run" / "train" / "summary.json").exists())
+        wait_for(lambda: written(folder / "pid") and (tmp_path / "run" / "train" / "summary.json").exists())
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=stop)
@@ -187,7 +192,7 @@ def test_the_process_ends_with_a_run_that_is_killed(made, tmp_path):
             time.sleep(60)
     """
     killed = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script])
-    wait_for(lambda: (one.folder / "pid").exists())
+    wait_for(lambda: written(one.folder / "pid"))
     killed.kill()
     killed.wait()
     process = int((one.folder / "pid").read_text())

@@ -34,8 +34,8 @@ from alpaca_jax.sharding import Layout
 from alpaca_jax.train.config import Config
 from alpaca_jax.train.run import run
 place, placed = Layout.place, []
-def noted(self, batch, rows):
-    arrays = place(self, batch, rows)
+def noted(self, batch, rows, *axes):
+    arrays = place(self, batch, rows, *axes)
     pieces = [(name, piece) for name, array in arrays.items() for piece in array.addressable_shards]
     placed.append({f"{name} {piece.index[0].indices(rows)[0]}": np.asarray(piece.data) for name, piece in pieces})
     return arrays

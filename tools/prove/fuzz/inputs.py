@@ -258,7 +258,7 @@ def _looking(folder: Path) -> None:
 
 def _asking(folder: Path) -> None:
     try:
-        protocol.parse(protocol.ChatRequest, (folder / "body.json").read_bytes(), "m")
+        protocol.parse(protocol.ChatRequest, (folder / "body.json").read_bytes())
     except protocol.ApiError as error:
         raise UserError(str(error)) from error
 
