@@ -21,7 +21,7 @@ def test_a_finished_job_ends_with_zero_everywhere(tmp_path):
         assert "done 1" in job.log(1)
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.prove)])
 def test_an_exception_in_one_ends_both_and_says_where(tmp_path, failing):
     with scripted(tmp_path, f"assert not (rank == {failing} and step == 4), 'a wrong turn'") as job:
         job.wait_for(tmp_path / "three")

@@ -63,6 +63,7 @@ def test_one_of_four_fails_on_rank_1_and_alone_is_run_again(tmp_path, monkeypatc
     assert written()["2"].result["objective"] == 2.0
 
 
+@pytest.mark.prove
 def test_a_longer_sweep_keeps_the_jobs_that_are_done(tmp_path, monkeypatch, written):
     go = scripted(tmp_path, monkeypatch, "done()")
     assert go("seed=1,2", "hydra.launcher.parallel=3") == 0

@@ -208,7 +208,7 @@ def same(folder, step):
     return all(exported.read(path).tobytes() == trained.read(path).tobytes() for path in weights(trained.architecture))
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers
 def test_a_training_run_leaves_a_folder_of_each_checkpoint_it_keeps(files, tmp_path):
     settings = {"every_steps": 2, "keep": 1, "keep_every": 4}

@@ -231,6 +231,7 @@ def test_microbatches_of_bfloat16_gradients_are_summed_in_fp32():
     assert grads["w"].dtype == jnp.float32
 
 
+@pytest.mark.prove
 def test_muon_with_all_of_it_on_is_the_same_on_a_mesh():
     muon = {"name": "muon", "momentum": 0.95, "moments": "float32", "frozen": (*FROZEN, "layers.attention.*")}
     mesh = {"data": 2, "fsdp": 4, "optimizer": {"embed": ("fsdp", "data")}}

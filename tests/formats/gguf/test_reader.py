@@ -69,6 +69,7 @@ def shortened(source: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.prove
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers
 def test_logits_and_greedy_tokens_equal_transformers(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_against_transformers(shortened(smollm2, tmp_path / "short.gguf"), monkeypatch)

@@ -83,6 +83,7 @@ def test_scores_with_and_without_what_is_touched():
     assert [(each.items, each.touched, each.without, each.touched_alone) for each in unscored] == [(1, 0, 0.25, None)] * 4
 
 
+@pytest.mark.prove
 def test_the_published_records_against_the_252(data_dir):
     asked = prompts.read(data_dir / "user_oriented_instructions.jsonl")
     published = json.loads((data_dir / "alpaca_data.json").read_bytes())
