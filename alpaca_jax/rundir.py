@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from alpaca_jax import documents, storage
@@ -113,12 +114,16 @@ def append_line(path: str | os.PathLike[str], line: str) -> int:
 
 
 def check_same(
-    path: str | os.PathLike[str], config: Mapping[str, Any], frozen: Iterable[str] = FROZEN, places: Iterable[str] = ()
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    frozen: Iterable[str] = FROZEN,
+    places: Iterable[str] = (),
+    before_there_was: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Raises a UserError for the keys below `frozen` that differ between the YAML at `path`, if there is one, and `config`.
 
     `places` are keys (with `*` for any name) that say where something lies: these may differ, if the caller checks that it is the same that
-    lies there. Returns each that does, and in words how.
+    lies there. `before_there_was` says what a key meant to runs that are older than it. Returns each place that differs, and in words how.
     """
     path = storage.at(path)
     try:
@@ -133,7 +138,7 @@ def check_same(
     differing = {
         key: f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not (key not in old and _off(new[key]))
+        if old.get(key, before_there_was.get(key)) != new.get(key) and not (key not in old and _off(new[key]))
     }
     patterns = tuple(places)
     moved = {key: text for key, text in differing.items() if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)}

@@ -37,6 +37,7 @@ PLACES = (
     *("model.cache", "model.source", "model.base", "model.tokenizer"),
 )
 SMALL_RATE = 5e-5  # below it an adapter hardly learns from records (Schulman et al. 2025, "LoRA Without Regret")
+OLDER = {"objective.name": "sft"}  # what runs minimized before there were objectives
 LOOK_SECONDS = 0.2  # between two polls of the exports, at the end
 
 
@@ -101,7 +102,7 @@ def _check_same(config: Config, folder: rundir.RunDir) -> Mapping[str, str]:
     Raises a UserError where the folder holds a run of other settings; where that has weights, it says how to start from them.
     """
     try:
-        return rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN, PLACES)
+        return rundir.check_same(folder.path("train", "config.yaml"), to_mapping(config), FROZEN, PLACES, OLDER)
     except UserError as error:
         if not checkpoint.steps(folder.path("train", "checkpoints")):
             raise

@@ -78,7 +78,7 @@ class Task:
 
     def load(self, name: str, abstract: Tree) -> Tree:
         """The part of `others` with this name in memory; `abstract` has its shapes and places."""
-        raise NotImplementedError(name)
+        raise AssertionError(f"{name} is none of `others`")
 
     def ready(self, assembly: Assembly, trained: Tree, fixed: Fixed, step: int) -> None:
         """Computes what the batches need before the first step of this start, such as log-probabilities of a reference."""

@@ -7,10 +7,10 @@ import shutil
 import pytest
 from training import config, mapping
 
-from alpaca_jax import checkpoint, lock, metrics
+from alpaca_jax import checkpoint, lock, metrics, rundir
 from alpaca_jax.errors import UserError
 from alpaca_jax.formats import native
-from alpaca_jax.train.run import run
+from alpaca_jax.train.run import FROZEN, OLDER, run
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,12 @@ def test_a_second_run_in_the_folder_is_refused_before_any_work(files, finished, 
     monkeypatch.setattr("alpaca_jax.train.run.prepare", lambda *_: pytest.fail("nothing may be prepared"))
     with lock.held(finished[0] / "run", "train", "train"), pytest.raises(UserError, match="is being written by `alpaca-jax train`"):
         again(files, finished)
+
+
+def test_a_run_from_before_there_were_objectives_goes_on_as_what_it_was(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 0\n")
+    now = {"seed": 0, "adapter": None, "objective": {"name": "sft"}}
+    assert rundir.check_same(path, now, FROZEN, (), OLDER) == {}
+    with pytest.raises(UserError, match="objective.name: 'absent' there, 'dpo' now"):
+        rundir.check_same(path, now | {"objective": {"name": "dpo"}}, FROZEN, (), OLDER)
